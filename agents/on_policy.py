@@ -1,0 +1,494 @@
+"""What PPO and A2C share: acting with a memory, and one row of metrics per update.
+
+Words: an **iteration** is a **rollout** (n_steps x n_envs) followed by an **update** (n_epochs over
+its minibatches). A **step** is one step of one environment; `num_timesteps` sums over environments.
+
+A stable-baselines3 algorithm: `learn`, `predict`, `save`, `load`, callbacks, `evaluate_policy` and the
+logger are SB3's, but files are safe archives (`agents.archive`), never pickles.
+
+Shape letters:
+    B  environments
+    T  steps of a rollout
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.archive import read_archive, write_archive
+from agents.episode_statistics import ALL, DILATED, SuccessWindow
+from agents.expire_span import SpanNoise
+from agents.memory_state import MemoryState
+from agents.memory_statistics import MemoryStatistics
+from agents.plain_settings import decode, decode_space, encode, encode_space
+from agents.policies import ExpireSpanPolicy
+from agents.random_state import random_state, set_random_state
+from agents.rollout import Rollout
+from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
+from agents.span_penalty import SpanPenalty, SpanPenaltySettings
+from agents.state_tree import join, split
+
+class NonFiniteLossError(RuntimeError):
+    """Training cannot go on: the loss is not a number any more."""
+
+
+Self = TypeVar("Self", bound="MemoryOnPolicyAlgorithm")
+
+
+class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
+    """On-policy learning with a memory policy; `train` is the subclass's."""
+
+    SETTINGS: ClassVar[tuple[str, ...]] = (
+        "learning_rate",
+        "n_steps",
+        "gamma",
+        "gae_lambda",
+        "ent_coef",
+        "vf_coef",
+        "max_grad_norm",
+        "normalize_warmup_rollouts",
+        "success_window_episodes",
+        "success_min_episodes",
+        "policy_kwargs",
+        "seed",
+        "verbose",
+    )
+    """constructor arguments that a saved model keeps; subclasses add theirs"""
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"ExpireSpanPolicy": ExpireSpanPolicy}
+    policy: ExpireSpanPolicy  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[ExpireSpanPolicy],
+        env: GymEnv | str,
+        *,
+        span_penalty: SpanPenaltySettings | None = None,
+        span_noise: SpanNoiseSettings | None = None,
+        normalize_warmup_rollouts: int = 10,
+        success_window_episodes: int = 100,
+        success_min_episodes: int = 30,
+        **algorithm_kwargs: Any,
+    ) -> None:
+        """Build the algorithm.
+
+        Args:
+            policy: "ExpireSpanPolicy" or a class.
+            env: a Gymnasium id, an environment or an SB3 VecEnv.
+            span_penalty: how forgetting is rewarded.
+            span_noise: how training disturbs spans.
+            normalize_warmup_rollouts: statistics of the observations are taken in so many first
+                rollouts and fixed afterwards; 0: they go on for ever.
+            success_window_episodes: recent episodes of each class that its success rate is taken over.
+            success_min_episodes: with fewer of them a class has no rate yet.
+            algorithm_kwargs: what SB3's OnPolicyAlgorithm takes.
+        """
+        self.span_penalty = SpanPenalty(span_penalty or SpanPenaltySettings())
+        self.span_noise = SpanNoiseSampler(span_noise or SpanNoiseSettings())
+        self.normalize_warmup_rollouts = normalize_warmup_rollouts
+        self.success_window_episodes = success_window_episodes
+        self.success_min_episodes = success_min_episodes
+        self.success_window = SuccessWindow(
+            episodes_per_class=success_window_episodes, min_episodes_per_class=success_min_episodes
+        )
+        self.rollouts_done = 0
+        self.stop_training = False
+        """a callback may set this in `on_rollout_start`, when everything belongs to whole updates"""
+        self._memory: MemoryState | None = None
+        self._last_tags: np.ndarray | None = None
+        super().__init__(
+            policy,  # type: ignore[arg-type]
+            env,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            **algorithm_kwargs,
+        )
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
+        ).to(self.device)
+        self.rollout = Rollout(self.n_envs, self.n_steps, self.device)
+        self.memory_statistics = MemoryStatistics(self.n_envs, self.policy.transformer.settings)
+
+    # -- the loop -----------------------------------------------------------------------------------
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "MemoryOnPolicyAlgorithm",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """As SB3's, but each iteration logs one row, after its update, with all that belongs to it."""
+        fresh = reset_num_timesteps or self._last_obs is None
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        assert self.env is not None
+        if fresh:
+            self._begin(self.env)
+        self.stop_training = False
+        callback.on_training_start(locals(), globals())
+        iteration = 0
+        while self.num_timesteps < total_timesteps:
+            if not self._collect(self.env, callback):
+                break
+            iteration += 1
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            self.train()
+            self._after_update()
+            if iteration % log_interval == 0:
+                self.dump_logs(iteration)
+        callback.on_training_end()
+        return self
+
+    def _begin(self, env: VecEnv) -> None:
+        """Nothing remembered, every environment at the start of an episode."""
+        self._memory = self.policy.initial_state(env.num_envs)
+        self._last_tags = cue_numbers(getattr(env, "reset_infos", [{}] * env.num_envs))
+        self.memory_statistics.begin()
+        for classes in env.get_attr("episode_classes") if _has_attribute(env, "episode_classes") else []:
+            self.success_window.expect(tuple(classes))
+
+    def _after_update(self) -> None:
+        """What changes only between an update and the next rollout."""
+        self.rollouts_done += 1
+        warmup = self.normalize_warmup_rollouts
+        if warmup == 0 or self.rollouts_done <= warmup:
+            self.policy.encoder.update_statistics()
+        worst = self.success_window.worst(with_dilated=True)
+        self.span_penalty.update(worst)
+        self.span_noise.update(worst)
+
+    # -- acting -------------------------------------------------------------------------------------
+
+    def _collect(self, env: VecEnv, callback: BaseCallback) -> bool:
+        """Fill the rollout; False if a callback asked to stop."""
+        assert self._memory is not None
+        policy, rollout = self.policy, self.rollout
+        policy.set_training_mode(False)
+        warmup = self.normalize_warmup_rollouts
+        policy.encoder.collecting = warmup == 0 or self.rollouts_done < warmup
+        callback.on_rollout_start()
+        if self.stop_training:
+            return False
+        # The weights have changed: keys, values and spans are derived anew from what is stored.
+        self._memory = policy.transformer.compact(self._memory.without_caches(), self.span_noise.current)
+        rollout.begin(self._memory)
+        self.memory_statistics.begin_rollout()
+
+        for t in range(self.n_steps):
+            features = policy.encoder.preprocess(policy.obs_to_tensor(self._last_obs)[0])
+            is_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
+            noise = self.span_noise.sample(is_first_B, policy.transformer.settings.max_span)
+            tag_B = torch.as_tensor(self._last_tags, device=self.device)
+            decision = policy.act(features, self._memory, is_first_B, noise, tag_B=tag_B)
+            self._memory = decision.state
+            new_obs, rewards, dones, infos = env.step(policy.to_env(decision.actions))
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            rewards = rewards + self._bootstrap_truncated(dones, infos, noise)
+            rollout.add(features, decision.actions, is_first_B, decision.values_B, decision.log_prob_B, noise)
+            rollout.rewards_BT[:, t] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
+            self.memory_statistics.add(decision.reports, is_first_B, tag_B)
+            self._update_info_buffer(infos, dones)
+            self._record_outcomes(infos, dones)
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+            self._last_tags = cue_numbers(infos)
+
+        collecting, policy.encoder.collecting = policy.encoder.collecting, False  # the next rollout counts this one
+        last_features = policy.encoder.preprocess(policy.obs_to_tensor(self._last_obs)[0])
+        policy.encoder.collecting = collecting
+        last_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
+        nobody_B = torch.zeros_like(last_first_B)  # rows that begin anew get a value that GAE leaves out
+        last_values_B = policy.predict_values(last_features, self._memory, nobody_B, noise)
+        rollout.compute_advantages(last_values_B, last_first_B, gamma=self.gamma, gae_lambda=self.gae_lambda)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _bootstrap_truncated(
+        self, dones: np.ndarray, infos: list[dict[str, Any]], noise: SpanNoise | None
+    ) -> np.ndarray:
+        """Gamma times the value of the final observation, given the memory of that moment.
+
+        A time limit is not an end of the task: https://github.com/DLR-RM/stable-baselines3/issues/633
+        """
+        bonus = np.zeros(len(infos), dtype=np.float32)
+        rows = [
+            row
+            for row in np.flatnonzero(dones)
+            if infos[row].get("TimeLimit.truncated", False) and infos[row].get("terminal_observation") is not None
+        ]
+        if not rows:
+            return bonus
+        assert self._memory is not None
+        observations = [infos[row]["terminal_observation"] for row in rows]
+        final_obs = (
+            {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
+            if isinstance(observations[0], dict)
+            else np.stack(observations)
+        )
+        encoder = self.policy.encoder
+        collecting, encoder.collecting = encoder.collecting, False
+        features = encoder.preprocess(self.policy.obs_to_tensor(final_obs)[0])
+        encoder.collecting = collecting
+        index = torch.as_tensor(rows, device=self.device)
+        row_noise = None if noise is None else SpanNoise(noise.limit_BT[index], noise.rate_BT[index])
+        nobody = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+        values = self.policy.predict_values(features, self._memory.select(index), nobody, row_noise)
+        bonus[rows] = self.gamma * values.cpu().numpy()
+        return bonus
+
+    def _record_outcomes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+        if not dones.any():
+            return
+        dilated = self.span_noise.dilated()
+        for row in np.flatnonzero(dones):
+            if "is_success" in infos[row]:
+                episode_class = DILATED if dilated and dilated[row] else str(infos[row].get("episode_class", ALL))
+                self.success_window.record(bool(infos[row]["is_success"]), episode_class)
+
+    # -- learning -----------------------------------------------------------------------------------
+
+    def optimize(self, loss: torch.Tensor) -> None:
+        """One step of the optimizer.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite; the weights are left as they were.
+        """
+        if not bool(torch.isfinite(loss)):
+            raise NonFiniteLossError(
+                f"the loss became {loss.item()} in update {self.rollouts_done + 1} at step {self.num_timesteps}"
+            )
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm, error_if_nonfinite=False)
+        optimizer.step()
+
+    # -- logging ------------------------------------------------------------------------------------
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """One row of metrics; docs/metrics.md describes each name."""
+        assert self.ep_info_buffer is not None
+        assert self.ep_success_buffer is not None
+        record = self.logger.record
+        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+        record("time/iterations", iteration, exclude="tensorboard")
+        record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds))
+        record("time/time_elapsed", seconds, exclude="tensorboard")
+        record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        if self.ep_info_buffer:
+            record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+            record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+        if self.ep_success_buffer:
+            record("rollout/success_rate", safe_mean(list(self.ep_success_buffer)))
+        for name, rate in self.success_window.rates().items():
+            record(f"success/{name}", rate)
+        worst = self.success_window.worst()
+        if worst is not None:
+            record("success/worst", worst)
+        record("memory/penalty_weight", self.span_penalty.weight)
+        record("memory/fastest_clock", self.span_noise.fastest)
+        record("memory/bytes_held", 0 if self._memory is None else self._memory.bytes_held)
+        for name, value in self.memory_statistics.metrics().items():
+            record(name, value)
+        self.logger.dump(step=self.num_timesteps)
+
+    # -- stable-baselines3's interface ------------------------------------------------------------
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: MemoryState | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, MemoryState]:
+        """See `ExpireSpanPolicy.predict`."""
+        return self.policy.predict(observation, state, episode_start, deterministic)
+
+    def save(  # type: ignore[override]
+        self, path: str | Path | BinaryIO, *, extra: dict[str, Any] | None = None, with_training_state: bool = False
+    ) -> None:
+        """Write the model to one archive, atomically.
+
+        Args:
+            path: a file (".zip" is added if it has no suffix), or a binary stream.
+            extra: further state to keep in the archive (tensors, arrays, plain types).
+            with_training_state: also write all that an exact continuation needs: random generators,
+                memory contents, environments, statistics.
+        """
+        tensors, data = split(self.state_tree(with_training_state=with_training_state) | {"extra": extra or {}})
+        write_archive(_with_suffix(path), tensors, data)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[Self],
+        path: str | Path | BinaryIO,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> Self:
+        """The model that `save` wrote; reading it runs no code.
+
+        Args:
+            path: the file, or a binary stream.
+            env: where to learn on; not needed for `predict`.
+            device: where the weights go.
+            custom_objects: constructor arguments by name, instead of the saved ones.
+            changes: the same, as SB3 allows.
+
+        Raises:
+            ArchiveError: the file is damaged or no archive.
+            ValueError: it holds another algorithm, or its spaces differ from those of `env`.
+        """
+        tree = join(*read_archive(_with_suffix(path)))
+        return cls.from_state_tree(tree, env, device, **{**(custom_objects or {}), **changes})
+
+    @classmethod
+    def from_state_tree(
+        cls: type[Self],
+        tree: dict[str, Any],
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        **replaced: Any,
+    ) -> Self:
+        """The model that `state_tree` described; arguments and errors as `load`."""
+        if tree["algorithm"] != cls.__name__:
+            raise ValueError(f"the saved model is a {tree['algorithm']}; load it with that class, not {cls.__name__}")
+        settings = {name: decode(value) for name, value in tree["settings"].items() if name not in replaced}
+        model = cls("ExpireSpanPolicy", env, device=device, _init_setup_model=False, **{**settings, **replaced})
+        for name in ("observation_space", "action_space"):
+            saved = decode_space(tree[name])
+            if env is not None and getattr(model, name) != saved:
+                raise ValueError(f"the {name} of env is {getattr(model, name)}, but the model was saved with {saved}")
+            setattr(model, name, saved)
+        if env is None:
+            model.n_envs = tree["n_envs"]
+        model._setup_model()
+        model.load_state_tree(tree)
+        return model
+
+    def state_tree(self, *, with_training_state: bool) -> dict[str, Any]:
+        """All that makes this model, as a tree of tensors, arrays and plain types."""
+        settings = {name: encode(getattr(self, name)) for name in self.SETTINGS}
+        settings["span_penalty"] = encode(self.span_penalty.settings)
+        settings["span_noise"] = encode(self.span_noise.settings)
+        optimizer = self.policy.optimizer.state_dict()
+        tree: dict[str, Any] = {
+            "algorithm": type(self).__name__,
+            "settings": settings,
+            "observation_space": encode_space(self.observation_space),
+            "action_space": encode_space(self.action_space),
+            "n_envs": self.n_envs,
+            "policy": dict(self.policy.state_dict()),
+            "optimizer": {**optimizer, "state": {str(key): value for key, value in optimizer["state"].items()}},
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "span_penalty": self.span_penalty.state_dict(),
+        }
+        if with_training_state:
+            tree["training"] = self._training_state()
+        return tree
+
+    def load_state_tree(self, tree: dict[str, Any]) -> None:
+        """Take over what `state_tree` gave, the training state included if it is there."""
+        self.policy.load_state_dict(tree["policy"])
+        optimizer = tree["optimizer"]
+        self.policy.optimizer.load_state_dict(
+            {**optimizer, "state": {int(key): value for key, value in optimizer["state"].items()}}
+        )
+        for name, value in tree["counters"].items():
+            setattr(self, name, value)
+        self.span_penalty.load_state_dict(tree["span_penalty"])
+        if "training" in tree and self.env is not None:
+            self._load_training_state(tree["training"])
+
+    def _training_state(self) -> dict[str, Any]:
+        assert self._memory is not None
+        assert self.env is not None
+        state: dict[str, Any] = {
+            "memory": self._memory.state_dict(),
+            "last_obs": self._last_obs,
+            "last_episode_starts": self._last_episode_starts,
+            "last_tags": self._last_tags,
+            "episodes": list(self.ep_info_buffer or []),
+            "successes": [bool(success) for success in self.ep_success_buffer or []],
+            "success_window": self.success_window.state_dict(),
+            "memory_statistics": self.memory_statistics.state_dict(),
+            "span_noise": self.span_noise.state_dict(),
+            "random": random_state(self.device),
+        }
+        if getattr(self.env, "can_save_state", False):
+            state["env"] = self.env.state_dict()  # type: ignore[attr-defined]
+        return state
+
+    def _load_training_state(self, state: dict[str, Any]) -> None:
+        self.ep_info_buffer = deque(state["episodes"], maxlen=self._stats_window_size)
+        self.ep_success_buffer = deque(state["successes"], maxlen=self._stats_window_size)
+        self.success_window.load_state_dict(state["success_window"])
+        self.memory_statistics.load_state_dict(state["memory_statistics"])
+        self.span_noise.load_state_dict(state["span_noise"])
+        if "env" in state:
+            self.env.load_state_dict(state["env"])  # type: ignore[union-attr]
+            self._memory = MemoryState.from_state_dict(state["memory"]).to(self.device)
+            self._last_obs = state["last_obs"]
+            self._last_episode_starts = state["last_episode_starts"]
+            self._last_tags = state["last_tags"]
+        # Last: building environments and models may have drawn from the generators.
+        set_random_state(state["random"], self.device)
+
+    @property
+    def resumes_exactly(self) -> bool:
+        """Whether the environments' own state can be saved, so that a resumed run equals an unbroken one."""
+        return bool(getattr(self.env, "can_save_state", False))
+
+
+_COUNTERS = (
+    "num_timesteps",
+    "rollouts_done",
+    "_n_updates",
+    "_episode_num",
+    "_current_progress_remaining",
+    "_total_timesteps",
+)
+
+
+def _with_suffix(path: str | Path | BinaryIO) -> Path | BinaryIO:
+    """A path that ends in .zip unless it has a suffix, as SB3 does; streams as they are."""
+    if not isinstance(path, str | Path):
+        return path
+    return Path(path) if Path(path).suffix else Path(f"{path}.zip")
+
+
+def cue_numbers(infos: list[dict[str, Any]]) -> np.ndarray:
+    """The cue number of each environment's present observation (0: nothing to be remembered)."""
+    return np.fromiter((int(info.get("cue", 0)) for info in infos), dtype=np.int64, count=len(infos))
+
+
+def _has_attribute(env: VecEnv, name: str) -> bool:
+    try:
+        env.get_attr(name)
+    except AttributeError:
+        return False
+    return True

@@ -1,0 +1,243 @@
+"""The memory policy: encoder, memory transformer, actor and critic heads.
+
+A stable-baselines3 policy whose recurrent "state" is a `MemoryState`: pass what `predict` returned
+back in, together with `episode_start`, as SB3's documentation asks of recurrent policies.
+
+Shape letters:
+    B  environments
+    T  steps of a rollout
+    D  model width
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Bool, Float, Int
+from stable_baselines3.common.distributions import Distribution, make_proba_distribution
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from agents.encoders import Features, ObservationEncoder
+from agents.expire_span import PenaltyForm, SpanNoise
+from agents.memory_state import MemoryState
+from agents.transformer import BlockReport, MemoryTransformer, StepReport, TransformerSettings
+
+ACTOR_GAIN = 0.01
+"""orthogonal gain of the action head, so that the first policy is uniform (as in SB3's PPO)"""
+
+
+class Decision(NamedTuple):
+    """What the policy does in one step."""
+
+    actions: Tensor
+    values_B: Float[Tensor, " B"]
+    log_prob_B: Float[Tensor, " B"]
+    state: MemoryState
+    reports: list[StepReport]
+
+
+class Evaluation(NamedTuple):
+    """What the policy thinks of a rollout."""
+
+    values_BT: Float[Tensor, "B T"]
+    log_prob_BT: Float[Tensor, "B T"]
+    entropy_BT: Float[Tensor, "B T"]
+    penalty: Float[Tensor, ""]
+    """the span penalty, summed over layers and averaged over rows, in steps (form "all")"""
+    reports: list[BlockReport]
+
+
+class ExpireSpanPolicy(BasePolicy):
+    """Actor and critic on a transformer whose memories expire."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *,
+        width: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        feedforward_multiplier: int = 4,
+        remember: bool = True,
+        max_span: int = 1024,
+        ramp: int = 16,
+        initial_span_fraction: float = 0.1,
+        span_divisor: float = 1.0,
+        position_window: int = 16,
+        query_key_gain: float = 1.0,
+        layer_drop: float = 0.0,
+        normalize_observations: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        use_sde: bool = False,
+    ) -> None:
+        """Build the policy; the arguments are those of `TransformerSettings`, and these.
+
+        Args:
+            observation_space: Box, Discrete, MultiDiscrete, MultiBinary, images, or a Dict of these.
+            action_space: Discrete, MultiDiscrete, MultiBinary or Box.
+            lr_schedule: learning rate as a function of the progress remaining (1 to 0).
+            normalize_observations: divide features by their running standard deviation.
+            optimizer_class: how to learn.
+            optimizer_kwargs: its further arguments.
+            use_sde: must be False; state-dependent exploration is not offered.
+
+        Raises:
+            ValueError: for a space or a setting that is not allowed.
+        """
+        super().__init__(
+            observation_space, action_space, optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs
+        )
+        if use_sde:
+            raise ValueError("use_sde=True is not offered by ExpireSpanPolicy; set it to False")
+        self.encoder = ObservationEncoder(observation_space, width, normalize=normalize_observations)
+        self.transformer = MemoryTransformer(
+            TransformerSettings(
+                width=width,
+                num_layers=num_layers,
+                num_heads=num_heads,
+                feedforward_multiplier=feedforward_multiplier,
+                remember=remember,
+                max_span=max_span,
+                ramp=ramp,
+                initial_span_fraction=initial_span_fraction,
+                span_divisor=span_divisor,
+                position_window=position_window,
+                query_key_gain=query_key_gain,
+                layer_drop=layer_drop,
+            )
+        )
+        self.action_dist = make_proba_distribution(action_space)
+        head: Any = self.action_dist.proba_distribution_net(latent_dim=width)
+        self.log_std: nn.Parameter | None = None
+        if isinstance(action_space, spaces.Box):
+            self.action_net, self.log_std = head
+        else:
+            self.action_net = head
+        self.value_net = nn.Linear(width, 1)
+        self.action_net.apply(lambda module: self.init_weights(module, gain=ACTOR_GAIN))
+        # A critic that starts at 0 everywhere: random first values would be all that the first, still
+        # unrewarded updates learn from, and can teach a policy to stay where it is (docs/results.md).
+        nn.init.zeros_(self.value_net.weight)
+        nn.init.zeros_(self.value_net.bias)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def initial_state(self, batch: int) -> MemoryState:
+        """Empty memories for `batch` environments."""
+        return self.transformer.initial_state(batch)
+
+    @torch.no_grad()
+    def act(
+        self,
+        features: Features,
+        state: MemoryState,
+        is_first_B: Bool[Tensor, " B"],
+        noise: SpanNoise | None = None,
+        *,
+        tag_B: Int[Tensor, " B"] | None = None,
+        deterministic: bool = False,
+    ) -> Decision:
+        """Choose an action for each environment; `state` is updated in place."""
+        output = self.transformer.step(self.encoder(features), state, is_first_B, noise, tag_B=tag_B)
+        distribution = self._distribution(output.y_BD)
+        actions = distribution.get_actions(deterministic=deterministic)
+        values_B = self.value_net(output.y_BD).squeeze(-1)
+        return Decision(actions, values_B, distribution.log_prob(actions), output.state, output.reports)
+
+    @torch.no_grad()
+    def predict_values(
+        self,
+        features: Features,
+        state: MemoryState,
+        is_first_B: Bool[Tensor, " B"],
+        noise: SpanNoise | None = None,
+    ) -> Float[Tensor, " B"]:
+        """The critic's value of observations given the memory, which stays as it is."""
+        output = self.transformer.step(self.encoder(features), state, is_first_B, noise, write=False)
+        return self.value_net(output.y_BD).squeeze(-1)
+
+    def evaluate_block(
+        self,
+        features: Features,
+        actions: Tensor,
+        state: MemoryState,
+        is_first_BT: Bool[Tensor, "B T"],
+        noise: SpanNoise | None = None,
+        *,
+        penalty_form: PenaltyForm | None = None,
+    ) -> Evaluation:
+        """Values, log-probabilities and entropy of a rollout's actions, with gradients."""
+        output = self.transformer.block(
+            self.encoder(features), state, is_first_BT, noise, penalty_form=penalty_form, need_state=False
+        )
+        batch, num_steps = is_first_BT.shape
+        distribution = self._distribution(output.y_BTD.flatten(0, 1))
+        log_prob_BT = distribution.log_prob(actions.flatten(0, 1)).view(batch, num_steps)
+        entropy = distribution.entropy()
+        assert entropy is not None  # only squashed distributions have none
+        values_BT = self.value_net(output.y_BTD).squeeze(-1)
+        penalties = [report.penalty_B.mean() for report in output.reports if report.penalty_B is not None]
+        penalty = torch.stack(penalties).sum() if penalties else values_BT.new_zeros(())
+        return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), penalty, output.reports)
+
+    def _distribution(self, latent: Float[Tensor, "N D"]) -> Distribution:
+        parameters = self.action_net(latent)
+        if self.log_std is not None:
+            return self.action_dist.proba_distribution(parameters, self.log_std)  # type: ignore[call-arg]
+        return self.action_dist.proba_distribution(parameters)  # type: ignore[call-arg]
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Act on a single observation as if an episode began with it."""
+        first_B = torch.ones(_batch_size(observation), dtype=torch.bool, device=self.device)
+        state = self.initial_state(len(first_B))
+        return self.act(self.encoder.preprocess(observation), state, first_B, deterministic=deterministic).actions
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: MemoryState | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, MemoryState]:
+        """Actions for observations, and the memory to pass to the next call.
+
+        Args:
+            observation: one observation or a batch of them.
+            state: what the last call returned; None where episodes begin. Left as it is.
+            episode_start: [B] True where an episode begins with this observation; None: as `state` says.
+            deterministic: take the most likely action.
+        """
+        self.set_training_mode(False)
+        tensor, vectorized = self.obs_to_tensor(observation)
+        batch = _batch_size(tensor)
+        state = self.initial_state(batch) if state is None else state.clone()
+        if state.batch_size != batch:
+            raise ValueError(f"state remembers {state.batch_size} environments, but {batch} observations were given")
+        if episode_start is None:
+            first_B = state.clock_B == 0
+        else:
+            first_B = torch.as_tensor(np.asarray(episode_start), device=self.device).bool().view(batch)
+        decision = self.act(self.encoder.preprocess(tensor), state, first_B, deterministic=deterministic)
+        actions = self.to_env(decision.actions)
+        return (actions if vectorized else actions.squeeze(axis=0)), decision.state
+
+    def to_env(self, actions: Tensor) -> np.ndarray:
+        """Actions as the environments take them: arrays of the space's shape, boxes clipped."""
+        shape = self.action_space.shape
+        assert shape is not None
+        array: np.ndarray = actions.cpu().numpy().reshape((-1, *shape))
+        if isinstance(self.action_space, spaces.Box):
+            array = np.clip(array, self.action_space.low, self.action_space.high)
+        return array
+
+
+def _batch_size(observation: PyTorchObs) -> int:
+    first = next(iter(observation.values())) if isinstance(observation, dict) else observation
+    return int(first.shape[0])

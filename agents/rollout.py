@@ -1,0 +1,141 @@
+"""One rollout: what was seen and done, and the memory it began with.
+
+Shape letters:
+    B  environments
+    T  steps of the rollout
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from agents.encoders import Features
+from agents.expire_span import SpanNoise
+from agents.memory_state import MemoryState
+
+
+class Minibatch(NamedTuple):
+    """Whole rollouts of some environments."""
+
+    features: Features
+    actions: Tensor
+    is_first_BT: Bool[Tensor, "B T"]
+    old_values_BT: Float[Tensor, "B T"]
+    old_log_prob_BT: Float[Tensor, "B T"]
+    advantages_BT: Float[Tensor, "B T"]
+    returns_BT: Float[Tensor, "B T"]
+    state: MemoryState
+    noise: SpanNoise | None
+
+
+class Rollout:
+    """Transitions of `num_envs` environments over `num_steps` steps, written one step at a time."""
+
+    def __init__(self, num_envs: int, num_steps: int, device: torch.device) -> None:
+        """Make room; the observation and action parts are laid out by the first step."""
+        self.num_envs = num_envs
+        self.num_steps = num_steps
+        self.device = device
+
+        def zeros(dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(num_envs, num_steps, dtype=dtype, device=device)
+
+        self.is_first_BT = zeros(torch.bool)
+        self.rewards_BT, self.values_BT, self.log_prob_BT = zeros(), zeros(), zeros()
+        self.advantages_BT, self.returns_BT = zeros(), zeros()
+        self.limit_BT, self.rate_BT = zeros(), zeros()
+        self.features: Features = {}
+        self.actions: Tensor | None = None
+        self.state: MemoryState | None = None
+        self.noisy = False
+        self.position = 0
+
+    def begin(self, state: MemoryState) -> None:
+        """Start over, from this memory (copied)."""
+        self.state = state.select(torch.arange(self.num_envs, device=self.device))
+        self.position = 0
+
+    def add(
+        self,
+        features: Features,
+        actions: Tensor,
+        is_first_B: Tensor,
+        values_B: Tensor,
+        log_prob_B: Tensor,
+        noise: SpanNoise | None,
+    ) -> None:
+        """Store what was seen and decided; `rewards_BT` of the same step is written by the caller."""
+        if self.actions is None:
+            self.actions = self._room_for(actions)
+            self.features = {name: self._room_for(part) for name, part in features.items()}
+        t = self.position
+        for name, part in features.items():
+            self.features[name][:, t] = part
+        self.actions[:, t] = actions
+        self.is_first_BT[:, t] = is_first_B
+        self.values_BT[:, t] = values_B
+        self.log_prob_BT[:, t] = log_prob_B
+        self.noisy = noise is not None
+        if noise is not None:
+            self.limit_BT[:, t : t + 1] = noise.limit_BT
+            self.rate_BT[:, t : t + 1] = noise.rate_BT
+        self.position += 1
+
+    def _room_for(self, part: Tensor) -> Tensor:
+        return torch.zeros(self.num_envs, self.num_steps, *part.shape[1:], dtype=part.dtype, device=self.device)
+
+    def compute_advantages(
+        self, last_values_B: Tensor, last_is_first_B: Tensor, *, gamma: float, gae_lambda: float
+    ) -> None:
+        """Generalized advantage estimation (Schulman 2016, https://arxiv.org/abs/1506.02438, equation 16).
+
+        Args:
+            last_values_B: value of the observation after the rollout.
+            last_is_first_B: True where the last step of the rollout ended an episode, so that nothing
+                of what follows belongs to it.
+        """
+        running_B = torch.zeros_like(last_values_B)
+        next_values_B, next_is_first_B = last_values_B, last_is_first_B
+        for t in reversed(range(self.num_steps)):
+            goes_on_B = (~next_is_first_B).float()
+            delta_B = self.rewards_BT[:, t] + gamma * next_values_B * goes_on_B - self.values_BT[:, t]
+            running_B = delta_B + gamma * gae_lambda * goes_on_B * running_B
+            self.advantages_BT[:, t] = running_B
+            next_values_B, next_is_first_B = self.values_BT[:, t], self.is_first_BT[:, t]
+        torch.add(self.advantages_BT, self.values_BT, out=self.returns_BT)
+
+    def minibatches(self, num_rows: int) -> Iterator[Minibatch]:
+        """Random groups of `num_rows` environments each, every environment once."""
+        assert self.actions is not None
+        assert self.state is not None
+        for rows in torch.randperm(self.num_envs, device=self.device).split(num_rows):
+            yield Minibatch(
+                {name: part[rows] for name, part in self.features.items()},
+                self.actions[rows],
+                self.is_first_BT[rows],
+                self.values_BT[rows],
+                self.log_prob_BT[rows],
+                self.advantages_BT[rows],
+                self.returns_BT[rows],
+                self.state.select(rows).trimmed(),
+                SpanNoise(self.limit_BT[rows], self.rate_BT[rows]) if self.noisy else None,
+            )
+
+    def steps_into_episode_BT(self, before_B: Tensor) -> Tensor:
+        """How many steps of its episode lie before each step: the memories that were possible.
+
+        Args:
+            before_B: the same number for the step before the rollout, plus one.
+        """
+        possible_BT = torch.zeros(self.num_envs, self.num_steps, device=self.device)
+        running_B = before_B
+        for t in range(self.num_steps):
+            running_B = torch.where(self.is_first_BT[:, t], 0, running_B)
+            possible_BT[:, t] = running_B
+            running_B = running_B + 1
+        return possible_BT

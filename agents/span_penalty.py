@@ -1,0 +1,94 @@
+"""How much forgetting is worth: the weight alpha of the span penalty (equation 6) during training.
+
+A penalty that is there from the first update teaches forgetting before there is anything to
+remember: with no reward yet, Adam scales even the smallest penalty gradient up. So forgetting is a
+constrained problem: spans as short as possible *while the worst class of episodes still succeeds*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agents.expire_span import PenaltyForm
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpanPenaltySettings:
+    """How alpha is chosen."""
+
+    kind: Literal["constraint", "fixed", "none"] = "constraint"
+    form: PenaltyForm = "all"
+    """"all": equation 6 on every memory; "ramp": the released code's, on the ramp only"""
+    weight: float = 1e-5
+    """alpha itself if fixed; its first ceiling under the constraint"""
+    max_weight: float = 1e-3
+    """the ceiling never rises above this"""
+    growth: float = 1.02
+    """factor on the ceiling per update while the constraint holds"""
+    target_success: float = 0.97
+    """the worst class of episodes must succeed this often for any penalty to be paid"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work; raises ValueError."""
+        if self.weight < 0.0 or self.max_weight < self.weight:
+            raise ValueError(
+                f"penalty.weight ({self.weight}) must lie between 0 and penalty.max_weight ({self.max_weight})"
+            )
+        if self.growth < 1.0:
+            raise ValueError(f"penalty.growth must be at least 1, got {self.growth}")
+        if not 0.0 <= self.target_success < 1.0:
+            raise ValueError(f"penalty.target_success must lie in [0, 1), got {self.target_success}")
+
+
+@dataclass(slots=True)
+class SpanPenalty:
+    """The weight over time.
+
+    Under the constraint, alpha is a ceiling times the slack: how far the worst class lies above the
+    target, from 0 (at the target) to 1 (it never fails). The slack acts at once, so a success rate
+    that falls takes the pressure off before it reaches the target; the ceiling only creeps, so there
+    is no integral part to wind up. Both together do not oscillate (a multiplicative rule that goes
+    up while all is well and down afterwards does: spans answer many updates late).
+    """
+
+    settings: SpanPenaltySettings = field(default_factory=SpanPenaltySettings)
+    ceiling: float = -1.0
+    """set from `settings.weight` at the start"""
+    weight: float = 0.0
+    """alpha for the next update"""
+
+    def __post_init__(self) -> None:
+        """Start at the settings' weight."""
+        if self.ceiling < 0.0:
+            self.ceiling = self.settings.weight
+        if self.settings.kind == "fixed":
+            self.weight = self.settings.weight
+
+    @property
+    def form(self) -> PenaltyForm | None:
+        """The form to compute, or None while nothing is charged."""
+        return self.settings.form if self.weight > 0.0 else None
+
+    def update(self, worst_success: float | None) -> None:
+        """Once per rollout.
+
+        Args:
+            worst_success: success rate of the worst class of recent episodes, in [0, 1]; None while
+                some class has too few episodes to tell.
+        """
+        if self.settings.kind != "constraint":
+            return
+        target = self.settings.target_success
+        slack = 0.0 if worst_success is None else max(0.0, (worst_success - target) / (1.0 - target))
+        if slack > 0.0:
+            self.ceiling = min(self.settings.max_weight, self.ceiling * self.settings.growth)
+        self.weight = self.ceiling * slack
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint needs."""
+        return {"ceiling": self.ceiling, "weight": self.weight}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue from a checkpoint."""
+        self.ceiling, self.weight = state["ceiling"], state["weight"]

@@ -1,0 +1,516 @@
+"""A causal transformer whose layers remember earlier steps and let them expire.
+
+Pre-norm layers. Each layer attends over its own earlier inputs h_i, never over the step itself, and
+deletes a memory for good once its span has passed. `step` takes one step with a cache (acting),
+`block` takes many at once (learning, language modelling); they compute the same numbers. Nothing
+here knows of reinforcement learning, and no buffer is sized by an episode or by the maximum span.
+
+What query t of a block sees, for W = 2 stored memories (s), T = 4 steps and an episode that begins
+at step 2 (1: visible as long as its span lasts):
+
+          s0 s1  0  1  2  3
+    t=0    1  1  .  .  .  .
+    t=1    1  1  1  .  .  .
+    t=2    .  .  .  .  .  .      is_first: nothing from before, nothing of itself
+    t=3    .  .  .  .  1  .
+
+Shape letters (logical dimensions, always in this order):
+    B  rows of the batch          W  stored memories (slots)
+    T  steps in this block        M  all memories of a block, W + T, the stored ones first
+    H  heads                      K  size of one head
+    D  model width                P  recent steps that have a relative position
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from agents.expire_span import ExpireSpan, PenaltyForm, SpanNoise, ramp_penalty
+from agents.expiring_attention import INVISIBLE, ExpiringAttention
+from agents.memory_state import NEVER, KeyValueCache, LayerMemory, MemoryState
+
+COMPACTION_INTERVAL_STEPS = 64
+"""Acting looks this often whether the stores are wider than their fullest row needs."""
+SPARE_SLOTS = 4
+"""Empty slots left in the fullest row by a compaction, so that the next steps need not grow it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransformerSettings:
+    """Size and memory of a `MemoryTransformer`; the ranges are checked where they are used."""
+
+    width: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    feedforward_multiplier: int = 4
+    remember: bool = True
+    """False: the memory-free control, the same torso without its attention"""
+    max_span: int = 1024
+    ramp: int = 16
+    initial_span_fraction: float = 0.1
+    span_divisor: float = 1.0
+    position_window: int = 16
+    """P: learned relative position keys for so many last steps (0: none)"""
+    query_key_gain: float = 1.0
+    """factor on the initial query and key weights; more makes the first attention sharper"""
+    layer_drop: float = 0.0
+    """probability that a block skips a layer in training"""
+
+
+class StepReport(NamedTuple):
+    """What one layer did with its memories in a step."""
+
+    span_B: Float[Tensor, " B"]
+    """e_i of the memory written now, in steps"""
+    retained_B: Int[Tensor, " B"]
+    """memories the step could see"""
+    on_ramp_B: Int[Tensor, " B"]
+    """those of them that are fading"""
+    tagged_B: Int[Tensor, " B"]
+    """those of them whose tag is positive"""
+
+
+class BlockReport(NamedTuple):
+    """What one layer did with its memories in a block."""
+
+    span_BT: Float[Tensor, "B T"]
+    """e_i of the memories written now, in steps, with gradient"""
+    mask_BTM: Float[Tensor, "B T M"]
+    """m_ti, without gradient"""
+    penalty_B: Float[Tensor, " B"] | None
+    """the span penalty per row; None unless asked for"""
+
+
+class StepOutput(NamedTuple):
+    """What `step` gives."""
+
+    y_BD: Float[Tensor, "B D"]
+    state: MemoryState
+    reports: list[StepReport]
+
+
+class BlockOutput(NamedTuple):
+    """What `block` gives."""
+
+    y_BTD: Float[Tensor, "B T D"]
+    state: MemoryState | None
+    """None if the caller said that it needs none"""
+    reports: list[BlockReport]
+
+
+class MemoryLayer(nn.Module):
+    """Attention over memories, then a feed-forward part, both with a residual."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        """Build the layer; raises ValueError if the heads do not divide the width."""
+        super().__init__()
+        width, heads = settings.width, settings.num_heads
+        if width % heads:
+            raise ValueError(f"num_heads ({heads}) must divide width ({width})")
+        self.num_heads = heads
+        self.head_size = width // heads
+        self.position_window = settings.position_window
+        self.remember = settings.remember
+        self.feedforward_norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, settings.feedforward_multiplier * width)
+        self.narrow = nn.Linear(settings.feedforward_multiplier * width, width)
+        if not settings.remember:
+            return
+        self.memory_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        with torch.no_grad():
+            self.query_key_value.weight[: 2 * width].mul_(settings.query_key_gain)
+        self.expire_span = ExpireSpan(
+            width,
+            max_span=settings.max_span,
+            ramp=settings.ramp,
+            initial_span_fraction=settings.initial_span_fraction,
+            span_divisor=settings.span_divisor,
+        )
+        if self.position_window:
+            # Oldest first: entry j belongs to age P - j, as `_positions_in_block` wants it.
+            self.position_HPK = nn.Parameter(torch.zeros(heads, self.position_window, self.head_size))
+
+    def initial_memory(self, batch: int) -> LayerMemory:
+        """An empty store."""
+        weight = self.feedforward_norm.weight
+        integers = torch.zeros(batch, 0, dtype=torch.long, device=weight.device)
+        return LayerMemory(weight.new_zeros(batch, 0, weight.shape[0]).detach(), integers, integers.clone())
+
+    def feedforward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """The second half of the layer, residual included."""
+        return x + self.narrow(F.relu(self.widen(self.feedforward_norm(x))))
+
+    # -- acting ---------------------------------------------------------------------------------
+
+    def step(
+        self,
+        x_BD: Float[Tensor, "B D"],
+        memory: LayerMemory,
+        clock_B: Int[Tensor, " B"],
+        noise: SpanNoise | None,
+        tag_B: Int[Tensor, " B"] | None,
+        *,
+        write: bool,
+    ) -> tuple[Tensor, LayerMemory, StepReport]:
+        """One step; `memory` is updated in place (and returned, since it may have grown)."""
+        batch = x_BD.shape[0]
+        h_BD = self.memory_norm(x_BD)
+        cache = self._cache(memory)
+        span_BW = cache.span_BW if noise is None else noise.apply(cache.span_BW, slice(0, 1))
+        age_BW = clock_B.unsqueeze(1) - memory.birth_BW
+        mask_BW = self.expire_span.mask(span_BW - age_BW)
+        alive_BW = mask_BW > 0.0
+        retained_B = alive_BW.sum(1)
+
+        query_BHK, key_BHK, value_BHK = self.query_key_value(h_BD).view(batch, 3, self.num_heads, -1).unbind(1)
+        query_BHK = query_BHK * self.head_size**-0.5
+        score_BHW = torch.matmul(cache.key_BHWK, query_BHK.unsqueeze(-1)).squeeze(-1)
+        if self.position_window:
+            score_BHW = score_BHW + self._positions(query_BHK.unsqueeze(2), age_BW.unsqueeze(1)).squeeze(2)
+        score_BHW = score_BHW + _log_mask(mask_BW).unsqueeze(1)
+        attention_BHW = score_BHW.softmax(-1)  # equation 4: softmax(a + log m) = m exp(a) / sum m exp(a)
+        read_BHK = torch.matmul(attention_BHW.unsqueeze(2), cache.value_BHWK).squeeze(2)
+        read_BD = read_BHK.reshape(batch, -1) * (retained_B > 0).unsqueeze(1)
+        y_BD = self.feedforward(x_BD + self.attention_out(read_BD))
+
+        span_B1 = self.expire_span(h_BD.unsqueeze(1))
+        on_ramp_B = retained_B - (mask_BW == 1.0).sum(1)
+        report = StepReport(span_B1.squeeze(1), retained_B, on_ramp_B, (alive_BW & (memory.tag_BW > 0)).sum(1))
+        if write:
+            gone_BW = self.expire_span.mask(span_BW - (age_BW + 1)) <= 0.0  # the next query would not see it
+            memory = self._write(h_BD, key_BHK, value_BHK, span_B1, memory, clock_B, gone_BW, tag_B)
+        return y_BD, memory, report
+
+    def _write(
+        self,
+        h_BD: Float[Tensor, "B D"],
+        key_BHK: Float[Tensor, "B H K"],
+        value_BHK: Float[Tensor, "B H K"],
+        span_B1: Float[Tensor, "B 1"],
+        memory: LayerMemory,
+        clock_B: Int[Tensor, " B"],
+        gone_BW: Bool[Tensor, "B W"],
+        tag_B: Int[Tensor, " B"] | None,
+    ) -> LayerMemory:
+        """Put h_i where an expired memory lay; widen the store if a row has no such slot."""
+        num_slots = memory.num_slots
+        if num_slots == 0 or not bool(gone_BW.any(1).all()):
+            memory = memory.grown(max(SPARE_SLOTS, num_slots // 4))
+            gone_BW = F.pad(gone_BW, (0, memory.num_slots - num_slots), value=True)
+        slot_B = gone_BW.to(torch.uint8).argmax(1)
+        row_B = torch.arange(h_BD.shape[0], device=h_BD.device)
+        cache = memory.cache
+        assert cache is not None
+        memory.hidden_BWD[row_B, slot_B] = h_BD
+        memory.birth_BW[row_B, slot_B] = clock_B
+        memory.tag_BW[row_B, slot_B] = 0 if tag_B is None else tag_B
+        cache.key_BHWK[row_B, :, slot_B] = key_BHK
+        cache.value_BHWK[row_B, :, slot_B] = value_BHK
+        cache.span_BW[row_B, slot_B] = span_B1.squeeze(1)
+        return memory
+
+    def _cache(self, memory: LayerMemory) -> KeyValueCache:
+        """Keys, values and spans of the stored memories under the present weights."""
+        weights = (self.query_key_value.weight, self.query_key_value.bias, *self.expire_span.parameters())
+        version = tuple(weight._version for weight in weights)
+        if memory.cache is None or memory.cache.weights_version != version:
+            key_BHWK, value_BHWK = self._split_heads(F.linear(memory.hidden_BWD, *self._key_value_weights()))
+            memory.cache = KeyValueCache(
+                key_BHWK.contiguous(), value_BHWK.contiguous(), self.expire_span(memory.hidden_BWD), version
+            )
+        return memory.cache
+
+    # -- learning -------------------------------------------------------------------------------
+
+    def block(
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        memory: LayerMemory,
+        view: BlockView,
+        noise: SpanNoise | None,
+        penalty_form: PenaltyForm | None,
+    ) -> tuple[Tensor, Tensor, Tensor, BlockReport]:
+        """Many steps at once.
+
+        Returns:
+            The layer's output; h_i of the new memories; the noisy spans of all memories (for the
+            deletion that follows); the report.
+        """
+        batch, num_steps, width = x_BTD.shape
+        ramp = self.expire_span.ramp
+        h_BTD = self.memory_norm(x_BTD)
+        query_BTD, new_BTE = self.query_key_value(h_BTD).split([width, 2 * width], 2)
+        both_BME, span_BM = new_BTE, self.expire_span(h_BTD)
+        if memory.num_slots:
+            stored_BWE = F.linear(memory.hidden_BWD, *self._key_value_weights())
+            both_BME = torch.cat([stored_BWE, new_BTE], 1)
+            span_BM = torch.cat([self.expire_span(memory.hidden_BWD), span_BM], 1)
+        key_BHMK, value_BHMK = self._split_heads(both_BME)
+        query_BHTK = query_BTD.view(batch, num_steps, self.num_heads, -1).transpose(1, 2) * self.head_size**-0.5
+        seen_span_BM = span_BM
+        if noise is not None:
+            stored_BW = noise.apply(span_BM[:, : memory.num_slots], slice(0, 1))
+            seen_span_BM = torch.cat([stored_BW, noise.apply(span_BM[:, memory.num_slots :], slice(None))], 1)
+        birth_BM = view.relative_births(memory)
+        hidden_BTM = view.hidden(memory)
+        positions = self._positions_of_block(query_BHTK, view, memory) if self.position_window else None
+        read_BHTK, mask_BTM = ExpiringAttention.apply(
+            query_BHTK,
+            key_BHMK,
+            value_BHMK,
+            positions,
+            (seen_span_BM + birth_BM) / ramp + 1.0,
+            view.step_T / ramp,
+            hidden_BTM,
+        )
+        read_BTD = read_BHTK.transpose(1, 2).reshape(batch, num_steps, width)
+        y_BTD = self.feedforward(x_BTD + self.attention_out(read_BTD))
+
+        penalty_B = None
+        if penalty_form == "all":
+            penalty_B = span_BM[:, memory.num_slots :].mean(1)
+        elif penalty_form == "ramp":
+            remaining_BTM = (seen_span_BM + birth_BM).unsqueeze(1) - view.step_T.unsqueeze(1)
+            penalty_B = ramp_penalty(remaining_BTM, mask_BTM, ramp)
+        return y_BTD, h_BTD, seen_span_BM, BlockReport(span_BM[:, memory.num_slots :], mask_BTM, penalty_B)
+
+    def _key_value_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias that turn hidden states into keys and values, side by side."""
+        width = self.attention_out.weight.shape[0]
+        return self.query_key_value.weight[width:], self.query_key_value.bias[width:]
+
+    def _split_heads(self, both_BME: Float[Tensor, "B M E"]) -> tuple[Tensor, Tensor]:
+        """Keys and values of memories, [B, H, M, K] each."""
+        batch, count, _ = both_BME.shape
+        both = both_BME.view(batch, count, 2, self.num_heads, self.head_size)
+        return both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2)
+
+    # -- relative positions ----------------------------------------------------------------------
+
+    def _positions(
+        self, query_BHTK: Float[Tensor, "B H T K"], age_BTM: Int[Tensor, "B T M"]
+    ) -> Float[Tensor, "B H T M"]:
+        """q_t . p_age for ages 1 to P, zero for older memories; queries come scaled by K**-0.5."""
+        score_BHTP = torch.matmul(query_BHTK, self.position_HPK.transpose(1, 2))
+        index_BTM = (self.position_window - age_BTM).clamp(0, self.position_window - 1)
+        score_BHTM = score_BHTP.gather(3, index_BTM.unsqueeze(1).expand(-1, self.num_heads, -1, -1))
+        return score_BHTM * (age_BTM <= self.position_window).unsqueeze(1)
+
+    def _positions_of_block(
+        self, query_BHTK: Float[Tensor, "B H T K"], view: BlockView, memory: LayerMemory
+    ) -> Float[Tensor, "B H T M"]:
+        """The same for a block: ages among its own steps are known beforehand and need no gather."""
+        inside = self._positions_inside(query_BHTK)
+        if not memory.num_slots:
+            return inside
+        # Only the first P queries are near enough to a stored memory.
+        near = min(self.position_window, query_BHTK.shape[2])
+        age_BTW = view.step_T[:near, None].long() - (memory.birth_BW - view.clock_B.unsqueeze(1)).unsqueeze(1)
+        stored = self._positions(query_BHTK[:, :, :near], age_BTW)
+        stored = F.pad(stored, (0, 0, 0, query_BHTK.shape[2] - near))
+        return torch.cat([stored, inside], 3)
+
+    def _positions_inside(self, query_BHTK: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T T"]:
+        """q_t . p_(t-i) at [t, i] by the padding trick of Transformer-XL (Dai 2019, appendix B).
+
+        With row t of `score` holding ages P..1 in the columns before the last of T + 1, reading the
+        same numbers in rows of T shifts row t left by T - t: column i then holds age t - i.
+        """
+        batch, heads, num_steps, _ = query_BHTK.shape
+        used = min(self.position_window, num_steps - 1)
+        if used == 0:
+            return query_BHTK.new_zeros(batch, heads, num_steps, num_steps)
+        nearest = self.position_HPK[:, -used:].transpose(1, 2)
+        score = torch.matmul(query_BHTK, nearest)
+        padded = F.pad(score, (num_steps - used, 1))
+        return padded.view(batch, heads, num_steps + 1, num_steps)[:, :, 1:]
+
+
+class BlockView:
+    """Who may see whom in a block, shared by its layers."""
+
+    def __init__(self, state: MemoryState, is_first_BT: Bool[Tensor, "B T"], dtype: torch.dtype = torch.float32) -> None:
+        """Prepare what does not depend on the layer; times are kept in `dtype`, or better."""
+        num_steps = is_first_BT.shape[1]
+        device = is_first_BT.device
+        self.clock_B = state.clock_B
+        self.step_T = torch.arange(num_steps, device=device, dtype=torch.promote_types(dtype, torch.float32))
+        self.episode_BT = is_first_BT.long().cumsum(1)  # 0: the episode that was under way
+        earlier_TT = torch.ones(num_steps, num_steps, dtype=torch.bool, device=device).tril(-1)
+        same_BTT = self.episode_BT.unsqueeze(2) == self.episode_BT.unsqueeze(1)
+        self._inside_BTT = ~(same_BTT & earlier_TT)
+        self._carried_BT1 = (self.episode_BT != 0).unsqueeze(2)
+
+    def hidden(self, memory: LayerMemory) -> Bool[Tensor, "B T M"]:
+        """True at the dots of the matrix drawn in the module's docstring."""
+        stored = self._carried_BT1.expand(-1, -1, memory.num_slots)
+        return torch.cat([stored, self._inside_BTT], 2)
+
+    def relative_births(self, memory: LayerMemory) -> Float[Tensor, "B M"]:
+        """Births counted from the first step of the block (negative for stored memories)."""
+        stored_BW = (memory.birth_BW - self.clock_B.unsqueeze(1)).to(self.step_T.dtype)
+        return torch.cat([stored_BW, self.step_T.expand(stored_BW.shape[0], -1)], 1)
+
+
+class MemoryTransformer(nn.Module):
+    """A stack of `MemoryLayer`, with its memory as explicit state."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        """Build the stack; raises ValueError on settings that contradict each other."""
+        super().__init__()
+        if not 0.0 <= settings.layer_drop < 1.0:
+            raise ValueError(f"layer_drop must lie in [0, 1), got {settings.layer_drop}")
+        self.settings = settings
+        self.layers = nn.ModuleList(MemoryLayer(settings) for _ in range(settings.num_layers))
+        self.final_norm = nn.LayerNorm(settings.width)
+
+    def initial_state(self, batch: int) -> MemoryState:
+        """Empty memories for `batch` rows."""
+        device = self.final_norm.weight.device
+        layers = [layer.initial_memory(batch) for layer in self._remembering()]
+        return MemoryState(torch.zeros(batch, dtype=torch.long, device=device), layers)
+
+    @torch.no_grad()
+    def step(
+        self,
+        x_BD: Float[Tensor, "B D"],
+        state: MemoryState,
+        is_first_B: Bool[Tensor, " B"],
+        noise: SpanNoise | None = None,
+        *,
+        tag_B: Int[Tensor, " B"] | None = None,
+        write: bool = True,
+    ) -> StepOutput:
+        """Take one step, with a cache and without gradients.
+
+        Args:
+            x_BD: embedded inputs.
+            state: memories so far. Used up: it is updated in place; `clone()` it to keep it.
+            is_first_B: True where an episode begins with this step; its row forgets everything.
+            noise: span noise of this step, parts of shape [B, 1].
+            tag_B: a number to store beside each new memory, for the caller's own use.
+            write: False leaves the state as it is (to ask what the model would say).
+        """
+        if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
+            state = self.compact(state, noise)
+        reports = []
+        starts = bool(is_first_B.any())
+        if starts and not write:
+            state = state.clone()
+        for index, layer in enumerate(self.layers):
+            if not self.settings.remember:
+                x_BD = layer.feedforward(x_BD)
+                continue
+            memory = state.layers[index]
+            if starts:
+                memory.forget_rows(is_first_B)
+            x_BD, memory, report = layer.step(x_BD, memory, state.clock_B, noise, tag_B, write=write)
+            if write:
+                state.layers[index] = memory
+            reports.append(report)
+        if write:
+            state.clock_B += 1
+            state.steps_since_compaction += 1
+        return StepOutput(self.final_norm(x_BD), state, reports)
+
+    def block(
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        state: MemoryState,
+        is_first_BT: Bool[Tensor, "B T"],
+        noise: SpanNoise | None = None,
+        *,
+        tag_BT: Int[Tensor, "B T"] | None = None,
+        penalty_form: PenaltyForm | None = None,
+        need_state: bool = True,
+    ) -> BlockOutput:
+        """Take T steps at once, with gradients (cut at the block's beginning).
+
+        Args:
+            x_BTD: embedded inputs.
+            state: memories before the block; left as it is.
+            is_first_BT: True where an episode begins.
+            noise: span noise, parts of shape [B, T].
+            tag_BT: a number to store beside each new memory.
+            penalty_form: also give the span penalty, in this form.
+            need_state: False saves the work of deleting and storing.
+        """
+        view = BlockView(state, is_first_BT, x_BTD.dtype)
+        layers: list[LayerMemory] = []
+        reports = []
+        for index, layer in enumerate(self.layers):
+            skipped = self.training and bool(torch.rand(()) < self.settings.layer_drop)
+            if not self.settings.remember:
+                x_BTD = x_BTD if skipped else layer.feedforward(x_BTD)
+                continue
+            memory = state.layers[index]
+            y_BTD, h_BTD, span_BM, report = layer.block(x_BTD, memory, view, noise, penalty_form)
+            x_BTD = x_BTD if skipped else y_BTD
+            reports.append(report)
+            if need_state:
+                layers.append(self._after_block(layer, memory, view, h_BTD, span_BM, tag_BT))
+        new_state = MemoryState(state.clock_B + x_BTD.shape[1], layers) if need_state else None
+        return BlockOutput(self.final_norm(x_BTD), new_state, reports)
+
+    @torch.no_grad()
+    def compact(self, state: MemoryState, noise: SpanNoise | None = None) -> MemoryState:
+        """Narrow every store to its fullest row, expired memories left out, under the present weights."""
+        layers = []
+        for layer, memory in zip(self._remembering(), state.layers, strict=True):
+            span_BW = layer.expire_span(memory.hidden_BWD) if memory.cache is None else layer._cache(memory).span_BW
+            if noise is not None:
+                span_BW = noise.apply(span_BW, slice(0, 1))
+            age_BW = state.clock_B.unsqueeze(1) - memory.birth_BW
+            layers.append(_keep(memory, layer.expire_span.mask(span_BW - age_BW) > 0.0))
+        return MemoryState(state.clock_B, layers)
+
+    @torch.no_grad()
+    def _after_block(
+        self,
+        layer: MemoryLayer,
+        memory: LayerMemory,
+        view: BlockView,
+        h_BTD: Float[Tensor, "B T D"],
+        span_BM: Float[Tensor, "B M"],
+        tag_BT: Int[Tensor, "B T"] | None,
+    ) -> LayerMemory:
+        """What the query after this block would still see, per row."""
+        batch, num_steps, _ = h_BTD.shape
+        step_BT = torch.arange(num_steps, device=h_BTD.device).expand(batch, -1)
+        tag_BT = torch.zeros_like(step_BT) if tag_BT is None else tag_BT
+        everything = LayerMemory(
+            torch.cat([memory.hidden_BWD, h_BTD.detach()], 1),
+            torch.cat([memory.birth_BW, view.clock_B.unsqueeze(1) + step_BT], 1),
+            torch.cat([memory.tag_BW, tag_BT], 1),
+        )
+        remaining_BM = span_BM + view.relative_births(memory) - num_steps
+        last_B1 = view.episode_BT[:, -1:]
+        episode_BM = torch.cat([torch.zeros_like(memory.birth_BW), view.episode_BT], 1)
+        return _keep(everything, (layer.expire_span.mask(remaining_BM) > 0.0) & (episode_BM == last_B1))
+
+    def _remembering(self) -> list[MemoryLayer]:
+        """The layers that have a memory: all, or none in the memory-free control."""
+        return [layer for layer in self.layers if isinstance(layer, MemoryLayer) and layer.remember]
+
+
+def _keep(memory: LayerMemory, alive_BW: Bool[Tensor, "B W"]) -> LayerMemory:
+    """Only the memories marked True, in a store as wide as the fullest row plus `SPARE_SLOTS`."""
+    fullest = int(alive_BW.sum(1).max()) if alive_BW.numel() else 0
+    num_slots = min(memory.num_slots, fullest + SPARE_SLOTS)
+    birth_BW = memory.birth_BW.masked_fill(~alive_BW, NEVER)
+    order_BW = (~alive_BW).to(torch.uint8).argsort(dim=1, stable=True)[:, :num_slots]
+    return LayerMemory(memory.hidden_BWD, birth_BW, memory.tag_BW, memory.cache).gather(order_BW)
+
+
+def _log_mask(mask: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Log m, so that softmax(a + log m) is equation 4; exactly nothing passes where m is 0."""
+    gone = mask <= 0.0
+    return mask.masked_fill(gone, 1.0).log().masked_fill(gone, INVISIBLE)

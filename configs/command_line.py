@@ -1,0 +1,398 @@
+"""From words to dataclasses: command line, YAML and plain dicts go through this one parser.
+
+An **option** is a field, named by its path in the tree (`memory.max_span`); a **setting** is an option
+with a value and the place it came from. Later settings win. Whatever is wrong is a ValueError that
+names the option, the file it was read from and what is allowed.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import difflib
+import math
+import re
+import sys
+import types
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import tyro
+import yaml
+from tyro.constructors import PrimitiveConstructorSpec
+
+T = TypeVar("T")
+
+Scalar = bool | int | float | str
+"""What an option of a mapping (such as `env_args`) may hold."""
+
+EXIT_USAGE = 2
+"""Exit code after a mistake in the command line or in a YAML file (as argparse's)."""
+
+
+def _no_parser(words: list[str]) -> dict[str, Scalar]:
+    raise NotImplementedError(f"tyro only shows options, it does not parse {words}")
+
+
+REPEATABLE: PrimitiveConstructorSpec[dict[str, Scalar]] = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="KEY=VALUE",
+    instance_from_str=_no_parser,
+    is_instance=lambda value: isinstance(value, Mapping),
+    str_from_instance=lambda mapping: [
+        " ".join(f"{key}={value}" for key, value in mapping.items()) or "none"
+    ],
+)
+"""How --help shows an option that may be given many times and fills a mapping."""
+
+_TRUTH = {"true": True, "false": False}
+_NOTHING = ("none", "null")
+
+
+class Setting(NamedTuple):
+    """One option and what it was set to."""
+
+    option: str
+    """path in the tree, with underscores: `memory.max_span`; for a mapping also its key: `env_args.length`"""
+    value: object
+    source: str | None = None
+    """the file it was read from; None: the command line"""
+
+
+def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
+    """Build a dataclass from the command line; a mistake ends the program with exit code 2.
+
+    Args:
+        kind: dataclass whose fields are the options.
+        argv: words after the program's name; None: those of this process.
+
+    Returns:
+        The dataclass, checked.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if asks_for_help(words):
+        show_help(kind)
+    return or_exit(lambda: build(kind, settings_from_words(words, options_of(kind))))
+
+
+def or_exit(action: Callable[[], T]) -> T:
+    """Run `action`; a ValueError becomes one message on stderr and exit code 2, without a traceback."""
+    try:
+        return action()
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n(--help explains every option)\n")
+        raise SystemExit(EXIT_USAGE) from None
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether -h or --help is among the words."""
+    return "-h" in words or "--help" in words
+
+
+def show_help(kind: type[T], default: T | None = None) -> NoReturn:
+    """Print every option of `kind` with its explanation and leave with exit code 0."""
+    if default is None:
+        tyro.cli(kind, args=["--help"], config=(tyro.conf.FlagConversionOff,))
+    else:
+        tyro.cli(kind, args=["--help"], default=default, config=(tyro.conf.FlagConversionOff,))
+    raise AssertionError("tyro leaves after --help")
+
+
+def options_of(kind: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Every option of a dataclass tree and its type."""
+    options: dict[str, Any] = {}
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            options.update(options_of(hints[field.name], f"{prefix}{field.name}."))
+        else:
+            options[f"{prefix}{field.name}"] = hints[field.name]
+    return options
+
+
+def settings_from_words(words: Sequence[str], options: Mapping[str, Any]) -> list[Setting]:
+    """Read `--memory.max-span 64`, `--memory.max_span=64`, `--csv` and `--env-arg length=10`.
+
+    Raises:
+        ValueError: an unknown option, a missing value or a word that belongs to no option.
+    """
+    settings: list[Setting] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        if not word.startswith("--") or word == "--":
+            raise ValueError(f"unexpected {word!r}: an option begins with two hyphens, such as --seed 1")
+        name, equals, text = word[2:].partition("=")
+        option = _resolve_name(name, options, source=None)
+        kind = options[_mapping_of(option, options) or option]
+        if not equals:
+            if position < len(words) and not words[position].startswith("--"):
+                text = words[position]
+                position += 1
+            elif kind is bool:
+                text = "true"
+            else:
+                raise ValueError(f"{option} needs a value: {_describe(kind)}")
+        settings.append(_setting_from_text(option, text, options))
+    return settings
+
+
+def settings_from_mapping(
+    values: Mapping[Any, object], options: Mapping[str, Any], source: str | None = None, prefix: str = ""
+) -> Iterator[Setting]:
+    """Flatten nested mappings: `{"memory": {"ramp": 4}}` sets `memory.ramp`.
+
+    Raises:
+        ValueError: an unknown key.
+    """
+    for key, value in values.items():
+        option = f"{prefix}{key}"
+        is_group = any(known.startswith(f"{option}.") for known in options)
+        if isinstance(value, Mapping) and (is_group or _is_mapping(options.get(option))):
+            yield from settings_from_mapping(value, options, source, f"{option}.")
+        elif value is None and (is_group or _is_mapping(options.get(option))):
+            continue  # a YAML key with nothing under it
+        else:
+            yield Setting(_resolve_name(option, options, source), value, source)
+
+
+def settings_from_yaml(path: Path, options: Mapping[str, Any]) -> list[Setting]:
+    """Read a YAML file.
+
+    Raises:
+        ValueError: no such file, not YAML, a key given twice, an unknown key.
+    """
+    source = _shown(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(f"the configuration file {source} cannot be read: {reason}") from None
+    try:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return []
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{source} must hold `option: value` lines, got {type(values).__name__}")
+    return list(settings_from_mapping(values, options, source))
+
+
+def build(kind: type[T], settings: Iterable[Setting]) -> T:
+    """Make the dataclass; the last setting of an option wins.
+
+    Raises:
+        ValueError: a value of the wrong type, or one that the dataclasses refuse.
+    """
+    settings = list(settings)
+    options = options_of(kind)
+    values: dict[str, object] = {}
+    for setting in settings:
+        mapping = _mapping_of(setting.option, options)
+        try:
+            if mapping is None:
+                values[setting.option] = _convert(setting.value, options[setting.option])
+            else:
+                entries = cast(dict[str, object], values.setdefault(mapping, {}))
+                entries[setting.option.removeprefix(f"{mapping}.")] = _convert_scalar(setting.value)
+        except ValueError as error:
+            raise ValueError(f"{setting.option} must be {error}{_origin(setting)}") from None
+    try:
+        return _construct(kind, values)
+    except ValueError as error:
+        named = {
+            s.option: s
+            for s in settings
+            if re.search(rf"(?<![\w.]){re.escape(s.option)}(?![\w.]*\w)", str(error))
+        }
+        origins = [f"{option} is set in {s.source}" for option, s in named.items() if s.source is not None]
+        raise ValueError(f"{error} ({'; '.join(origins)})" if origins else str(error)) from None
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Plain YAML types only, and no key twice in one mapping: the first value would be lost silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = (
+                self.construct_object(key_node, deep=True) if isinstance(key_node, yaml.ScalarNode) else None
+            )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _construct(kind: type[T], values: Mapping[str, object], prefix: str = "") -> T:
+    arguments: dict[str, object] = {}
+    for name, hint in get_type_hints(kind).items():
+        option = f"{prefix}{name}"
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = _construct(cast(type[Any], hint), values, f"{option}.")
+        elif option in values:
+            arguments[name] = values[option]
+    return kind(**arguments)
+
+
+def _setting_from_text(option: str, text: str, options: Mapping[str, Any]) -> Setting:
+    """A word of the command line says by its looks whether it is a number, in mappings only."""
+    mapping = _mapping_of(option, options)
+    if mapping == option:
+        key, equals, text = text.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{option} must be given as KEY=VALUE, such as length=100, got {key!r}")
+        option = f"{mapping}.{key.replace('-', '_')}"
+    if mapping is not None:
+        return Setting(option, _scalar_from_text(text))
+    optional = type(None) in get_args(options[option])
+    return Setting(option, None if optional and text.lower() in _NOTHING else text)
+
+
+def _scalar_from_text(text: str) -> object:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, bool | int | float):
+        return value
+    if not isinstance(value, str):
+        return text
+    try:
+        return float(value) if value == text else value  # YAML 1.1 takes 1e-5 for a word; "1e-5" stays one
+    except ValueError:
+        return value
+
+
+def _resolve_name(name: str, options: Mapping[str, Any], source: str | None) -> str:
+    """The option meant by a name with hyphens or underscores.
+
+    Raises:
+        ValueError: there is none; says which is the nearest.
+    """
+    option = name.replace("-", "_")
+    plural = f"{option}s"  # --env-arg adds one entry to env_args
+    if option in options:
+        return option
+    if _is_mapping(options.get(plural)):
+        return plural
+    if _mapping_of(option, options) is not None:
+        return option
+    members = [known for known in options if known.startswith(f"{option}.")]
+    origin = f" in {source}" if source is not None else ""
+    if members:
+        raise ValueError(f"{option}{origin} is a group of options, not an option: {', '.join(members)}")
+    nearest = _nearest(option, options)
+    hint = f"; did you mean {nearest}?" if nearest else ""
+    raise ValueError(f"{name}{origin} is not an option{hint}")
+
+
+def _nearest(option: str, options: Mapping[str, Any]) -> str | None:
+    """The known options most like this one; people remember the last word of a path better than the path."""
+    leaf = option.split(".")[-1]
+    leaves = [known.split(".")[-1] for known in options]
+    whole: list[str] = difflib.get_close_matches(option, list(options), n=1, cutoff=0.6)
+    last: list[str] = [leaf] if leaf in leaves else difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)
+    if whole and ("." in option or not last):
+        return whole[0]
+    return " or ".join(known for known in options if last and known.split(".")[-1] == last[0]) or None
+
+
+def _is_mapping(kind: Any) -> bool:
+    return get_origin(kind) in (dict, collections.abc.Mapping)
+
+
+def _mapping_of(option: str, options: Mapping[str, Any]) -> str | None:
+    """`env_args` for `env_args` itself and for `env_args.length`; None for any other option."""
+    for known, kind in options.items():
+        if _is_mapping(kind) and (option == known or option.startswith(f"{known}.")):
+            return known
+    return None
+
+
+def _convert(value: object, kind: Any) -> object:
+    """A value of type `kind`, from a word or from a YAML value.
+
+    Raises:
+        ValueError: it is none; the message says what would be.
+    """
+    origin, members = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in members:
+            return None
+        kind = next(member for member in members if member is not type(None))
+        origin, members = get_origin(kind), get_args(kind)
+    wrong = ValueError(f"{_describe(kind)}, got {value!r}")
+    if not isinstance(value, Scalar | Path):
+        raise wrong
+    text = str(value)
+    if origin is Literal:
+        if text not in members:
+            raise wrong
+        return text
+    if kind is bool:
+        if text.lower() not in _TRUTH:
+            raise wrong
+        return _TRUTH[text.lower()]
+    if kind is str or kind is Path:
+        return kind(text)
+    try:
+        number = int(text) if kind is int else float(text)
+    except ValueError:
+        raise wrong from None
+    if not math.isfinite(number):
+        raise wrong
+    return number
+
+
+def _convert_scalar(value: object) -> Scalar:
+    if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"one number, word, true or false, got {value!r}")
+    return value
+
+
+def _describe(kind: Any) -> str:
+    """What an option of this type takes, in words."""
+    members = [member for member in get_args(kind) if member is not type(None)]
+    if get_origin(kind) in (Union, types.UnionType):
+        return f"{_describe(members[0])}, or none"
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, members))
+    if _is_mapping(kind):
+        return "KEY=VALUE"
+    words = {
+        bool: "true or false",
+        int: "an integer",
+        float: "a finite number",
+        str: "a word",
+        Path: "a path",
+    }
+    return words[kind]
+
+
+def _origin(setting: Setting) -> str:
+    return "" if setting.source is None else f" (in {setting.source})"
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

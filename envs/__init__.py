@@ -1,0 +1,7 @@
+"""Environments that cannot be solved without memory. Importing this package registers them with Gymnasium."""
+
+from __future__ import annotations
+
+from envs.names import register_all
+
+register_all()

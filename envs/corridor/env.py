@@ -1,0 +1,162 @@
+"""The corridor as a plain Gymnasium environment on a MiniGrid grid: the readable reference."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
+from minigrid.core.grid import Grid
+from minigrid.core.world_object import Ball, Door, Wall
+from numpy.typing import NDArray
+
+from envs.corridor.rules import COLORS, CorridorRules, Episodes, Move, class_index, class_name
+
+Observation = NDArray[np.uint8]
+
+ROW = 1
+"""the corridor's row in a grid three cells high"""
+STEPS = {Move.RIGHT: (1, 0), Move.DOWN: (0, 1), Move.LEFT: (-1, 0), Move.UP: (0, -1)}
+TILE_PIXELS = 24
+MAX_DRAWN_CELLS = 25
+"""a longer corridor is drawn as a window around the agent"""
+
+
+def observation_space(view_size: int) -> spaces.Box:
+    """[x, y] from the view's top left corner; per cell MiniGrid's object type, color and state."""
+    high = np.broadcast_to(np.array([max(OBJECT_TO_IDX.values()), len(COLOR_TO_IDX) - 1, 2], np.uint8), (view_size, view_size, 3))
+    return spaces.Box(np.zeros_like(high), high.copy(), dtype=np.uint8)
+
+
+class CorridorEnv(gym.Env[Observation, np.int64]):
+    """See a ball, walk a corridor, enter the door of the ball's color.
+
+    ## Action space
+    `Discrete(4)`: move right (0), down (1), left (2) or up (3). A move into a wall or the ball does nothing.
+
+    ## Observation space
+    `Box(uint8, (view_size, view_size, 3))`, indexed [x, y, channel]: the cells around the agent, which
+    stands in the middle; channels are MiniGrid's object type (up to 10), color (up to 5) and state (up to
+    2). Cells outside the grid are walls. The agent's own cell shows as empty.
+
+    ## Reward
+    +1 for entering the door of the ball's color, 0 for another door and for every other step. An agent
+    that remembers scores 1; without memory no policy exceeds 1 / num_colors on average.
+
+    ## Episode end
+    Terminates in a door. Truncated after `time_limit_factor * (length + 4)` steps.
+
+    ## Info
+    `cue`: the ball is in sight (there is something to be remembered). `oracle_action`: what an agent that
+    remembers does now. At the end also `is_success` and `episode_class` (a range of lengths).
+
+    ## Arguments
+    See `CorridorRules`, and `render_mode` ("rgb_array" or None).
+
+    ## Version history
+    - v0: first version. Re-created from the description in the Expire-Span paper, whose code for it was
+      never released.
+    """
+
+    ARGUMENTS = tuple(field.name for field in dataclasses.fields(CorridorRules))
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (as gym.Env declares it)
+
+    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
+        """Build the corridor; arguments and ValueError as `CorridorRules`."""
+        self.rules = CorridorRules(**arguments)
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
+        self.render_mode = render_mode
+        self.action_space = spaces.Discrete(len(Move))
+        self.observation_space = observation_space(self.rules.view_size)
+        self.episode_classes = self.rules.episode_classes
+        self.correlation_horizon = self.rules.correlation_horizon
+        self._chunk: Episodes | None = None
+        self._next_episode = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None or self._chunk is None or self._next_episode == len(self._chunk.length_E):
+            self._chunk, self._next_episode = self.rules.draw(self.np_random), 0
+        chunk, episode = self._chunk, self._next_episode
+        self._next_episode += 1
+        self.place(int(chunk.length_E[episode]), int(chunk.cue_E[episode]), chunk.doors_EN[episode].tolist(), 0)
+        self._steps = 0
+        self._limit = int(self.rules.time_limit(np.array(self._length)))
+        return self._observe(), self._info()
+
+    def place(self, length: int, cue: int, doors: list[int], x: int) -> None:
+        """Put the agent at x of a given corridor (for the batched twin's views and pictures)."""
+        self._length, self._cue, self._doors, self._x = length, cue, doors, x
+        self._grid = self._build_grid()
+
+    def view_of(self, length: int, cue: int, doors: list[int], x: int) -> Observation:
+        """What the agent sees at x of a given corridor."""
+        self.place(length, cue, doors, x)
+        return self._observe()
+
+    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        move = Move(int(action))
+        door = self.rules.door_index(self._x, self._length, move)
+        terminated = door is not None
+        success = door is not None and self._doors[door] == self._cue
+        dx, dy = STEPS[move]
+        if self._grid.get(self._x + 1 + dx, ROW + dy) is None:
+            self._x += dx
+        truncated = not terminated and self._steps >= self._limit
+        info = self._info()
+        if terminated or truncated:
+            info["is_success"] = success
+            info["episode_class"] = class_name(class_index(self._length))
+        return self._observe(), float(success), terminated, truncated, info
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """Up to `MAX_DRAWN_CELLS` columns around the agent, which is drawn as a triangle."""
+        if self.render_mode is None:
+            return None
+        width = min(self._grid.width, MAX_DRAWN_CELLS)
+        left = min(max(0, self._x + 1 - width // 2), self._grid.width - width)
+        window = self._grid.slice(left, 0, width, self._grid.height)
+        agent = (self._x + 1 - left, ROW)
+        seen = np.zeros((width, self._grid.height), dtype=bool)
+        radius = self.rules.radius
+        seen[max(0, agent[0] - radius) : agent[0] + radius + 1] = True
+        image: NDArray[np.uint8] = window.render(TILE_PIXELS, agent, Move.RIGHT, highlight_mask=seen)
+        return image
+
+    def _build_grid(self) -> Grid:
+        """Walls all around; cell (1, ROW) is x = 0."""
+        width = self._length + self.rules.num_door_cells + 2
+        grid = Grid(width, 3)
+        grid.wall_rect(0, 0, width, 3)
+        grid.set(1, ROW - 1, Ball(COLORS[self._cue]))
+        for index, color in enumerate(self._doors):
+            grid.set(1 + self._length + index // 2, ROW - 1 + 2 * (index % 2), Door(COLORS[color]))
+        return grid
+
+    def _observe(self) -> Observation:
+        radius = self.rules.radius
+        view = np.empty(self.observation_space.shape or (), dtype=np.uint8)
+        for i in range(self.rules.view_size):
+            for j in range(self.rules.view_size):
+                x, y = self._x + 1 + i - radius, ROW + j - radius
+                inside = 0 <= x < self._grid.width and 0 <= y < self._grid.height
+                cell = self._grid.get(x, y) if inside else Wall()
+                view[i, j] = (OBJECT_TO_IDX["empty"], 0, 0) if cell is None else cell.encode()
+        if self.rules.observable:
+            view[radius, radius] = Ball(COLORS[self._cue]).encode()
+        return view
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "cue": self.rules.observable or self._x <= self.rules.radius,
+            "oracle_action": int(
+                self.rules.oracle_action(self._x, self._length, self._doors.index(self._cue))
+            ),
+        }

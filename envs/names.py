@@ -1,0 +1,66 @@
+"""The environments of this suite: short names, Gymnasium ids and where each is written."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One registered environment."""
+
+    id: str
+    env: str
+    """`module:Class` of the readable reference"""
+    vector_env: str
+    """`module:Class` of its batched twin"""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+ENTRIES: dict[str, Entry] = {
+    short_name: Entry(
+        id=f"MemorySuite/{name}-v0",
+        env="envs.corridor.env:CorridorEnv",
+        vector_env="envs.corridor.vector:CorridorVectorEnv",
+        kwargs={"min_length": 3, "max_length": max_length},
+    )
+    for short_name, name, max_length in [
+        ("corridor-short", "CorridorShort", 20),
+        ("corridor-long", "CorridorLong", 200),
+        ("corridor-endless", "CorridorEndless", 2_000),
+    ]
+}
+"""By the short name that `--env` takes."""
+
+
+def register_all() -> None:
+    """Make every entry known to Gymnasium."""
+    for entry in ENTRIES.values():
+        gym.register(
+            entry.id, entry_point=entry.env, vector_entry_point=entry.vector_env, kwargs=dict(entry.kwargs)
+        )
+
+
+def resolve(name: str) -> str:
+    """The Gymnasium id behind a short name; a registered id (or `module:id`) is returned as it is.
+
+    Raises:
+        ValueError: nobody knows the name; the message lists the short names and the nearest match.
+    """
+    if name in ENTRIES:
+        return ENTRIES[name].id
+    try:
+        gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
+        known = [*ENTRIES, *gym.registry]
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(
+            f"env: nobody knows {name!r}{hint} Short names are {', '.join(ENTRIES)}; "
+            "any registered Gymnasium id works too, also as module:id"
+        ) from error
+    return name

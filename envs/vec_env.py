@@ -1,0 +1,294 @@
+"""Any Gymnasium vector environment as a stable-baselines3 `VecEnv`, with faults named where they happen."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+import envs  # noqa: F401  (registers the environments)
+from envs.names import resolve
+
+FINAL_VALUES = ("is_success", "episode_class")
+"""what `final_info` says of the whole episode; everything else in it is about its last observation"""
+
+
+class EnvironmentFault(RuntimeError):
+    """An environment did what none may do; the message says what, where and when."""
+
+
+class GymnasiumVecEnv(VecEnv):
+    """A batch of environments that resets each finished episode in the same step.
+
+    Infos are SB3's: `terminal_observation`, `TimeLimit.truncated`, `episode` at an end, and whatever the
+    environments say of the present observation; what they say of the last one is in `terminal_info`.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], *, seed: int | None = None) -> None:
+        """Wrap `env`.
+
+        Args:
+            env: must reset in the same step.
+            seed: of the first reset; later resets go on from there.
+
+        Raises:
+            ValueError: `env` resets in another way.
+        """
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise ValueError(
+                f"env has the autoreset mode {mode}; it must be AutoresetMode.SAME_STEP, since the others put a "
+                "step that belongs to no episode into every rollout"
+            )
+        self.env = env
+        self.render_mode = env.render_mode
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self._checks = [*_value_checks(env.single_observation_space)]
+        self._seed = seed
+        self._first_seed = seed
+        self._vector_steps = 0
+        self._returns = np.zeros(env.num_envs)
+        self._lengths = np.zeros(env.num_envs, dtype=np.int64)
+        self._actions: NDArray[Any] = np.zeros(0)
+        self._began = time.time()
+
+    # -- stepping ----------------------------------------------------------------------------------
+
+    def reset(self) -> Any:
+        """Begin an episode everywhere; their infos are in `reset_infos`."""
+        seed, self._seed = self._seed, None
+        try:
+            observation, info = self.env.reset(seed=seed)
+        except Exception as error:
+            raise EnvironmentFault(f"an environment raised {_named(error)} in reset (seed {seed})") from error
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+        self._vector_steps = 0
+        self.reset_infos = self._present_infos(info)
+        self._check(observation)
+        return observation
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Act in every environment."""
+        self._vector_steps += 1
+        try:
+            observation, rewards, terminated, truncated, info = self.env.step(self._actions)
+        except Exception as error:
+            raise EnvironmentFault(f"an environment raised {_named(error)} {self._where()}") from error
+        self._check(observation)
+        if not np.isfinite(rewards).all():
+            index = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise EnvironmentFault(f"the reward is {rewards[index]} {self._where(index)}")
+        self._returns += rewards
+        self._lengths += 1
+        dones = terminated | truncated
+        infos = self._present_infos(info)
+        for index in np.flatnonzero(dones):
+            infos[index] |= self._ending(int(index), info, bool(truncated[index] and not terminated[index]))
+        self._returns[dones] = 0.0
+        self._lengths[dones] = 0
+        return observation, np.asarray(rewards, dtype=np.float32), dones, infos
+
+    def _present_infos(self, info: dict[str, Any]) -> list[dict[str, Any]]:
+        """Per environment what `info` says of its present observation."""
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for name, values in info.items():
+            if name[0] == "_" or name in ("final_obs", "final_info") or isinstance(values, dict):
+                continue
+            given = info.get(f"_{name}")
+            plain = values.tolist() if isinstance(values, np.ndarray) else list(values)
+            if given is None or np.all(given):
+                for one, value in zip(infos, plain, strict=True):
+                    one[name] = value
+            else:
+                for index in np.flatnonzero(given):
+                    infos[index][name] = plain[index]
+        return infos
+
+    def _ending(self, index: int, info: dict[str, Any], time_limit: bool) -> dict[str, Any]:
+        """What SB3 wants to know of an episode that ended."""
+        final = info["final_info"]
+        last = {
+            name: values[index]
+            for name, values in final.items()
+            if name[0] != "_" and not isinstance(values, dict) and final.get(f"_{name}", self._all)[index]
+        }
+        seconds = round(time.time() - self._began, 6)
+        episode = {"r": float(self._returns[index]), "l": int(self._lengths[index]), "t": seconds}
+        return {
+            "terminal_observation": info["final_obs"][index],
+            "terminal_info": last,
+            "TimeLimit.truncated": time_limit,
+            "episode": episode,
+            **{name: last[name] for name in FINAL_VALUES if name in last},
+        }
+
+    @property
+    def _all(self) -> NDArray[np.bool_]:
+        return np.ones(self.num_envs, dtype=bool)
+
+    # -- faults ------------------------------------------------------------------------------------
+
+    def _check(self, observation: Any) -> None:
+        for name, space in self._checks:
+            part = observation if name is None else observation[name]
+            what = "the observation" if name is None else f"the observation {name!r}"
+            if part.shape[1:] != space.shape or part.dtype != space.dtype:
+                raise EnvironmentFault(
+                    f"{what} has the shape {part.shape[1:]} and dtype {part.dtype}, its space says "
+                    f"{space.shape} and {space.dtype} {self._where()}"
+                )
+            flat = part.reshape(self.num_envs, -1)
+            low, high = space.low.reshape(-1), space.high.reshape(-1)
+            bad = (flat < low) | (flat > high) | (flat != flat)  # noqa: PLR0124 (NaN differs from itself)
+            if bad.any():
+                index, element = (int(number[0]) for number in np.nonzero(bad))
+                allowed = f"[{low[element]}, {high[element]}]"
+                raise EnvironmentFault(
+                    f"{what} is {flat[index, element]} at element {element}, outside {allowed}, {self._where(index)}"
+                )
+
+    def _where(self, index: int | None = None) -> str:
+        seeded = "" if self._first_seed is None else f", seed {self._first_seed + (index or 0)}"
+        which = "" if index is None else f"in environment {index} of {self.num_envs}{seeded} "
+        action = f", action {self._actions[index]}" if index is not None and len(self._actions) else ""
+        return f"{which}at step {self._vector_steps} of each environment{action}"
+
+    # -- exact continuation --------------------------------------------------------------------------
+
+    @property
+    def can_save_state(self) -> bool:
+        """Whether the wrapped environments' state can be saved."""
+        return hasattr(self.env, "state_dict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later `load_state_dict` needs to go on exactly."""
+        return {
+            "env": self.env.state_dict(),  # type: ignore[attr-defined]
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "vector_steps": self._vector_steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called."""
+        self.env.load_state_dict(state["env"])  # type: ignore[attr-defined]
+        self._returns[:] = state["returns"]
+        self._lengths[:] = state["lengths"]
+        self._vector_steps = state["vector_steps"]
+
+    # -- the rest of SB3's interface -------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the wrapped environments."""
+        self.env.close()
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the next `reset`."""
+        self._seed = self._first_seed = seed
+        return [None if seed is None else seed + index for index in range(self.num_envs)]
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """One picture for each environment."""
+        images: Any = self.env.render()
+        return [None] * self.num_envs if images is None else list(images)
+
+    def get_attr(self, attr_name: str, indices: None | int | Iterable[int] = None) -> list[Any]:
+        """An attribute of the environments (of the batch, if they are one object)."""
+        count = len(list(self._get_indices(indices)))
+        if attr_name == "render_mode":
+            return [self.render_mode] * count
+        if hasattr(self.env, "envs"):
+            return [self.env.envs[index].get_wrapper_attr(attr_name) for index in self._get_indices(indices)]
+        return [getattr(self.env, attr_name)] * count
+
+    def set_attr(self, attr_name: str, value: Any, indices: None | int | Iterable[int] = None) -> None:
+        """Set an attribute of the environments."""
+        if not hasattr(self.env, "envs"):
+            raise NotImplementedError(f"{attr_name} cannot be set: these environments are one batch")
+        for index in self._get_indices(indices):
+            self.env.envs[index].set_wrapper_attr(attr_name, value)
+
+    def env_method(
+        self, method_name: str, *args: Any, indices: None | int | Iterable[int] = None, **kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the environments."""
+        return [method(*args, **kwargs) for method in self.get_attr(method_name, indices)]
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: None | int | Iterable[int] = None
+    ) -> list[bool]:
+        """Episode statistics are kept here, so nobody need add a Monitor."""
+        from stable_baselines3.common.monitor import Monitor
+
+        return [issubclass(Monitor, wrapper_class)] * len(list(self._get_indices(indices)))
+
+
+def make_vec_env(
+    name: str, num_envs: int, seed: int | None = None, env_kwargs: dict[str, Any] | None = None, **options: Any
+) -> GymnasiumVecEnv:
+    """Environments by short name or Gymnasium id; the batched twin where there is one.
+
+    Args:
+        name: see `envs.names.resolve`.
+        num_envs: how many.
+        seed: of the first reset; environment i gets `seed + i`.
+        env_kwargs: arguments of the environment.
+        options: further arguments of `gymnasium.make_vec`, such as `render_mode`.
+
+    Raises:
+        ValueError: nobody knows the name, or the environment refuses an argument; the message names it.
+    """
+    env_id = resolve(name)
+    spec = gym.spec(env_id)
+    kwargs = env_kwargs or {}
+    _check_arguments(name, spec, kwargs)
+    batched = spec.vector_entry_point is not None
+    mode: dict[str, Any] = {} if batched else {"vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
+    vectorization = "vector_entry_point" if batched else "sync"
+    try:
+        env = gym.make_vec(env_id, num_envs, vectorization_mode=vectorization, **mode, **options, **kwargs)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"env: {name} refuses its arguments: {error}") from error
+    return GymnasiumVecEnv(env, seed=seed)
+
+
+def _check_arguments(name: str, spec: gym.envs.registration.EnvSpec, kwargs: dict[str, Any]) -> None:
+    """Refuse arguments that the environment does not have."""
+    entry: Any = spec.entry_point
+    if isinstance(entry, str):
+        entry = gym.envs.registration.load_env_creator(entry)
+    parameters = dict(inspect.signature(entry).parameters)
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+        allowed: set[str] = set(getattr(entry, "ARGUMENTS", ()))
+        if not allowed:
+            return
+    else:
+        allowed = set(parameters) - {"self", "render_mode"}
+    for key in kwargs:
+        if key not in allowed:
+            raise ValueError(f"env_args.{key}: {name} has no such argument; it has {', '.join(sorted(allowed))}")
+
+
+def _value_checks(space: spaces.Space[Any]) -> Iterable[tuple[str | None, spaces.Box]]:
+    """The boxes whose values every step is checked against, with their names in a Dict."""
+    if isinstance(space, spaces.Box):
+        yield None, space
+    elif isinstance(space, spaces.Dict):
+        yield from ((name, part) for name, part in space.spaces.items() if isinstance(part, spaces.Box))
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,116 @@
+"""From a configuration to environments and agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.utils import LinearSchedule
+
+from agents.a2c import MemoryA2C
+from agents.on_policy import MemoryOnPolicyAlgorithm
+from agents.ppo import MemoryPPO
+from agents.span_noise import SpanNoiseSettings
+from agents.span_penalty import SpanPenaltySettings
+from agents.state_tree import join
+from configs.schema import A2CConfig, PPOConfig, TrainConfig, to_dict
+from envs.vec_env import GymnasiumVecEnv, make_vec_env
+from runners.run_folder import Checkpoint
+
+ALGORITHMS: dict[str, type[MemoryOnPolicyAlgorithm]] = {"ppo": MemoryPPO, "a2c": MemoryA2C}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device an option names.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: 'cuda' was asked for, but torch finds no GPU; use 'cpu' or 'auto'")
+    return torch.device(name)
+
+
+def make_training_env(config: TrainConfig) -> GymnasiumVecEnv:
+    """The environments to learn on; ValueError names what is wrong with `env` or `env_args`."""
+    return make_vec_env(config.env, config.num_envs, config.seed, dict(config.env_args))
+
+
+def make_evaluation_env(config: TrainConfig, num_envs: int, seed: int) -> GymnasiumVecEnv:
+    """The environments to be judged on."""
+    return make_vec_env(config.env, num_envs, seed, dict(config.eval_env_args))
+
+
+def make_agent(config: TrainConfig, env: GymnasiumVecEnv) -> MemoryOnPolicyAlgorithm:
+    """A fresh agent."""
+    memory, policy, penalty = config.memory, config.policy, config.penalty
+    learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
+    arguments: dict[str, Any] = to_dict(learning)
+    if arguments.pop("learning_rate_schedule") == "linear":
+        arguments["learning_rate"] = LinearSchedule(learning.learning_rate, 0.0, 1.0)
+    return ALGORITHMS[config.algo](
+        "ExpireSpanPolicy",
+        env,
+        **arguments,
+        seed=config.seed,
+        device=choose_device(config.device),
+        policy_kwargs={
+            "width": policy.width,
+            "num_layers": policy.num_layers,
+            "num_heads": policy.num_heads,
+            "feedforward_multiplier": policy.feedforward_multiplier,
+            "query_key_gain": policy.query_key_gain,
+            "layer_drop": policy.layer_drop,
+            "normalize_observations": policy.normalize_observations,
+            "remember": memory.kind == "expire-span",
+            "max_span": memory.max_span,
+            "ramp": memory.ramp,
+            "initial_span_fraction": memory.initial_span_fraction,
+            "span_divisor": memory.span_divisor,
+            "position_window": memory.position_window,
+        },
+        normalize_warmup_rollouts=policy.normalize_warmup_rollouts,
+        success_window_episodes=config.stop.window_episodes,
+        success_min_episodes=config.stop.min_episodes,
+        span_penalty=SpanPenaltySettings(
+            kind=penalty.kind,
+            form=penalty.form,
+            weight=penalty.weight,
+            max_weight=penalty.max_weight,
+            growth=penalty.growth,
+            target_success=penalty.target_success,
+        ),
+        span_noise=SpanNoiseSettings(
+            random_shortening=memory.random_shortening,
+            time_dilation_max=memory.time_dilation_max,
+            time_dilation_probability=memory.time_dilation_probability,
+            time_dilation_growth=memory.time_dilation_growth,
+            target_success=penalty.target_success,
+        ),
+    )
+
+
+def restore_agent(
+    checkpoint: Checkpoint, env: GymnasiumVecEnv | None, device: str
+) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any]]:
+    """The agent of a checkpoint, and what the runner itself had put there."""
+    tree: Mapping[str, Any] = join(checkpoint.tensors, checkpoint.data)
+    agent_tree = tree["agent"]
+    classes = {cls.__name__: cls for cls in ALGORITHMS.values()}
+    name = agent_tree["algorithm"]
+    if name not in classes:
+        raise ValueError(f"{checkpoint.path} holds a {name}; known are {', '.join(classes)}")
+    agent = classes[name].from_state_tree(agent_tree, env, choose_device(device))
+    return agent, tree["runner"]
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,252 @@
+"""Play unseen episodes and say how well it went, and what the memory held meanwhile.
+
+Every environment of the batch plays the same number of episodes, and its memory is left out of the
+averages once it has played them: otherwise short episodes, which end first, would count too often.
+
+Shape letters:
+    B  environments
+    L  layers with a memory
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.on_policy import MemoryOnPolicyAlgorithm, cue_numbers
+
+MAX_ENVS = 100
+"""episodes played side by side"""
+FIRST_STRETCH_STEPS = 1_000
+"""the first entry of `over_time` covers so many steps, every next one twice as many"""
+
+
+@dataclass(slots=True)
+class Stretch:
+    """Cost per step in one part of the evaluation."""
+
+    first_step: int
+    last_step: int
+    retained_mean: list[float]
+    """memories held per layer"""
+    bytes_held_mean: float
+    """bytes of one environment's memory, empty slots included"""
+    microseconds_per_step: float
+    """wall-clock of the agent's side, for one step of one environment"""
+
+
+@dataclass(slots=True)
+class EvaluationResult:
+    """What an evaluation found; `asdict` gives the JSON of `evaluate_agent.py`."""
+
+    episodes: int
+    seed: int
+    deterministic: bool
+    success_rate: float | None
+    """None if the environment does not say which episodes succeed"""
+    success_ci95: tuple[float, float] | None
+    """Wilson's interval"""
+    success_by_class: dict[str, float]
+    return_mean: float
+    return_std: float
+    length_mean: float
+    length_max: int
+    retained_mean: list[float]
+    """memories held per layer, over all steps"""
+    retained_max: list[int]
+    possible_mean: float
+    """memories that would be held if nothing were forgotten"""
+    bytes_held_mean: float
+    """bytes of one environment's memory, empty slots included"""
+    cue_precision: float | None
+    """share of the held memories that were cues"""
+    cue_recall: float | None
+    """share of the steps after a cue at which some layer still held one"""
+    steps_per_second: float
+    """of all environments together, environment and agent"""
+    over_time: list[Stretch] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        return asdict(self)
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95% confidence interval of a rate (Wilson 1927); it stays inside [0, 1] and is never empty."""
+    z = 1.959964
+    rate = successes / trials
+    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def num_eval_envs(episodes: int) -> int:
+    """The largest batch up to `MAX_ENVS` that divides the episodes evenly."""
+    return max(size for size in range(1, min(MAX_ENVS, episodes) + 1) if episodes % size == 0)
+
+
+def evaluate(
+    agent: MemoryOnPolicyAlgorithm,
+    env: VecEnv,
+    *,
+    episodes: int,
+    seed: int,
+    deterministic: bool = False,
+    on_step: Callable[[int, int], None] | None = None,
+) -> EvaluationResult:
+    """Play `episodes` episodes.
+
+    Args:
+        agent: whose policy acts; it is not trained, and its own memory is left alone.
+        env: a fresh environment; its size must divide `episodes` (see `num_eval_envs`).
+        episodes: how many.
+        seed: of the environments and of the sampled actions.
+        deterministic: take the most likely action.
+        on_step: told the steps taken and the episodes finished.
+
+    Raises:
+        ValueError: `env` has a size that does not divide `episodes`.
+    """
+    num_envs = env.num_envs
+    if episodes % num_envs:
+        raise ValueError(
+            f"episodes ({episodes}) must be a multiple of the number of environments ({num_envs})"
+        )
+    policy = agent.policy
+    policy.set_training_mode(False)
+    torch.manual_seed(seed)
+    env.seed(seed)
+    observation: Any = env.reset()
+    state = policy.initial_state(num_envs)
+    num_layers = len(state.layers)
+    starts = np.ones(num_envs, dtype=bool)
+    tags = cue_numbers(getattr(env, "reset_infos", [{}] * num_envs))
+    age_B = np.zeros(num_envs, dtype=np.int64)
+    cue_seen_B = np.zeros(num_envs, dtype=bool)
+    left_B = np.full(num_envs, episodes // num_envs)
+    finished: list[dict[str, Any]] = []
+    totals = _Totals(num_layers)
+    stretch = _Totals(num_layers)
+    over_time: list[Stretch] = []
+    stretch_start, stretch_end = 0, FIRST_STRETCH_STEPS
+    step = 0
+    began = time.perf_counter()
+
+    while left_B.any():
+        playing_B = left_B > 0
+        age_B[starts] = 0
+        cue_seen_B[starts] = False
+        thinking = time.perf_counter()
+        features = policy.encoder.preprocess(policy.obs_to_tensor(observation)[0])
+        decision = policy.act(
+            features,
+            state,
+            torch.as_tensor(starts, device=policy.device),
+            tag_B=torch.as_tensor(tags, device=policy.device),
+            deterministic=deterministic,
+        )
+        state = decision.state
+        actions = policy.to_env(decision.actions)
+        seconds = time.perf_counter() - thinking
+        retained_LB = np.array([report.retained_B.cpu().numpy() for report in decision.reports]).reshape(
+            -1, num_envs
+        )
+        tagged_LB = np.array([report.tagged_B.cpu().numpy() for report in decision.reports]).reshape(
+            -1, num_envs
+        )
+        for part in (totals, stretch):
+            part.add(
+                retained_LB, tagged_LB, age_B, cue_seen_B, playing_B, state.bytes_held / num_envs, seconds
+            )
+        cue_seen_B |= tags > 0
+        age_B += 1
+        observation, _, dones, infos = env.step(actions)
+        step += 1
+        for row in np.flatnonzero(dones & playing_B):
+            finished.append(infos[row])
+            left_B[row] -= 1
+        starts = dones
+        tags = cue_numbers(infos)
+        if step == stretch_end:
+            over_time.append(stretch.as_stretch(stretch_start, step, num_envs))
+            stretch, stretch_start, stretch_end = _Totals(num_layers), step, 2 * stretch_end
+        if on_step is not None:
+            on_step(step * num_envs, len(finished))
+    elapsed = time.perf_counter() - began
+    if step > stretch_start:
+        over_time.append(stretch.as_stretch(stretch_start, step, num_envs))
+
+    outcomes = [bool(info["is_success"]) for info in finished if "is_success" in info]
+    by_class: dict[str, list[bool]] = {}
+    for info in finished:
+        if "is_success" in info and "episode_class" in info:
+            by_class.setdefault(str(info["episode_class"]), []).append(bool(info["is_success"]))
+    returns = np.array([info["episode"]["r"] for info in finished], dtype=np.float64)
+    lengths = np.array([info["episode"]["l"] for info in finished])
+    return EvaluationResult(
+        episodes=len(finished),
+        seed=seed,
+        deterministic=deterministic,
+        success_rate=float(np.mean(outcomes)) if outcomes else None,
+        success_ci95=wilson_interval(sum(outcomes), len(outcomes)) if outcomes else None,
+        success_by_class={name: float(np.mean(group)) for name, group in sorted(by_class.items())},
+        return_mean=float(returns.mean()),
+        return_std=float(returns.std()),
+        length_mean=float(lengths.mean()),
+        length_max=int(lengths.max()),
+        retained_mean=totals.retained_mean(),
+        retained_max=totals.retained_max_L.tolist(),
+        possible_mean=totals.possible / totals.rows,
+        bytes_held_mean=totals.bytes / totals.steps,
+        cue_precision=totals.tagged / totals.retained_L.sum() if totals.retained_L.sum() else None,
+        cue_recall=totals.recalled / totals.asked if totals.asked else None,
+        steps_per_second=step * num_envs / elapsed,
+        over_time=over_time,
+    )
+
+
+class _Totals:
+    """Sums over steps and over the environments still playing."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.retained_L = np.zeros(num_layers)
+        self.retained_max_L = np.zeros(num_layers, dtype=np.int64)
+        self.possible = self.bytes = self.seconds = 0.0
+        self.tagged = self.asked = self.recalled = self.rows = self.steps = 0
+
+    def add(
+        self,
+        retained_LB: np.ndarray,
+        tagged_LB: np.ndarray,
+        age_B: np.ndarray,
+        cue_seen_B: np.ndarray,
+        playing_B: np.ndarray,
+        bytes_held: float,
+        seconds: float,
+    ) -> None:
+        retained_LB = retained_LB[:, playing_B]
+        self.retained_L += retained_LB.sum(1)
+        self.retained_max_L = np.maximum(self.retained_max_L, retained_LB.max(1, initial=0))
+        self.possible += float(age_B[playing_B].sum())
+        asked_B = cue_seen_B & playing_B
+        self.tagged += int(tagged_LB[:, playing_B].sum())
+        self.asked += int(asked_B.sum())
+        self.recalled += int((tagged_LB.sum(0)[asked_B] > 0).sum())
+        self.rows += int(playing_B.sum())
+        self.bytes += bytes_held
+        self.seconds += seconds
+        self.steps += 1
+
+    def retained_mean(self) -> list[float]:
+        return (self.retained_L / self.rows).tolist()
+
+    def as_stretch(self, first_step: int, last_step: int, num_envs: int) -> Stretch:
+        microseconds = 1e6 * self.seconds / (self.steps * num_envs)
+        return Stretch(first_step, last_step, self.retained_mean(), self.bytes / self.steps, microseconds)

@@ -1,0 +1,176 @@
+"""What the user sees of a run: facts before it, a live panel (or log lines) during it, a table after it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.text import Text
+
+REFRESH_SECONDS = 0.25
+"""The live panel is drawn at most this often."""
+
+LINE_SECONDS = 10.0
+"""Without a terminal, one log line is printed this often."""
+
+_BAR_CELLS = 40
+_RATE_UPDATES = 50
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProgressSnapshot:
+    """Where a run stands after an update."""
+
+    steps: int
+    """environment steps so far"""
+    success: float | None = None
+    """success rate of recent episodes; None: none has ended yet"""
+    worst_success: float | None = None
+    """the same in the worst class of episodes; None: some class has too few"""
+    retained: tuple[float, ...] = ()
+    """mean number of memories retained, per layer"""
+    possible: float = 0.0
+    """mean number of memories that a policy which never forgets would retain"""
+    penalty_weight: float | None = None
+    """alpha of the span penalty; None: no penalty"""
+
+
+class ProgressDisplay:
+    """A live panel on a terminal, plain lines elsewhere; use it as a context manager."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        start_steps: int = 0,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Show nothing yet.
+
+        Args:
+            total_steps: steps at which training ends.
+            start_steps: steps already done when a resumed run begins.
+            console: where to print; None: standard output.
+            clock: seconds, for tests.
+        """
+        self.console = _PatientConsole(highlight=False) if console is None else console
+        self._total_steps = total_steps
+        self._clock = clock
+        self._points = deque([(clock(), start_steps)], maxlen=_RATE_UPDATES)
+        self._last_shown_seconds = float("-inf")
+        self._live: Live | None = None
+        self._text = "starting"
+
+    def announce(self, facts: Mapping[str, object]) -> None:
+        """Print what the run is about to do, one fact a line."""
+        self._print_rows(facts)
+
+    def summary_table(self, rows: Mapping[str, object]) -> None:
+        """Print what the run found, one row a line."""
+        self._print_rows(rows)
+
+    def note(self, message: str) -> None:
+        """Print a sentence, above the panel if there is one; may be called from any thread."""
+        self.console.print(self._printable(message), soft_wrap=True)
+
+    def update(self, snapshot: ProgressSnapshot) -> None:
+        """Show where the run stands, if it is time to."""
+        now = self._clock()
+        self._points.append((now, snapshot.steps))
+        self._text = "\n".join(self._lines(snapshot))
+        interval = LINE_SECONDS if self._live is None else REFRESH_SECONDS
+        if now - self._last_shown_seconds < interval:
+            return
+        self._last_shown_seconds = now
+        if self._live is None:
+            self.note(" | ".join(self._lines(snapshot)))
+        else:
+            self._live.update(self._panel(), refresh=True)
+
+    def __enter__(self) -> ProgressDisplay:
+        if self.console.is_interactive and not self.console.is_dumb_terminal:
+            self._live = Live(self._panel(), console=self.console, auto_refresh=False)
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.update(self._panel())
+            self._live.stop()
+            self._live = None
+        elif self._text != "starting":
+            self.note(self._text.replace("\n", " | "))
+
+    def _lines(self, snapshot: ProgressSnapshot) -> list[str]:
+        lines = [f"{snapshot.steps:,} of {self._total_steps:,} steps", self._speed(snapshot.steps)]
+        if snapshot.success is None:
+            lines.append("no episode has ended yet")
+        else:
+            worst = snapshot.worst_success
+            worst_text = (
+                "too few episodes in some class" if worst is None else f"{worst:.1%} in the worst class"
+            )
+            lines.append(f"success {snapshot.success:.1%}, {worst_text}")
+        lines.extend(
+            f"layer {number}: {retained:.1f} of {snapshot.possible:.1f} memories retained"
+            for number, retained in enumerate(snapshot.retained, start=1)
+        )
+        if snapshot.penalty_weight is not None:
+            lines.append(f"penalty weight {snapshot.penalty_weight:.2g}")
+        return lines
+
+    def _speed(self, steps: int) -> str:
+        (first_seconds, first_steps), (last_seconds, last_steps) = self._points[0], self._points[-1]
+        if last_seconds <= first_seconds or last_steps <= first_steps:
+            return "speed not known yet"
+        steps_per_second = (last_steps - first_steps) / (last_seconds - first_seconds)
+        left_seconds = max(0, self._total_steps - steps) / steps_per_second
+        return f"{steps_per_second:,.0f} steps/s, {_duration(left_seconds)} left"
+
+    def _panel(self) -> Panel:
+        share = min(1.0, self._points[-1][1] / self._total_steps)
+        filled = int(share * _BAR_CELLS)
+        bar = f"[{'#' * filled}{'-' * (_BAR_CELLS - filled)}] {share:.1%}"
+        return Panel(Text(f"{bar}\n{self._text}"), title="training", title_align="left", expand=False)
+
+    def _print_rows(self, rows: Mapping[str, object]) -> None:
+        width = max(map(len, rows), default=0)
+        for name, value in rows.items():
+            self.note(f"{name:<{width}}  {value}")
+
+    def _printable(self, text: str) -> Text:
+        """The text, with what the terminal cannot encode (in a path, say) written as an escape."""
+        encoding = self.console.encoding
+        return Text(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+class _PatientConsole(Console):
+    """A console whose reader may go away (`| head`): training must not end because of it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _duration(seconds: float) -> str:
+    minutes, whole_seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole_seconds:02d} s" if minutes else f"{whole_seconds} s"

@@ -1,0 +1,124 @@
+"""What happens between updates: checkpoints, progress, and the decision to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.on_policy import MemoryOnPolicyAlgorithm
+from agents.state_tree import split
+from configs.schema import TrainConfig
+from runners.interrupts import GracefulStop
+from runners.progress import ProgressDisplay, ProgressSnapshot
+from runners.run_folder import RunFolder
+from runners.tracking import RunLogger
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Why training ended."""
+
+    solved: bool = False
+    interrupted: bool = False
+
+
+class TrainingCallback(BaseCallback):
+    """Runs after every update, when the state of the run belongs to whole updates."""
+
+    model: MemoryOnPolicyAlgorithm
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        logger: RunLogger,
+        display: ProgressDisplay,
+        stop: GracefulStop,
+        runner_state: dict[str, Any] | None = None,
+    ) -> None:
+        """Begin, or go on with the `runner_state` of a checkpoint."""
+        super().__init__()
+        self.outcome = Outcome()
+        self._config = config
+        self._folder = folder
+        self._run_logger = logger
+        self._display = display
+        self._stop = stop
+        self._best_score: list[float] = [] if runner_state is None else list(runner_state["best_score"])
+        self._saved_step = -1 if runner_state is None else int(runner_state["step"])
+
+    def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps == self._saved_step or self.model.rollouts_done == 0:
+            return
+        self._show()
+        self.outcome.solved = self._is_solved()
+        self.outcome.interrupted = self._stop.stop_requested
+        self.model.stop_training = self.outcome.solved or self.outcome.interrupted
+        due = self.model.rollouts_done % self._config.checkpoint_every == 0
+        if due or self.model.stop_training or self._stop.take_save_request():
+            self.save()
+
+    def _on_training_end(self) -> None:
+        if self.model.rollouts_done and self.model.num_timesteps != self._saved_step:
+            self._show()
+            self.outcome.solved = self._is_solved()
+            self.save()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint of everything."""
+        score = self._score()
+        is_best = score > self._best_score
+        if is_best:
+            self._best_score = score
+        step = self.model.num_timesteps
+        tensors, data = split(
+            {
+                "agent": self.model.state_tree(with_training_state=True),
+                "runner": {
+                    "step": step,
+                    "best_score": self._best_score,
+                    "metrics_offset": self._run_logger.metrics.offset,
+                    "threads": self._config.threads,
+                },
+            }
+        )
+        self._folder.save_checkpoint(step, tensors, data, is_best=is_best)
+        self._saved_step = step
+
+    def _retained(self) -> list[float]:
+        return self.model.memory_statistics.retained_means()
+
+    def _score(self) -> list[float]:
+        """The larger the better: success up to what counts as solved, then as few memories as possible."""
+        enough = self._config.stop.success or 1.0
+        worst = self.model.success_window.worst()
+        if worst is not None:
+            return [1.0, min(worst, enough), -float(np.sum(self._retained()))]
+        episodes = self.model.ep_info_buffer or []
+        return [0.0, float(np.mean([episode["r"] for episode in episodes])) if episodes else -np.inf, 0.0]
+
+    def _is_solved(self) -> bool:
+        stop = self._config.stop
+        worst = self.model.success_window.worst()
+        if stop.success is None or worst is None or worst < stop.success:
+            return False
+        return stop.retained is None or max(self._retained(), default=0.0) <= stop.retained
+
+    def _show(self) -> None:
+        successes = list(self.model.ep_success_buffer or [])
+        self._display.update(
+            ProgressSnapshot(
+                steps=self.model.num_timesteps,
+                success=float(np.mean(successes)) if successes else None,
+                worst_success=self.model.success_window.worst(),
+                retained=tuple(self._retained()),
+                possible=self.model.memory_statistics.possible_mean(),
+                penalty_weight=self.model.span_penalty.weight,
+            )
+        )

@@ -1,0 +1,386 @@
+"""Configurations: what is valid survives every road, what is not is refused in one clear message."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from configs import command_line, schema
+from configs.schema import PRESETS, TrainConfig, from_dict, load, save_yaml, to_dict
+
+OPTIONS = command_line.options_of(TrainConfig)
+
+
+def number(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(low, high, allow_nan=False)
+
+
+seeds = st.integers(0, 2**32 - 1)
+rates = number(1e-8, 1.0)
+unit = number(0.0, 1.0)
+schedules = st.sampled_from(["constant", "linear"])
+arguments = st.dictionaries(
+    st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True),
+    st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    max_size=3,
+)
+memories = st.builds(
+    schema.MemoryConfig,
+    kind=st.sampled_from(["expire-span", "none"]),
+    max_span=st.integers(100, 10**6),
+    ramp=st.integers(1, 100),
+    initial_span_fraction=number(0.001, 0.999),
+    span_divisor=number(0.1, 100.0),
+    random_shortening=st.booleans(),
+    time_dilation_max=number(1.0, 1e4),
+    time_dilation_probability=unit,
+    position_window=st.integers(0, 64),
+)
+policies = st.builds(
+    schema.PolicyConfig,
+    width=st.sampled_from([16, 64]),
+    num_layers=st.integers(1, 12),
+    num_heads=st.sampled_from([1, 2, 4, 8]),
+    layer_drop=number(0.0, 0.9),
+    normalize_observations=st.booleans(),
+    normalize_warmup_rollouts=st.integers(0, 100),
+)
+ppo_configs = st.builds(
+    schema.PPOConfig,
+    learning_rate=rates,
+    learning_rate_schedule=schedules,
+    n_steps=st.sampled_from([16, 32]),
+    batch_size=st.sampled_from([32, 64]),
+    clip_range_vf=st.none() | rates,
+    target_kl=st.none() | rates,
+)
+a2c_configs = st.builds(
+    schema.A2CConfig, learning_rate=rates, learning_rate_schedule=schedules, use_rms_prop=st.booleans()
+)
+configs = st.builds(
+    TrainConfig,
+    env=st.text(min_size=1),
+    env_args=arguments,
+    eval_env_args=arguments,
+    algo=st.sampled_from(["ppo", "a2c"]),
+    total_steps=st.integers(10**4, 10**9),
+    num_envs=st.sampled_from([4, 64]),
+    seed=seeds,
+    run=st.none() | st.sampled_from([Path("a b"), Path("none")]),
+    device=st.sampled_from(["cpu", "cuda", "auto"]),
+    track=st.sampled_from(["offline", "online", "disabled"]),
+    csv=st.booleans(),
+    memory=memories,
+    policy=policies,
+    ppo=ppo_configs,
+    a2c=a2c_configs,
+    penalty=st.builds(schema.PenaltyConfig, weight=number(0.0, 1e-3), growth=number(1.0, 2.0)),
+    stop=st.builds(schema.StopConfig, retained=st.none() | number(0.0, 100.0)),
+    evaluation=st.builds(schema.EvaluationConfig, episodes=st.integers(1, 10**5), seed=seeds),
+)
+
+
+@given(config=configs)
+def test_plain_types_and_json_keep_a_configuration(config: TrainConfig) -> None:
+    assert from_dict(to_dict(config)) == config
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@given(config=configs)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_yaml_keeps_an_experiment(config: TrainConfig, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    save_yaml(config, path)
+    assert load(["--config", str(path)]) == dataclasses.replace(config, run=None, resume=None)
+
+
+@given(config=configs)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_command_line_can_say_all_that_yaml_can(config: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, env_args={}, eval_env_args={}, run=None)
+    words = []
+    for setting in command_line.settings_from_mapping(to_dict(config), OPTIONS):
+        words.append(f"--{setting.option.replace('_', '-')}={setting.value}")
+    assert load(words, presets=tmp_path) == config
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_loads_and_names_its_environment(path: Path) -> None:
+    assert load(["--env", path.stem]) == load(["--config", str(path)])
+    assert load(["--config", str(path)]).env == path.stem
+    assert path.read_text().startswith("# ")
+
+
+def test_the_default_is_the_corridor_long_preset() -> None:
+    assert load([]) == load(["--env", "corridor-long"])
+
+
+def test_an_environment_without_a_preset_gets_the_defaults() -> None:
+    assert load(["--env", "CartPole-v1"]) == TrainConfig(env="CartPole-v1")
+    assert load(["--env", "../configs/corridor-short"]).memory == schema.MemoryConfig()
+
+
+def test_the_command_line_wins_over_yaml_and_the_last_word_wins(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: 1\nmemory: {ramp: 2, max-span: 99}\nenv: CartPole-v1\npolicy:\n")
+    config = load(["--config", str(path), "--seed=7", "--seed", "8"])
+    assert (config.seed, config.memory.ramp, config.memory.max_span, config.env) == (8, 2, 99, "CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "value"),
+    [
+        (["--memory.max-span", "99"], "memory.max_span", 99),
+        (["--memory.max_span=99"], "memory.max_span", 99),
+        (["--total_steps", "1_000_000"], "total_steps", 1_000_000),
+        (["--csv"], "csv", True),
+        (["--csv", "--seed", "1"], "csv", True),
+        (["--csv", "False"], "csv", False),
+        (["--stop.success", "None"], "stop.success", None),
+        (["--ppo.learning-rate", "1e-5"], "ppo.learning_rate", 1e-5),
+        (["--run", "runs/a b"], "run", "runs/a b"),
+    ],
+)
+def test_spellings(words: list[str], option: str, value: object) -> None:
+    values: Any = to_dict(load(words))
+    for part in option.split("."):
+        values = values[part]
+    assert values == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("10000", 10000),
+        ("-3", -3),
+        ("1e-5", 1e-5),
+        ("2.5", 2.5),
+        ("true", True),
+        ("log-uniform", "log-uniform"),
+        ("'5'", "5"),
+        ("a=b", "a=b"),
+        ("2020-01-01", "2020-01-01"),
+        ("[", "["),
+    ],
+)
+@pytest.mark.parametrize("form", ["--env-arg key={}", "--env_args key={}", "--env-args.key={}"])
+def test_environment_arguments_are_typed(form: str, text: str, value: object) -> None:
+    result = load([*form.format(text).split(" ", 1), "--eval-env-arg=other=1"]).env_args["key"]
+    assert (result, type(result)) == (value, type(value))
+
+
+def test_environment_arguments_add_up() -> None:
+    config = load(["--env-arg", "length=5", "--env-arg", "view=3", "--env-arg", "length=7"])
+    assert config.env_args == {"length_distribution": "log-uniform", "length": 7, "view": 3}
+    assert config.eval_env_args == {}
+
+
+def test_resume_reads_the_configuration_of_the_run(tmp_path: Path) -> None:
+    save_yaml(TrainConfig(env="corridor-endless", seed=5), tmp_path / "config.yaml")
+    config = load(["--resume", str(tmp_path), "--total-steps", "123456"])
+    assert (config.env, config.seed, config.total_steps) == ("corridor-endless", 5, 123456)
+    assert config.memory == schema.MemoryConfig()
+    assert config.resume == tmp_path
+
+
+BAD_COMMAND_LINES = {
+    "--memory.rampp 4": "memory.rampp is not an option; did you mean memory.ramp?",
+    "--ramp 4": "did you mean memory.ramp?",
+    "--learning-rate 1": "did you mean ppo.learning_rate or a2c.learning_rate?",
+    "--tarck offline": "did you mean track?",
+    "--memory none": "memory is a group of options",
+    "--zzzzzz 1": "zzzzzz is not an option",
+    "--seed": "seed needs a value: an integer",
+    "--seed --csv": "seed needs a value: an integer",
+    "--seed one": "seed must be an integer, got 'one'",
+    "--seed 1.0": "seed must be an integer, got '1.0'",
+    "--seed -1": "seed must lie in [0, 4294967295], got -1",
+    "--csv maybe": "csv must be true or false, got 'maybe'",
+    "--algo dqn": "algo must be one of ppo, a2c, got 'dqn'",
+    "--track yes": "track must be one of offline, online, disabled",
+    "--device gpu": "device must be one of cpu, cuda, auto",
+    "--memory.kind lstm": "memory.kind must be one of expire-span, none",
+    "--memory.ramp 0": "memory.ramp must be at least 1, got 0",
+    "--memory.ramp 2000": "memory.ramp (2000) must not exceed memory.max_span (1024)",
+    "--memory.initial-span-fraction 1": "memory.initial_span_fraction must lie in (0, 1), got 1.0",
+    "--memory.time-dilation-max 0.5": "memory.time_dilation_max must be at least 1",
+    "--memory.span-divisor 0": "memory.span_divisor must be greater than 0",
+    "--policy.num-heads 3": "policy.num_heads (3) must divide policy.width (64)",
+    "--policy.layer-drop 1": "policy.layer_drop must lie in [0, 1)",
+    "--ppo.learning-rate nan": "ppo.learning_rate must be a finite number, got 'nan'",
+    "--ppo.learning-rate inf": "ppo.learning_rate must be a finite number, got 'inf'",
+    "--ppo.gamma 1.5": "ppo.gamma must lie in [0, 1], got 1.5",
+    "--ppo.batch-size 100": "ppo.batch_size (100) must be a multiple of ppo.n_steps (64)",
+    "--ppo.batch-size 192": "ppo.batch_size (192) must divide ppo.n_steps * num_envs",
+    "--ppo.target-kl 0": "ppo.target_kl must be greater than 0",
+    "--a2c.rms-prop-eps 0": "a2c.rms_prop_eps must be greater than 0",
+    "--num-envs 0": "num_envs must be at least 1",
+    "--threads 0": "threads must be at least 1",
+    "--total-steps 100": "total_steps (100) must be at least one rollout",
+    "--penalty.weight 1": "penalty.weight (1.0) must not exceed penalty.max_weight (0.001)",
+    "--penalty.target-success 1": "penalty.target_success must lie in [0, 1)",
+    "--stop.success 1.1": "stop.success must lie in (0, 1]",
+    "--stop.min-episodes 200": "stop.min_episodes (200) must not exceed stop.window_episodes (100)",
+    "--stop.success none --stop.retained 5": "stop.retained needs stop.success",
+    "--evaluation.episodes 0": "evaluation.episodes must be at least 1",
+    "--env=": "env must name an environment",
+    "--env-arg length": "env_args must be given as KEY=VALUE",
+    "--env-arg a-b.c=1": "env_args.a_b.c must be named like a Python argument",
+    "--run a --resume b": "resume: b is not a run folder, it has no config.yaml",
+    "--config missing.yaml": "missing.yaml cannot be read: No such file or directory",
+    "corridor-long": "unexpected 'corridor-long'",
+    "-s 1": "unexpected '-s'",
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_COMMAND_LINES.items())
+def test_a_wrong_command_line_is_refused(
+    line: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as leaving:
+        load(line.split(" "))
+    captured = capsys.readouterr()
+    assert leaving.value.code == 2
+    assert message in captured.err
+    assert captured.err.count("error:") == 1
+    assert captured.out == ""
+
+
+BAD_YAML = {
+    "memory: {max_spann: 3}": "memory.max_spann in bad.yaml is not an option; did you mean memory.max_span?",
+    "memory.max_spann: 3": "memory.max_spann in bad.yaml is not an option",
+    "learning_rat: 0.001": "did you mean ppo.learning_rate or a2c.learning_rate?",
+    "memory: 5": "memory in bad.yaml is a group of options",
+    "seed: {a: 1}": "seed must be an integer, got {'a': 1} (in bad.yaml)",
+    "seed: [1, 2]": "seed must be an integer, got [1, 2] (in bad.yaml)",
+    "seed: null": "seed must be an integer, got None (in bad.yaml)",
+    "seed: true": "seed must be an integer, got True (in bad.yaml)",
+    "seed: 1.5": "seed must be an integer, got 1.5 (in bad.yaml)",
+    "csv: 1": "csv must be true or false, got 1 (in bad.yaml)",
+    "algo: no": "algo must be one of ppo, a2c, got False (in bad.yaml)",
+    "num_envs: many": "num_envs must be an integer, got 'many' (in bad.yaml)",
+    "ppo: {gamma: .nan}": "ppo.gamma must be a finite number, got nan (in bad.yaml)",
+    "env_args: {length: [1]}": "must be one number, word, true or false, got [1] (in bad.yaml)",
+    "env_args: {length: .inf}": "env_args.length must be one number, word, true or false, got inf",
+    "memory: {ramp: 4000}": "(memory.ramp is set in bad.yaml)",
+    "seed: 1\nseed: 2": "the key 'seed' is given twice",
+    "- seed": "bad.yaml must hold `option: value` lines, got list",
+    "seed": "bad.yaml must hold `option: value` lines, got str",
+    "seed: [": "bad.yaml is not valid YAML",
+    "seed: !!python/object/apply:os.system ['true']": "bad.yaml is not valid YAML",
+    "memory: &a {memory: *a}": "memory.memory in bad.yaml is not an option",
+    "1: 2": "1 in bad.yaml is not an option",
+    "? [seed]\n: 1": "bad.yaml",
+    "seed: \x00": "bad.yaml",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_YAML.items())
+def test_a_wrong_file_is_refused_by_name(
+    text: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(text)
+    with pytest.raises(SystemExit) as leaving:
+        load(["--config", "bad.yaml"])
+    assert leaving.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("error:") == 1
+
+
+def test_binary_files_and_folders_are_no_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path, message in ((tmp_path / "binary", "not UTF-8"), (tmp_path, "Is a directory")):
+        with pytest.raises(SystemExit):
+            load(["--config", str(path)])
+        assert message in capsys.readouterr().err
+
+
+@given(
+    words=st.lists(st.sampled_from([f"--{option}" for option in OPTIONS]) | st.text(max_size=6), max_size=6)
+)
+def test_any_words_make_a_configuration_or_a_message(words: list[str]) -> None:
+    if command_line.asks_for_help(words):
+        return
+    code: object = 0
+    config = None
+    try:
+        config = load(words)
+    except SystemExit as leaving:
+        code = leaving.code
+    assert code == 2 or (config is not None and from_dict(to_dict(config)) == config)
+
+
+def test_help_explains_every_option_with_the_defaults_of_the_preset(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    (tmp_path / "CartPole-v1.yaml").write_text("total_steps: 4_321_987")
+    with pytest.raises(SystemExit) as leaving:
+        load(["--env", "CartPole-v1", "--help"], presets=tmp_path)
+    text = capsys.readouterr().out
+    assert leaving.value.code == 0
+    for option in (*OPTIONS, "config"):
+        assert f"--{option.replace('_', '-').removesuffix('s')}" in text
+    assert "4321987" in text
+
+
+def test_help_works_when_the_rest_of_the_line_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        load(["--help", "--nonsense"])
+    assert leaving.value.code == 0
+    assert "--memory.max-span" in capsys.readouterr().out
+
+
+def test_every_field_has_a_docstring() -> None:
+    module = ast.parse(Path(schema.__file__).read_text())
+    nested = {name for name in dir(schema) if dataclasses.is_dataclass(getattr(schema, name))}
+    for node in module.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.annotation) not in nested:
+                    assert isinstance(following, ast.Expr), f"{node.name}.{ast.unparse(statement.target)}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OtherProgram:
+    """Options of another program."""
+
+    episodes: int = 3
+    """how many"""
+
+
+def test_other_programs_use_the_same_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.parse(OtherProgram, ["--episodes", "5"]) == OtherProgram(episodes=5)
+    with pytest.raises(SystemExit):
+        command_line.parse(OtherProgram, ["--episode", "5"])
+    assert "did you mean episodes?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command_line.parse(OtherProgram, ["-h"])
+    assert "how many" in capsys.readouterr().out
+
+
+def test_direct_use_refuses_nan_and_names_the_option() -> None:
+    with pytest.raises(ValueError, match=r"ppo\.learning_rate must be greater than 0, and finite, got nan"):
+        schema.PPOConfig(learning_rate=float("nan"))
+    with pytest.raises(ValueError, match=r"memory\.span_divisor must be greater than 0, and finite, got inf"):
+        schema.MemoryConfig(span_divisor=float("inf"))
