@@ -25,7 +25,7 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[ExpireSpanPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 7e-4,
         n_steps: int = 5,
         gamma: float = 0.99,
@@ -85,7 +85,7 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
         (batch,) = self.rollout.minibatches(self.n_envs)
         penalty = self.span_penalty
         evaluation = self.policy.evaluate_block(
-            batch.features, batch.actions, batch.state, batch.is_first_BT, batch.noise, penalty_form=penalty.form
+            batch.features, batch.actions, batch.state, batch.is_first_BT, batch.noise, penalty=penalty.kind
         )
         advantages = batch.advantages_BT
         if self.normalize_advantage:
@@ -94,7 +94,7 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
         value_loss = F.mse_loss(batch.returns_BT, evaluation.values_BT)
         entropy_loss = -evaluation.entropy_BT.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        if penalty.form is not None:
+        if penalty.kind is not None:
             loss = loss + penalty.weight * evaluation.penalty
         self.optimize(loss)
         self._n_updates += 1

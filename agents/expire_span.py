@@ -25,7 +25,17 @@ SMALLEST_MASK = 1e-6
 """A mask at or below this counts as 0. Attention is renormalized (equation 4), so a single memory with
 a mask of one rounding error would be attended in full: whether it is there must not hang on rounding."""
 
-PenaltyForm = Literal["all", "ramp"]
+PenaltyForm = Literal["capped", "all", "ramp"]
+
+
+class PenaltyKind(NamedTuple):
+    """Which span penalty to compute."""
+
+    form: PenaltyForm
+    """"all": equation 6 on every memory written; "capped": the same with a cap on each memory's cost;
+    "ramp": the released code's, on fading memories only"""
+    cap_steps: float = 64.0
+    """the cap, used by "capped" alone"""
 
 
 class SpanNoise(NamedTuple):
@@ -86,6 +96,15 @@ class ExpireSpan(nn.Module):
     def mask(self, remaining: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """m_ti of equation 3 from r_ti of equation 2: 1 while alive, 0 once expired, linear between."""
         return F.threshold((remaining / self.ramp + 1.0).clamp(max=1.0), SMALLEST_MASK, 0.0)
+
+
+def span_cost(span: Float[Tensor, "*shape"], cap_steps: float | None) -> Float[Tensor, "*shape"]:
+    """What a memory costs: e_i itself (equation 6), or c (1 - exp(-e_i / c)), which never exceeds the cap c.
+
+    With a cap, a memory that is kept very long costs hardly more for being kept longer, so the
+    penalty shortens the many that are of no use and leaves the few that the task needs alone.
+    """
+    return span if cap_steps is None else cap_steps * -torch.expm1(-span / cap_steps)
 
 
 def ramp_penalty(

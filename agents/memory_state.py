@@ -100,7 +100,7 @@ class LayerMemory:
     def grown(self, extra: int) -> LayerMemory:
         """The same memories with `extra` empty slots behind them."""
 
-        def pad(tensor: Tensor, dim: int, value: float = 0.0) -> Tensor:
+        def pad(tensor: Tensor, dim: int, value: int = 0) -> Tensor:
             shape = list(tensor.shape)
             shape[dim] = extra
             return torch.cat([tensor, tensor.new_full(shape, value)], dim)

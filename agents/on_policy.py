@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[ExpireSpanPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         *,
         span_penalty: SpanPenaltySettings | None = None,
         span_noise: SpanNoiseSettings | None = None,
@@ -328,7 +329,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic)
 
     def save(  # type: ignore[override]
-        self, path: str | Path | BinaryIO, *, extra: dict[str, Any] | None = None, with_training_state: bool = False
+        self, path: str | Path | BufferedIOBase, *, extra: dict[str, Any] | None = None, with_training_state: bool = False
     ) -> None:
         """Write the model to one archive, atomically.
 
@@ -344,7 +345,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
     @classmethod
     def load(  # type: ignore[override]
         cls: type[Self],
-        path: str | Path | BinaryIO,
+        path: str | Path | BufferedIOBase,
         env: GymEnv | None = None,
         device: torch.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
@@ -474,7 +475,7 @@ _COUNTERS = (
 )
 
 
-def _with_suffix(path: str | Path | BinaryIO) -> Path | BinaryIO:
+def _with_suffix(path: str | Path | BufferedIOBase) -> Path | BufferedIOBase:
     """A path that ends in .zip unless it has a suffix, as SB3 does; streams as they are."""
     if not isinstance(path, str | Path):
         return path

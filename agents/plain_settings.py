@@ -74,8 +74,9 @@ def encode_space(space: spaces.Space[Any]) -> dict[str, Any]:
     if isinstance(space, spaces.Box):
         return {
             KIND: "box",
-            "low": space.low.tolist(),
-            "high": space.high.tolist(),
+            # As text, since JSON has no infinity.
+            "low": [str(bound) for bound in space.low.reshape(-1).tolist()],
+            "high": [str(bound) for bound in space.high.reshape(-1).tolist()],
             "shape": list(space.shape),
             "dtype": str(space.dtype),
         }
@@ -95,14 +96,15 @@ def decode_space(plain: Mapping[str, Any]) -> spaces.Space[Any]:
     kind = plain[KIND]
     if kind == "box":
         dtype = np.dtype(plain["dtype"])
-        low, high = np.array(plain["low"], dtype), np.array(plain["high"], dtype)
+        low, high = (np.array(plain[side], dtype=str).astype(dtype) for side in ("low", "high"))
         return spaces.Box(low.reshape(plain["shape"]), high.reshape(plain["shape"]), dtype=dtype.type)
     if kind == "discrete":
         return spaces.Discrete(plain["n"], start=plain["start"])
     if kind == "multi_discrete":
         return spaces.MultiDiscrete(plain["nvec"], start=plain["start"])
     if kind == "multi_binary":
-        return spaces.MultiBinary(plain["shape"])
+        shape = plain["shape"]
+        return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
     if kind == "dict":
         return spaces.Dict({key: decode_space(part) for key, part in plain["spaces"].items()})
     raise ValueError(f"the file names an unknown kind of space: {kind!r}")

@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from agents.encoders import Features, ObservationEncoder
-from agents.expire_span import PenaltyForm, SpanNoise
+from agents.expire_span import PenaltyKind, SpanNoise
 from agents.memory_state import MemoryState
 from agents.transformer import BlockReport, MemoryTransformer, StepReport, TransformerSettings
 
@@ -171,11 +171,11 @@ class ExpireSpanPolicy(BasePolicy):
         is_first_BT: Bool[Tensor, "B T"],
         noise: SpanNoise | None = None,
         *,
-        penalty_form: PenaltyForm | None = None,
+        penalty: PenaltyKind | None = None,
     ) -> Evaluation:
         """Values, log-probabilities and entropy of a rollout's actions, with gradients."""
         output = self.transformer.block(
-            self.encoder(features), state, is_first_BT, noise, penalty_form=penalty_form, need_state=False
+            self.encoder(features), state, is_first_BT, noise, penalty=penalty, need_state=False
         )
         batch, num_steps = is_first_BT.shape
         distribution = self._distribution(output.y_BTD.flatten(0, 1))
@@ -184,8 +184,8 @@ class ExpireSpanPolicy(BasePolicy):
         assert entropy is not None  # only squashed distributions have none
         values_BT = self.value_net(output.y_BTD).squeeze(-1)
         penalties = [report.penalty_B.mean() for report in output.reports if report.penalty_B is not None]
-        penalty = torch.stack(penalties).sum() if penalties else values_BT.new_zeros(())
-        return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), penalty, output.reports)
+        total = torch.stack(penalties).sum() if penalties else values_BT.new_zeros(())
+        return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), total, output.reports)
 
     def _distribution(self, latent: Float[Tensor, "N D"]) -> Distribution:
         parameters = self.action_net(latent)

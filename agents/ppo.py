@@ -24,7 +24,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[ExpireSpanPolicy],
-        env: GymEnv | str,
+        env: GymEnv | str | None,
         learning_rate: float | Schedule = 3e-4,
         n_steps: int = 64,
         batch_size: int = 64,
@@ -132,7 +132,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             minibatch.state,
             minibatch.is_first_BT,
             minibatch.noise,
-            penalty_form=penalty.form,
+            penalty=penalty.kind,
         )
         advantages = minibatch.advantages_BT
         if self.normalize_advantage and advantages.numel() > 1:
@@ -148,7 +148,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         value_loss = F.mse_loss(minibatch.returns_BT, values)
         entropy_loss = -evaluation.entropy_BT.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        if penalty.form is not None:
+        if penalty.kind is not None:
             loss = loss + penalty.weight * evaluation.penalty
         with torch.no_grad():
             numbers = torch.stack(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agents.expire_span import PenaltyForm
+from agents.expire_span import PenaltyForm, PenaltyKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,8 +18,10 @@ class SpanPenaltySettings:
     """How alpha is chosen."""
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
-    form: PenaltyForm = "all"
-    """"all": equation 6 on every memory; "ramp": the released code's, on the ramp only"""
+    form: PenaltyForm = "capped"
+    """see `agents.expire_span.PenaltyKind`"""
+    cap_steps: float = 64.0
+    """what one memory can cost at most, in steps, in the form "capped" """
     weight: float = 1e-5
     """alpha itself if fixed; its first ceiling under the constraint"""
     max_weight: float = 1e-3
@@ -35,6 +37,8 @@ class SpanPenaltySettings:
             raise ValueError(
                 f"penalty.weight ({self.weight}) must lie between 0 and penalty.max_weight ({self.max_weight})"
             )
+        if self.cap_steps <= 0.0:
+            raise ValueError(f"penalty.cap_steps must be positive, got {self.cap_steps}")
         if self.growth < 1.0:
             raise ValueError(f"penalty.growth must be at least 1, got {self.growth}")
         if not 0.0 <= self.target_success < 1.0:
@@ -66,9 +70,9 @@ class SpanPenalty:
             self.weight = self.settings.weight
 
     @property
-    def form(self) -> PenaltyForm | None:
-        """The form to compute, or None while nothing is charged."""
-        return self.settings.form if self.weight > 0.0 else None
+    def kind(self) -> PenaltyKind | None:
+        """The penalty to compute, or None while nothing is charged."""
+        return PenaltyKind(self.settings.form, self.settings.cap_steps) if self.weight > 0.0 else None
 
     def update(self, worst_success: float | None) -> None:
         """Once per rollout.

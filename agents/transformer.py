@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from agents.expire_span import ExpireSpan, PenaltyForm, SpanNoise, ramp_penalty
+from agents.expire_span import ExpireSpan, PenaltyKind, SpanNoise, ramp_penalty, span_cost
 from agents.expiring_attention import INVISIBLE, ExpiringAttention
 from agents.memory_state import NEVER, KeyValueCache, LayerMemory, MemoryState
 
@@ -236,7 +236,7 @@ class MemoryLayer(nn.Module):
         memory: LayerMemory,
         view: BlockView,
         noise: SpanNoise | None,
-        penalty_form: PenaltyForm | None,
+        penalty: PenaltyKind | None,
     ) -> tuple[Tensor, Tensor, Tensor, BlockReport]:
         """Many steps at once.
 
@@ -275,9 +275,10 @@ class MemoryLayer(nn.Module):
         y_BTD = self.feedforward(x_BTD + self.attention_out(read_BTD))
 
         penalty_B = None
-        if penalty_form == "all":
-            penalty_B = span_BM[:, memory.num_slots :].mean(1)
-        elif penalty_form == "ramp":
+        if penalty is not None and penalty.form != "ramp":
+            cap_steps = penalty.cap_steps if penalty.form == "capped" else None
+            penalty_B = span_cost(span_BM[:, memory.num_slots :], cap_steps).mean(1)
+        elif penalty is not None:
             remaining_BTM = (seen_span_BM + birth_BM).unsqueeze(1) - view.step_T.unsqueeze(1)
             penalty_B = ramp_penalty(remaining_BTM, mask_BTM, ramp)
         return y_BTD, h_BTD, seen_span_BM, BlockReport(span_BM[:, memory.num_slots :], mask_BTM, penalty_B)
@@ -429,7 +430,7 @@ class MemoryTransformer(nn.Module):
         noise: SpanNoise | None = None,
         *,
         tag_BT: Int[Tensor, "B T"] | None = None,
-        penalty_form: PenaltyForm | None = None,
+        penalty: PenaltyKind | None = None,
         need_state: bool = True,
     ) -> BlockOutput:
         """Take T steps at once, with gradients (cut at the block's beginning).
@@ -440,7 +441,7 @@ class MemoryTransformer(nn.Module):
             is_first_BT: True where an episode begins.
             noise: span noise, parts of shape [B, T].
             tag_BT: a number to store beside each new memory.
-            penalty_form: also give the span penalty, in this form.
+            penalty: also give the span penalty, of this kind.
             need_state: False saves the work of deleting and storing.
         """
         view = BlockView(state, is_first_BT, x_BTD.dtype)
@@ -452,7 +453,7 @@ class MemoryTransformer(nn.Module):
                 x_BTD = x_BTD if skipped else layer.feedforward(x_BTD)
                 continue
             memory = state.layers[index]
-            y_BTD, h_BTD, span_BM, report = layer.block(x_BTD, memory, view, noise, penalty_form)
+            y_BTD, h_BTD, span_BM, report = layer.block(x_BTD, memory, view, noise, penalty)
             x_BTD = x_BTD if skipped else y_BTD
             reports.append(report)
             if need_state:

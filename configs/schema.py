@@ -188,8 +188,11 @@ class PenaltyConfig:
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
     """"constraint": charge only while the worst class of episodes still succeeds; "fixed": always `weight`"""
-    form: Literal["all", "ramp"] = "all"
-    """"all": equation 6 on every memory; "ramp": as the released code, on fading memories only"""
+    form: Literal["capped", "all", "ramp"] = "capped"
+    """"all": equation 6 on every memory; "capped": the same with a cap on what one memory costs; "ramp": as
+    the released code, on fading memories only"""
+    cap_steps: float = 64.0
+    """what one memory can cost at most, in steps, in the form "capped" """
     weight: float = 1e-5
     """alpha itself if fixed; where it starts under the constraint"""
     max_weight: float = 1e-3
@@ -202,6 +205,7 @@ class PenaltyConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         _check("penalty.weight", self.weight, "[0, inf)")
+        _check("penalty.cap_steps", self.cap_steps, "(0, inf)")
         _check("penalty.max_weight", self.max_weight, "[0, inf)")
         _check("penalty.growth", self.growth, "[1, inf)")
         _check("penalty.target_success", self.target_success, "[0, 1)")
@@ -373,6 +377,16 @@ def from_dict(values: Mapping[str, Any]) -> TrainConfig:
     return command_line.build(
         TrainConfig, command_line.settings_from_mapping(values, command_line.options_of(TrainConfig))
     )
+
+
+def from_yaml(path: Path) -> TrainConfig:
+    """Read a configuration file as it stands, without a command line.
+
+    Raises:
+        ValueError: it cannot be read, or a setting in it is refused.
+    """
+    settings = command_line.settings_from_yaml(path, command_line.options_of(TrainConfig))
+    return command_line.build(TrainConfig, settings)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

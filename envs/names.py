@@ -60,7 +60,7 @@ def resolve(name: str) -> str:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(
-            f"env: nobody knows {name!r}{hint} Short names are {', '.join(ENTRIES)}; "
+            f"env: nobody knows {name!r}{hint}. Short names are {', '.join(ENTRIES)}; "
             "any registered Gymnasium id works too, also as module:id"
         ) from error
     return name

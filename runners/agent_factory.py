@@ -79,6 +79,7 @@ def make_agent(config: TrainConfig, env: GymnasiumVecEnv) -> MemoryOnPolicyAlgor
         span_penalty=SpanPenaltySettings(
             kind=penalty.kind,
             form=penalty.form,
+            cap_steps=penalty.cap_steps,
             weight=penalty.weight,
             max_weight=penalty.max_weight,
             growth=penalty.growth,

@@ -14,12 +14,14 @@ from pathlib import Path
 if not __package__:  # started as a script: import from the checkout, not from runners/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from typing import Any
+
 import torch
 
-from agents.on_policy import MemoryOnPolicyAlgorithm
+from agents.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
 from configs.command_line import or_exit
 from configs.schema import TrainConfig, load
-from envs.vec_env import GymnasiumVecEnv
+from envs.vec_env import EnvironmentFault, GymnasiumVecEnv
 from runners.agent_factory import make_agent, make_evaluation_env, make_training_env, restore_agent, shown
 from runners.evaluation import EvaluationResult, evaluate, num_eval_envs
 from runners.interrupts import EXIT_SAVED, GracefulStop
@@ -36,17 +38,30 @@ def main(argv: list[str] | None = None) -> int:
     env = or_exit(lambda: make_training_env(config))
     or_exit(lambda: make_evaluation_env(config, 1, config.evaluation.seed).close())
     folder = or_exit(lambda: _open_folder(config))
+    agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder))
+    display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps)
+    display.announce(_facts(config, agent, folder))
+    for note in notes:
+        display.note(note)
     with GracefulStop() as stop:
-        agent, outcome, display = or_exit(lambda: _train(config, env, folder, stop))
-        env.close()
+        try:
+            outcome = _train(config, agent, runner_state, folder, display, stop)
+        except (EnvironmentFault, NonFiniteLossError, OSError) as fault:
+            display.note(f"error: training stopped: {fault}\n{_where_to_go_on(folder)}")
+            return 1
+        finally:
+            env.close()
         if outcome.interrupted:
-            display.note(
-                f"Interrupted at {agent.num_timesteps:,} steps; everything is saved. Continue with\n"
-                f"  python runners/train_agent.py --resume {shown(folder.path)}"
-            )
+            display.note(f"Interrupted at {agent.num_timesteps:,} steps, and saved. {_where_to_go_on(folder)}")
             return EXIT_SAVED
         result = _evaluate_best(config, folder)
-    display.summary_table(_summary(config, agent, outcome, folder, result))
+    display.summary_table(
+        {
+            "training": f"{'solved' if outcome.solved else 'ended'} after {agent.num_timesteps:,} steps",
+            **result.rows(config.env),
+            **_paths(config, folder),
+        }
+    )
     return 0
 
 
@@ -56,29 +71,41 @@ def _open_folder(config: TrainConfig) -> RunFolder:
     return RunFolder.open(config.resume, keep_checkpoints=config.keep_checkpoints, to_resume=True)
 
 
+def _fresh_or_restored(
+    config: TrainConfig, env: GymnasiumVecEnv, folder: RunFolder
+) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any] | None, list[str]]:
+    """The agent, what the callback had saved beside it, and what the user should know."""
+    if config.resume is None:
+        return make_agent(config, env), None, []
+    checkpoint = folder.latest_checkpoint()
+    agent, runner_state = restore_agent(checkpoint, env, config.device)
+    notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
+    if not agent.resumes_exactly:
+        notes.append(f"{config.env} cannot save its state: its episodes begin anew, so this is no exact continuation")
+    if runner_state["threads"] != config.threads:
+        notes.append(f"threads: {runner_state['threads']} before, {config.threads} now: results differ by rounding")
+    return agent, runner_state, notes
+
+
 def _train(
-    config: TrainConfig, env: GymnasiumVecEnv, folder: RunFolder, stop: GracefulStop
-) -> tuple[MemoryOnPolicyAlgorithm, Outcome, ProgressDisplay]:
-    checkpoint = None if config.resume is None else folder.latest_checkpoint()
-    if checkpoint is None:
-        agent, runner_state = make_agent(config, env), None
-    else:
-        agent, runner_state = restore_agent(checkpoint, env, config.device)
-    display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps)
-    display.announce(_facts(config, agent, folder))
-    for note in checkpoint.notes if checkpoint else []:
-        display.note(note)
+    config: TrainConfig,
+    agent: MemoryOnPolicyAlgorithm,
+    runner_state: dict[str, Any] | None,
+    folder: RunFolder,
+    display: ProgressDisplay,
+    stop: GracefulStop,
+) -> Outcome:
     offset = None if runner_state is None else int(runner_state["metrics_offset"])
     logger = make_logger(folder, config, resume_offset=offset, notify=display.note)
     agent.set_logger(logger)
     callback = TrainingCallback(config, folder, logger, display, stop, runner_state)
+    remaining = max(0, config.total_steps - agent.num_timesteps)
     try:
         with display:
-            remaining = config.total_steps - agent.num_timesteps
-            agent.learn(max(0, remaining), callback=callback, reset_num_timesteps=checkpoint is None)
+            agent.learn(remaining, callback=callback, reset_num_timesteps=runner_state is None)
     finally:
         logger.close()
-    return agent, callback.outcome, display
+    return callback.outcome
 
 
 def _evaluate_best(config: TrainConfig, folder: RunFolder) -> EvaluationResult:
@@ -108,36 +135,19 @@ def _facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: RunFolde
     }
 
 
-def _summary(
-    config: TrainConfig,
-    agent: MemoryOnPolicyAlgorithm,
-    outcome: Outcome,
-    folder: RunFolder,
-    result: EvaluationResult,
-) -> dict[str, object]:
-    rows: dict[str, object] = {
-        "training": f"{'solved' if outcome.solved else 'ended'} after {agent.num_timesteps:,} steps",
-        "evaluation": f"{result.episodes} unseen episodes, {config.env}",
+def _where_to_go_on(folder: RunFolder) -> str:
+    return f"Continue with: python runners/train_agent.py --resume {shown(folder.path)}"
+
+
+def _paths(config: TrainConfig, folder: RunFolder) -> dict[str, object]:
+    paths = {
+        "metrics": folder.metrics_file,
+        "evaluation file": folder.evaluation_file,
+        "checkpoints": folder.checkpoints,
     }
-    if result.success_rate is not None and result.success_ci95 is not None:
-        low, high = result.success_ci95
-        rows["success"] = f"{result.success_rate:.1%} (95% interval {low:.1%} to {high:.1%})"
-        for name, rate in result.success_by_class.items():
-            rows[f"  length {name}"] = f"{rate:.1%}"
-    rows["return"] = f"{result.return_mean:.3f} +- {result.return_std:.3f}"
-    rows["episode length"] = f"{result.length_mean:.1f} steps"
-    for layer, (mean, most) in enumerate(
-        zip(result.retained_mean, result.retained_max, strict=True), start=1
-    ):
-        rows[f"memories, layer {layer}"] = (
-            f"{mean:.1f} of {result.possible_mean:.1f} possible, at most {most}"
-        )
-    rows["metrics"] = shown(folder.metrics_file)
-    rows["evaluation file"] = shown(folder.evaluation_file)
-    rows["checkpoints"] = shown(folder.checkpoints)
     if config.track != "disabled":
-        rows["Weights & Biases"] = shown(folder.wandb)
-    return rows
+        paths["Weights & Biases"] = folder.wandb
+    return {name: shown(path) for name, path in paths.items()}
 
 
 if __name__ == "__main__":

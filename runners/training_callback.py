@@ -58,7 +58,7 @@ class TrainingCallback(BaseCallback):
         self.outcome.interrupted = self._stop.stop_requested
         self.model.stop_training = self.outcome.solved or self.outcome.interrupted
         due = self.model.rollouts_done % self._config.checkpoint_every == 0
-        if due or self.model.stop_training or self._stop.take_save_request():
+        if self._stop.take_save_request() or due or self.model.stop_training:
             self.save()
 
     def _on_training_end(self) -> None:
@@ -73,7 +73,7 @@ class TrainingCallback(BaseCallback):
     def save(self) -> None:
         """Write a checkpoint of everything."""
         score = self._score()
-        is_best = score > self._best_score
+        is_best = score > self._best_score or not self._best_score
         if is_best:
             self._best_score = score
         step = self.model.num_timesteps
@@ -101,7 +101,7 @@ class TrainingCallback(BaseCallback):
         if worst is not None:
             return [1.0, min(worst, enough), -float(np.sum(self._retained()))]
         episodes = self.model.ep_info_buffer or []
-        return [0.0, float(np.mean([episode["r"] for episode in episodes])) if episodes else -np.inf, 0.0]
+        return [0.0, float(np.mean([episode["r"] for episode in episodes])), 0.0] if episodes else []
 
     def _is_solved(self) -> bool:
         stop = self._config.stop

@@ -176,9 +176,11 @@ def test_environment_arguments_are_typed(form: str, text: str, value: object) ->
     assert (result, type(result)) == (value, type(value))
 
 
-def test_environment_arguments_add_up() -> None:
-    config = load(["--env-arg", "length=5", "--env-arg", "view=3", "--env-arg", "length=7"])
-    assert config.env_args == {"length_distribution": "log-uniform", "length": 7, "view": 3}
+def test_environment_arguments_add_up(tmp_path: Path) -> None:
+    (tmp_path / "corridor-long.yaml").write_text("env_args: {shape: straight, length: 1}")
+    words = ["--env-arg", "length=5", "--env-arg", "view=3", "--env-arg", "length=7"]
+    config = load(words, presets=tmp_path)
+    assert config.env_args == {"shape": "straight", "length": 7, "view": 3}
     assert config.eval_env_args == {}
 
 
@@ -250,7 +252,7 @@ def test_a_wrong_command_line_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as leaving:
-        load(line.split(" "))
+        load(line.split(" "), presets=tmp_path)
     captured = capsys.readouterr()
     assert leaving.value.code == 2
     assert message in captured.err

@@ -1,0 +1,285 @@
+"""PPO and A2C with a memory: as stable-baselines3 algorithms, and the details that are easy to get wrong."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from agents import MemoryA2C, MemoryPPO
+from agents.encoders import ObservationEncoder
+from agents.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
+from agents.span_noise import SpanNoiseSettings
+from agents.span_penalty import SpanPenaltySettings
+from envs.vec_env import make_vec_env
+from tests.agents.small_envs import AnySpace, Endless, RepeatFirst
+
+TINY: dict[str, Any] = {"width": 16, "num_layers": 2, "num_heads": 2, "max_span": 40, "ramp": 4, "position_window": 3}
+
+
+def vec(make: Any, count: int = 4) -> DummyVecEnv:
+    return sb3_make_vec_env(make, n_envs=count, seed=0)
+
+
+def ppo(env: Any, **changes: Any) -> MemoryPPO:
+    settings: dict[str, Any] = {"n_steps": 16, "batch_size": 32, "n_epochs": 2, "seed": 0, "device": "cpu"} | changes
+    settings["policy_kwargs"] = {**TINY, **settings.get("policy_kwargs", {})}
+    return MemoryPPO("ExpireSpanPolicy", env, **settings)
+
+
+def a2c(env: Any, **changes: Any) -> MemoryA2C:
+    settings: dict[str, Any] = {"n_steps": 16, "seed": 0, "device": "cpu", "policy_kwargs": TINY} | changes
+    return MemoryA2C("ExpireSpanPolicy", env, **settings)
+
+
+class Recorder(KVWriter):
+    """Keeps every row."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        self.rows.append(dict(key_values))
+
+    def close(self) -> None:
+        pass
+
+
+def rows_of(model: MemoryOnPolicyAlgorithm, total_timesteps: int) -> list[dict[str, Any]]:
+    recorder = Recorder()
+    model.set_logger(Logger(None, [recorder]))
+    model.learn(total_timesteps)
+    return recorder.rows
+
+
+OBSERVATIONS = {
+    "box": spaces.Box(-2.0, 2.0, (3,), np.float32),
+    "matrix": spaces.Box(-2.0, 2.0, (2, 3), np.float32),
+    "discrete": spaces.Discrete(5, start=2),
+    "multi_discrete": spaces.MultiDiscrete([3, 4]),
+    "multi_binary": spaces.MultiBinary(4),
+    "categories": spaces.Box(0, np.full((3, 3, 2), 5, np.uint8), dtype=np.uint8),
+    "image": spaces.Box(0, 255, (40, 44, 3), np.uint8),
+    "small_image": spaces.Box(0, 255, (7, 7, 3), np.uint8),
+    "dict": spaces.Dict({"image": spaces.Box(0, 255, (3, 36, 36), np.uint8), "direction": spaces.Discrete(4)}),
+}
+ACTIONS = {
+    "discrete": spaces.Discrete(3),
+    "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "multi_binary": spaces.MultiBinary(3),
+    "box": spaces.Box(-1.0, 1.0, (2,), np.float32),
+}
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+@pytest.mark.parametrize("action", ["discrete", "box"])
+def test_every_observation_space_learns_acts_and_survives_saving(observation: str, action: str) -> None:
+    check_spaces(OBSERVATIONS[observation], ACTIONS[action])
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_every_action_space_learns_acts_and_survives_saving(action: str) -> None:
+    check_spaces(OBSERVATIONS["box"], ACTIONS[action])
+
+
+def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    model = ppo(vec(lambda: AnySpace(observation_space, action_space), 2), n_steps=8, batch_size=8)
+    model.learn(32)
+    file = io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    loaded = MemoryPPO.load(file, device="cpu")
+    assert model.env is not None
+    observation: Any = model.env.reset()
+    mine, state = model.predict(observation, deterministic=True)
+    theirs, _ = loaded.predict(observation, deterministic=True)
+    np.testing.assert_array_equal(mine, theirs)
+    assert all(action_space.contains(one if isinstance(one, np.ndarray) else np.int64(one)) for one in mine)
+    again, _ = model.predict(observation, state, episode_start=np.zeros(2, dtype=bool), deterministic=True)
+    assert again.shape == mine.shape
+
+
+@pytest.mark.parametrize("make", [ppo, a2c])
+def test_acting_equals_learning(make: Any) -> None:
+    """With unchanged weights the first minibatch's ratio is 1: across episode ends, deletion and resets."""
+    env = make_vec_env("corridor-short", 8, seed=3, env_kwargs={"max_length": 6})
+    model = make(env, span_noise=SpanNoiseSettings(random_shortening=True, time_dilation_max=5.0))
+    rows = rows_of(model, 16 * 8 * 12)
+    assert len(rows) == 12
+    assert max(row["train/first_ratio_deviation"] for row in rows) < 1e-5
+    assert rows[-1]["memory/layer1/deletions_per_step"] > 0.1
+    assert rows[-1]["rollout/ep_len_mean"] < 40
+
+
+def test_truncation_bootstraps_from_the_final_observation_given_the_memory() -> None:
+    """Reward 1 for ever, values known to be 10: no step has an advantage, whatever the time limit says."""
+    model = ppo(vec(lambda: TimeLimit(Endless(), 3), 2), gamma=0.9, gae_lambda=0.7)
+    with torch.no_grad():
+        model.policy.value_net.weight.zero_()
+        model.policy.value_net.bias.fill_(10.0)
+    model.policy.optimizer.param_groups[0]["lr"] = 0.0
+    model.lr_schedule = lambda _: 0.0
+    model.learn(32)
+    assert float(model.rollout.is_first_BT.float().mean()) == pytest.approx(1 / 3, abs=0.05)
+    torch.testing.assert_close(model.rollout.advantages_BT, torch.zeros(2, 16), atol=1e-5, rtol=0)
+
+
+def test_the_value_at_a_truncation_is_asked_with_the_memory_of_that_moment() -> None:
+    """The bonus equals what the policy says when it is fed the episode and then its last observation."""
+    model = ppo(vec(lambda: TimeLimit(RepeatFirst(50), 4), 1), n_steps=4, batch_size=4, gamma=0.9)
+    torch.nn.init.normal_(model.policy.value_net.weight, generator=torch.Generator().manual_seed(0))
+    model.lr_schedule = lambda _: 0.0
+    model.learn(4)
+    rollout, policy = model.rollout, model.policy
+    state, nobody = policy.initial_state(1), torch.zeros(1, dtype=torch.bool)
+    for t in range(4):
+        features = {name: part[:, t] for name, part in rollout.features.items()}
+        state = policy.act(features, state, nobody).state
+    final = policy.encoder.preprocess(np.zeros((1, 2), np.float32))
+    # The encoder's statistics were taken in after the rollout; undo them for the comparison.
+    policy.encoder.mean_F.zero_()
+    policy.encoder.std_F.fill_(1.0)
+    final = policy.encoder.preprocess(np.zeros((1, 2), np.float32))
+    expected = 0.9 * float(policy.predict_values(final, state, nobody))
+    assert float(rollout.rewards_BT[0, 3]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_predict_follows_the_documented_loop_and_leaves_the_state_alone() -> None:
+    model = ppo(vec(RepeatFirst))
+    observation = np.zeros((4, 2), np.float32)
+    _, state = model.predict(observation, deterministic=True)
+    before = {name: part.clone() for name, part in state.state_dict().items()}
+    first, _ = model.predict(observation, state, episode_start=np.zeros(4, dtype=bool), deterministic=True)
+    second, _ = model.predict(observation, state, episode_start=np.zeros(4, dtype=bool), deterministic=True)
+    np.testing.assert_array_equal(first, second)
+    assert all(torch.equal(part, before[name]) for name, part in state.state_dict().items())
+    with pytest.raises(ValueError, match="remembers 4 environments, but 3"):
+        model.predict(observation[:3], state)
+    single, _ = model.predict(observation[0])
+    assert single.shape == ()
+
+
+def test_episode_start_forgets() -> None:
+    model = ppo(vec(RepeatFirst))
+    rng = np.random.default_rng(0)
+    _, state = model.predict(rng.normal(size=(4, 2)).astype(np.float32))
+    observation = rng.normal(size=(4, 2)).astype(np.float32)
+    _, remembering = model.predict(observation, state, episode_start=np.zeros(4, dtype=bool))
+    _, forgetting = model.predict(observation, state, episode_start=np.ones(4, dtype=bool))
+    assert model.policy.transformer.compact(remembering).layers[0].num_slots > 0
+    alive = [(layer.birth_BW > -1).sum(1).tolist() for layer in forgetting.layers]
+    assert alive == [[1] * 4] * 2
+
+
+def test_sb3_tools_work(tmp_path: Path) -> None:
+    """`evaluate_policy`, callbacks, `learn` by id, `set_parameters`-free continuation."""
+    model = ppo("CartPole-v1", n_steps=32, batch_size=32)
+
+    class Count(BaseCallback):
+        steps = 0
+
+        def _on_step(self) -> bool:
+            self.steps += 1
+            return True
+
+    count = Count()
+    model.learn(64, callback=[count, CheckpointCallback(32, str(tmp_path))])
+    assert count.steps == 64
+    assert model.num_timesteps == 64
+    model.learn(32, reset_num_timesteps=False)
+    assert model.num_timesteps == 96
+    mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=3)
+    assert mean >= 3
+    (saved, *_rest) = sorted(tmp_path.glob("*.zip"))
+    assert MemoryPPO.load(saved, env=gym.make("CartPole-v1"), device="cpu").num_timesteps == 32
+
+
+def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    model = ppo(vec(RepeatFirst))
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="MemoryPPO; load it with that class"):
+        MemoryA2C.load(tmp_path / "model")
+    with pytest.raises(ValueError, match="observation_space of env"):
+        MemoryPPO.load(tmp_path / "model", env=vec(Endless))
+    changed = MemoryPPO.load(tmp_path / "model", custom_objects={"learning_rate": 1e-5}, device="cpu")
+    assert changed.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize("make", [ppo, a2c])
+def test_a_resumed_run_equals_an_unbroken_one(make: Any, tmp_path: Path) -> None:
+    """Weights after the same updates, bit for bit; everything that is random is on."""
+    noise = SpanNoiseSettings(random_shortening=True, time_dilation_max=4.0)
+    penalty = SpanPenaltySettings(kind="fixed", weight=1e-4)
+
+    def fresh() -> MemoryOnPolicyAlgorithm:
+        env = make_vec_env("corridor-short", 6, seed=1, env_kwargs={"max_length": 8})
+        batch = {"batch_size": 32} if make is ppo else {}
+        model: MemoryOnPolicyAlgorithm = make(env, span_noise=noise, span_penalty=penalty, **batch)
+        return model
+
+    per_update = 16 * 6
+    unbroken = fresh()
+    unbroken.learn(per_update * 7)
+    broken = fresh()
+    broken.learn(per_update * 4)
+    broken._total_timesteps = per_update * 7
+    broken.save(tmp_path / "state", with_training_state=True)
+    torch.manual_seed(999)
+    np.random.seed(999)  # noqa: NPY002
+    env = make_vec_env("corridor-short", 6, seed=777, env_kwargs={"max_length": 8})
+    resumed = type(broken).load(tmp_path / "state", env=env, device="cpu")
+    resumed.learn(per_update * 3, reset_num_timesteps=False)
+    assert resumed.num_timesteps == unbroken.num_timesteps
+    for (name, mine), theirs in zip(
+        unbroken.policy.state_dict().items(), resumed.policy.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+    assert resumed.success_window.state_dict() == unbroken.success_window.state_dict()
+
+
+def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights() -> None:
+    model = ppo(vec(RepeatFirst))
+    model.learn(64)
+    before = {name: part.clone() for name, part in model.policy.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match=r"loss became nan in update \d+ at step 64"):
+        model.optimize(torch.tensor(float("nan")))
+    assert all(torch.equal(part, before[name]) for name, part in model.policy.state_dict().items())
+
+
+def test_impossible_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch_size \(24\) must be a multiple of n_steps \(16\)"):
+        ppo(vec(RepeatFirst), batch_size=24)
+    with pytest.raises(ValueError, match="'observation' has the space"):
+        ObservationEncoder(spaces.Sequence(spaces.Discrete(2)), 8)
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("make", [ppo, a2c])
+def test_learns_to_say_what_it_saw_first(make: Any) -> None:
+    """Five steps back; without memory nobody exceeds 50%."""
+    settings = {"learning_rate": 3e-3, "ent_coef": 0.01}
+    extra = {"batch_size": 256, "n_epochs": 4} if make is ppo else {}
+    model = make(vec(RepeatFirst, 32), **settings, **extra)
+    model.learn(40_000)
+    mean, _ = evaluate_policy(model, vec(RepeatFirst, 10), n_eval_episodes=200)
+    assert mean > 0.95
+
+
+@pytest.mark.learning
+def test_without_memory_the_same_policy_stays_at_chance() -> None:
+    model = ppo(vec(RepeatFirst, 32), learning_rate=3e-3, batch_size=256, policy_kwargs={"remember": False})
+    model.learn(40_000)
+    mean, _ = evaluate_policy(model, vec(RepeatFirst, 10), n_eval_episodes=400)
+    assert 0.4 < mean < 0.6

@@ -1,0 +1,58 @@
+"""Advantages: by hand, and against the definition as a double sum."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from agents.rollout import Rollout
+
+
+def rollout_of(rewards: Tensor, values: Tensor, is_first: Tensor) -> Rollout:
+    rollout = Rollout(*rewards.shape, torch.device("cpu"))
+    rollout.rewards_BT.copy_(rewards)
+    rollout.values_BT.copy_(values)
+    rollout.is_first_BT.copy_(is_first)
+    return rollout
+
+
+def test_advantages_by_hand_with_an_episode_that_ends_inside() -> None:
+    """Rewards 1, 2 | 4: the second step ends an episode. gamma = 0.5, lambda = 0.5, all values 1.
+
+    step 2: 4 + 0.5 * 3 - 1 = 4.5 (the value after the rollout is 3)
+    step 1: 2 - 1 = 1 (its episode is over: neither the next value nor the next advantage counts)
+    step 0: 1 + 0.5 * 1 - 1 + 0.25 * 1 = 0.75
+    """
+    rollout = rollout_of(torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(1, 3), torch.tensor([[True, False, True]]))
+    rollout.compute_advantages(torch.tensor([3.0]), torch.tensor([False]), gamma=0.5, gae_lambda=0.5)
+    assert rollout.advantages_BT.tolist() == [pytest.approx([0.75, 1.0, 4.5])]
+    assert rollout.returns_BT.tolist() == [pytest.approx([1.75, 2.0, 5.5])]
+
+
+def test_nothing_after_a_rollout_that_ends_with_its_episode_counts() -> None:
+    rollout = rollout_of(torch.tensor([[1.0]]), torch.zeros(1, 1), torch.tensor([[True]]))
+    rollout.compute_advantages(torch.tensor([1e9]), torch.tensor([True]), gamma=0.9, gae_lambda=0.9)
+    assert rollout.advantages_BT.item() == 1.0
+
+
+@given(seed=st.integers(0, 2**16), gamma=st.floats(0, 1), gae_lambda=st.floats(0, 1), rate=st.floats(0, 0.6))
+def test_advantages_equal_the_double_sum(seed: int, gamma: float, gae_lambda: float, rate: float) -> None:
+    """A_t = sum_k (gamma * lambda)^k delta_(t+k), up to the end of the episode (equation 16)."""
+    g = torch.Generator().manual_seed(seed)
+    rewards, values = torch.randn(2, 9, generator=g), torch.randn(2, 10, generator=g)
+    first = torch.rand(2, 10, generator=g) < rate
+    rollout = rollout_of(rewards, values[:, :9], first[:, :9])
+    rollout.compute_advantages(values[:, 9], first[:, 9], gamma=gamma, gae_lambda=gae_lambda)
+    for b in range(2):
+        for t in range(9):
+            total = 0.0
+            for k in range(t, 9):
+                ended = bool(first[b, k + 1])
+                delta = rewards[b, k] + (0.0 if ended else gamma * values[b, k + 1]) - values[b, k]
+                total += (gamma * gae_lambda) ** (k - t) * float(delta)
+                if ended:
+                    break
+            assert float(rollout.advantages_BT[b, t]) == pytest.approx(total, abs=2e-5)
