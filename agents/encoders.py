@@ -22,6 +22,8 @@ from jaxtyping import Float
 from stable_baselines3.common.torch_layers import NatureCNN
 from torch import Tensor, nn
 
+from agents.transformer import orthogonal
+
 Features = dict[str, Tensor]
 """`FLAT` holds everything but images, [N, F] normalized; images are kept under their own key, uint8."""
 
@@ -36,6 +38,11 @@ MIN_IMAGE_PIXELS = 36
 
 class ObservationEncoder(nn.Module):
     """Embed observations of one space; raises ValueError for a space it cannot read."""
+
+    mean_F: Tensor
+    std_F: Tensor
+    seen_F: Tensor
+    """[3, F] count, sum and sum of squares of all features seen while collecting"""
 
     def __init__(self, space: spaces.Space[object], width: int, *, normalize: bool = True) -> None:
         """Build the encoder.
@@ -57,8 +64,7 @@ class ObservationEncoder(nn.Module):
         self.register_buffer("mean_F", torch.zeros(num_features))
         self.register_buffer("std_F", torch.ones(num_features))
         self.register_buffer("seen_F", torch.zeros(3, num_features, dtype=torch.float64))
-        """count, sum and sum of squares of all features seen while collecting"""
-        self.embed_flat = nn.Linear(num_features, width) if num_features else None
+        self.embed_flat = orthogonal(nn.Linear(num_features, width)) if num_features else None
         self.embed_images = nn.ModuleDict(
             {name: NatureCNN(part, features_dim=width) for name, part in self._images.items()}
         )
@@ -69,7 +75,9 @@ class ObservationEncoder(nn.Module):
         assert isinstance(parts, dict)
         device = self.mean_F.device
         features: Features = {}
-        flat = [part.features(torch.as_tensor(parts[name], device=device)) for name, part in self._flat.items()]
+        flat = [
+            part.features(torch.as_tensor(parts[name], device=device)) for name, part in self._flat.items()
+        ]
         if flat:
             flat_NF = flat[0] if len(flat) == 1 else torch.cat(flat, -1)
             if self.normalize:

@@ -59,7 +59,13 @@ class ExpireSpan(nn.Module):
     """Predict how long each memory is worth keeping (equation 1), one predictor for all heads."""
 
     def __init__(
-        self, width: int, *, max_span: int, ramp: int, initial_span_fraction: float = 0.1, span_divisor: float = 1.0
+        self,
+        width: int,
+        *,
+        max_span: int,
+        ramp: int,
+        initial_span_fraction: float = 0.1,
+        span_divisor: float = 1.0,
     ) -> None:
         """Build the predictor; every span starts at `initial_span_fraction * max_span`.
 
@@ -86,7 +92,9 @@ class ExpireSpan(nn.Module):
         self.span_divisor = span_divisor
         self.predictor = nn.Linear(width, 1)
         nn.init.zeros_(self.predictor.weight)
-        nn.init.constant_(self.predictor.bias, math.log(initial_span_fraction / (1.0 - initial_span_fraction)))
+        nn.init.constant_(
+            self.predictor.bias, math.log(initial_span_fraction / (1.0 - initial_span_fraction))
+        )
 
     def forward(self, hidden_BMD: Float[Tensor, "B M D"]) -> Float[Tensor, "B M"]:
         """e_i for every memory, in steps."""

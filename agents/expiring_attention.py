@@ -28,7 +28,7 @@ class ExpiringAttention(torch.autograd.Function):
     """a'_ti = m_ti a_ti / sum_j m_tj a_tj, with m_ti = clamp(expiry_i - time_t, 0, 1)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         query_BHTK: Float[Tensor, "B H T K"],
         key_BHMK: Float[Tensor, "B H M K"],
@@ -74,7 +74,7 @@ class ExpiringAttention(torch.autograd.Function):
         return read_BHTK, mask_BTM
 
     @staticmethod
-    def backward(ctx: Any, grad_read_BHTK: Tensor, _grad_mask: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_read_BHTK: Tensor, _grad_mask: Tensor) -> tuple[Tensor | None, ...]:
         """The chain rule through softmax and mask."""
         query_BHTK, key_BHMK, value_BHMK, attention_BHTM, mask_BTM, read_BHTK, blind_BT = ctx.saved_tensors
         grad_read_BHTK = grad_read_BHTK.masked_fill(blind_BT[:, None, :, None], 0.0)

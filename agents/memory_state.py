@@ -94,7 +94,10 @@ class LayerMemory:
                 cache.weights_version,
             )
         return LayerMemory(
-            self.hidden_BWD.gather(1, wide), self.birth_BW.gather(1, slots_BV), self.tag_BW.gather(1, slots_BV), cache
+            self.hidden_BWD.gather(1, wide),
+            self.birth_BW.gather(1, slots_BV),
+            self.tag_BW.gather(1, slots_BV),
+            cache,
         )
 
     def grown(self, extra: int) -> LayerMemory:
@@ -183,7 +186,9 @@ class MemoryState:
         layers = []
         for index in range(num_layers):
             parts: dict[str, Any] = {
-                part.name: flat[f"{index}.{part.name}"] for part in fields(LayerMemory) if part.name != "cache"
+                part.name: flat[f"{index}.{part.name}"]
+                for part in fields(LayerMemory)
+                if part.name != "cache"
             }
             layers.append(LayerMemory(**parts))
         return cls(flat["clock"], layers, int(flat["steps_since_compaction"]))

@@ -46,7 +46,9 @@ class MemoryStatistics:
         self._first: list[Tensor] = []
         self._possible: list[Tensor] = []
 
-    def add(self, reports: list[StepReport], is_first_B: Bool[Tensor, " B"], tag_B: Int[Tensor, " B"]) -> None:
+    def add(
+        self, reports: list[StepReport], is_first_B: Bool[Tensor, " B"], tag_B: Int[Tensor, " B"]
+    ) -> None:
         """Add one step."""
         is_first_B, tag_B = is_first_B.cpu(), tag_B.cpu()
         self._possible_B = torch.where(is_first_B, 0, self._possible_B)
@@ -57,7 +59,13 @@ class MemoryStatistics:
             tagged_B = torch.stack([r.tagged_B for r in reports]).sum(0).cpu()
             holds_B = retained_B > 0
             self._sums_B4 += torch.stack(
-                [holds_B, tagged_B / retained_B.clamp_min(1), self._cue_seen_B, self._cue_seen_B & (tagged_B > 0)], 1
+                [
+                    holds_B,
+                    tagged_B / retained_B.clamp_min(1),
+                    self._cue_seen_B,
+                    self._cue_seen_B & (tagged_B > 0),
+                ],
+                1,
             )
         self._cue_seen_B |= tag_B > 0
         self._reports.append(reports)
@@ -127,6 +135,10 @@ class MemoryStatistics:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a checkpoint."""
-        self._possible_B, self._cue_seen_B, self._sums_B4 = state["possible"], state["cue_seen"], state["sums"]
+        self._possible_B, self._cue_seen_B, self._sums_B4 = (
+            state["possible"],
+            state["cue_seen"],
+            state["sums"],
+        )
         self._precision = deque(state["precision"].tolist(), maxlen=RECENT_EPISODES)
         self._recall = deque(state["recall"].tolist(), maxlen=RECENT_EPISODES)

@@ -25,11 +25,12 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.archive import read_archive, write_archive
+from agents.encoders import Features
 from agents.episode_statistics import ALL, DILATED, SuccessWindow
 from agents.expire_span import SpanNoise
 from agents.memory_state import MemoryState
@@ -41,6 +42,7 @@ from agents.rollout import Rollout
 from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 from agents.state_tree import join, split
+
 
 class NonFiniteLossError(RuntimeError):
     """Training cannot go on: the loss is not a number any more."""
@@ -111,7 +113,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._last_tags: np.ndarray | None = None
         super().__init__(
             policy,  # type: ignore[arg-type]
-            env,
+            env,  # type: ignore[arg-type]  # None while loading, as in SB3
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
             **algorithm_kwargs,
         )
@@ -120,7 +122,11 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
-            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            use_sde=self.use_sde,
+            **self.policy_kwargs,
         ).to(self.device)
         self.rollout = Rollout(self.n_envs, self.n_steps, self.device)
         self.memory_statistics = MemoryStatistics(self.n_envs, self.policy.transformer.settings)
@@ -195,7 +201,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.memory_statistics.begin_rollout()
 
         for t in range(self.n_steps):
-            features = policy.encoder.preprocess(policy.obs_to_tensor(self._last_obs)[0])
+            features = self._features(self._last_obs)
             is_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
             noise = self.span_noise.sample(is_first_B, policy.transformer.settings.max_span)
             tag_B = torch.as_tensor(self._last_tags, device=self.device)
@@ -216,9 +222,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._last_episode_starts = dones
             self._last_tags = cue_numbers(infos)
 
-        collecting, policy.encoder.collecting = policy.encoder.collecting, False  # the next rollout counts this one
-        last_features = policy.encoder.preprocess(policy.obs_to_tensor(self._last_obs)[0])
-        policy.encoder.collecting = collecting
+        policy.encoder.collecting = False  # the next rollout counts the last observation
+        last_features = self._features(self._last_obs)
         last_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
         nobody_B = torch.zeros_like(last_first_B)  # rows that begin anew get a value that GAE leaves out
         last_values_B = policy.predict_values(last_features, self._memory, nobody_B, noise)
@@ -238,7 +243,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         rows = [
             row
             for row in np.flatnonzero(dones)
-            if infos[row].get("TimeLimit.truncated", False) and infos[row].get("terminal_observation") is not None
+            if infos[row].get("TimeLimit.truncated", False)
+            and infos[row].get("terminal_observation") is not None
         ]
         if not rows:
             return bonus
@@ -249,10 +255,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             if isinstance(observations[0], dict)
             else np.stack(observations)
         )
-        encoder = self.policy.encoder
-        collecting, encoder.collecting = encoder.collecting, False
-        features = encoder.preprocess(self.policy.obs_to_tensor(final_obs)[0])
-        encoder.collecting = collecting
+        features = self._features(final_obs)
         index = torch.as_tensor(rows, device=self.device)
         row_noise = None if noise is None else SpanNoise(noise.limit_BT[index], noise.rate_BT[index])
         nobody = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
@@ -260,13 +263,19 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         bonus[rows] = self.gamma * values.cpu().numpy()
         return bonus
 
+    def _features(self, observation: Any) -> Features:
+        """What the policy's encoder makes of the environments' observations."""
+        return self.policy.encoder.preprocess(self.policy.obs_to_tensor(observation)[0])
+
     def _record_outcomes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
         if not dones.any():
             return
         dilated = self.span_noise.dilated()
         for row in np.flatnonzero(dones):
             if "is_success" in infos[row]:
-                episode_class = DILATED if dilated and dilated[row] else str(infos[row].get("episode_class", ALL))
+                episode_class = (
+                    DILATED if dilated and dilated[row] else str(infos[row].get("episode_class", ALL))
+                )
                 self.success_window.record(bool(infos[row]["is_success"]), episode_class)
 
     # -- learning -----------------------------------------------------------------------------------
@@ -283,8 +292,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             )
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm, error_if_nonfinite=False)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         optimizer.step()
 
     # -- logging ------------------------------------------------------------------------------------
@@ -329,7 +338,11 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic)
 
     def save(  # type: ignore[override]
-        self, path: str | Path | BufferedIOBase, *, extra: dict[str, Any] | None = None, with_training_state: bool = False
+        self,
+        path: str | Path | BufferedIOBase,
+        *,
+        extra: dict[str, Any] | None = None,
+        with_training_state: bool = False,
     ) -> None:
         """Write the model to one archive, atomically.
 
@@ -339,7 +352,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             with_training_state: also write all that an exact continuation needs: random generators,
                 memory contents, environments, statistics.
         """
-        tensors, data = split(self.state_tree(with_training_state=with_training_state) | {"extra": extra or {}})
+        tensors, data = split(
+            self.state_tree(with_training_state=with_training_state) | {"extra": extra or {}}
+        )
         write_archive(_with_suffix(path), tensors, data)
 
     @classmethod
@@ -377,13 +392,19 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
     ) -> Self:
         """The model that `state_tree` described; arguments and errors as `load`."""
         if tree["algorithm"] != cls.__name__:
-            raise ValueError(f"the saved model is a {tree['algorithm']}; load it with that class, not {cls.__name__}")
+            raise ValueError(
+                f"the saved model is a {tree['algorithm']}; load it with that class, not {cls.__name__}"
+            )
         settings = {name: decode(value) for name, value in tree["settings"].items() if name not in replaced}
-        model = cls("ExpireSpanPolicy", env, device=device, _init_setup_model=False, **{**settings, **replaced})
+        model = cls(
+            "ExpireSpanPolicy", env, device=device, _init_setup_model=False, **{**settings, **replaced}
+        )
         for name in ("observation_space", "action_space"):
             saved = decode_space(tree[name])
             if env is not None and getattr(model, name) != saved:
-                raise ValueError(f"the {name} of env is {getattr(model, name)}, but the model was saved with {saved}")
+                raise ValueError(
+                    f"the {name} of env is {getattr(model, name)}, but the model was saved with {saved}"
+                )
             setattr(model, name, saved)
         if env is None:
             model.n_envs = tree["n_envs"]
@@ -404,7 +425,10 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             "action_space": encode_space(self.action_space),
             "n_envs": self.n_envs,
             "policy": dict(self.policy.state_dict()),
-            "optimizer": {**optimizer, "state": {str(key): value for key, value in optimizer["state"].items()}},
+            "optimizer": {
+                **optimizer,
+                "state": {str(key): value for key, value in optimizer["state"].items()},
+            },
             "counters": {name: getattr(self, name) for name in _COUNTERS},
             "span_penalty": self.span_penalty.state_dict(),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,13 @@ def encode(value: Any) -> Any:
         return encode(value.value_schedule)
     if isinstance(value, ConstantSchedule):
         return value.val
-    if is_dataclass(value) and type(value).__name__ in _SETTINGS:
-        return {KIND: type(value).__name__, **asdict(value)}  # type: ignore[arg-type]
-    if isinstance(value, type) and getattr(torch.optim, value.__name__, None) is value:
+    if isinstance(value, SpanNoiseSettings | SpanPenaltySettings):
+        return {KIND: type(value).__name__, **asdict(value)}
+    if (
+        isinstance(value, type)
+        and issubclass(value, torch.optim.Optimizer)
+        and hasattr(torch.optim, value.__name__)
+    ):
         return {KIND: "optimizer", "name": value.__name__}
     if isinstance(value, torch.device):
         return str(value)
@@ -66,7 +70,9 @@ def decode(value: Any) -> Any:
         return optimizer
     if kind in _SETTINGS:
         return _SETTINGS[kind](**rest)
-    raise ValueError(f"an argument of the saved model was {rest.get('name')}; give it again through custom_objects")
+    raise ValueError(
+        f"an argument of the saved model was {rest.get('name')}; give it again through custom_objects"
+    )
 
 
 def encode_space(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -83,7 +89,11 @@ def encode_space(space: spaces.Space[Any]) -> dict[str, Any]:
     if isinstance(space, spaces.Discrete):
         return {KIND: "discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
-        return {KIND: "multi_discrete", "nvec": space.nvec.tolist(), "start": np.asarray(space.start).tolist()}
+        return {
+            KIND: "multi_discrete",
+            "nvec": space.nvec.tolist(),
+            "start": np.asarray(space.start).tolist(),
+        }
     if isinstance(space, spaces.MultiBinary):
         return {KIND: "multi_binary", "shape": list(space.shape)}
     if isinstance(space, spaces.Dict):

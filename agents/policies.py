@@ -55,7 +55,7 @@ class Evaluation(NamedTuple):
 class ExpireSpanPolicy(BasePolicy):
     """Actor and critic on a transformer whose memories expire."""
 
-    def __init__(
+    def __init__(  # noqa: D417 (see TransformerSettings)
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
@@ -78,7 +78,7 @@ class ExpireSpanPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
-        """Build the policy; the arguments are those of `TransformerSettings`, and these.
+        """Build the policy; arguments not described here are those of `TransformerSettings`.
 
         Args:
             observation_space: Box, Discrete, MultiDiscrete, MultiBinary, images, or a Dict of these.
@@ -93,7 +93,10 @@ class ExpireSpanPolicy(BasePolicy):
             ValueError: for a space or a setting that is not allowed.
         """
         super().__init__(
-            observation_space, action_space, optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs
+            observation_space,
+            action_space,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
         )
         if use_sde:
             raise ValueError("use_sde=True is not offered by ExpireSpanPolicy; set it to False")
@@ -127,7 +130,10 @@ class ExpireSpanPolicy(BasePolicy):
         # unrewarded updates learn from, and can teach a policy to stay where it is (docs/results.md).
         nn.init.zeros_(self.value_net.weight)
         nn.init.zeros_(self.value_net.bias)
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        options = dict(self.optimizer_kwargs)
+        if self.optimizer_class is torch.optim.Adam:
+            options.setdefault("fused", True)  # one pass over all weights instead of one per weight
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **options)  # type: ignore[call-arg]
 
     def initial_state(self, batch: int) -> MemoryState:
         """Empty memories for `batch` environments."""
@@ -190,14 +196,16 @@ class ExpireSpanPolicy(BasePolicy):
     def _distribution(self, latent: Float[Tensor, "N D"]) -> Distribution:
         parameters = self.action_net(latent)
         if self.log_std is not None:
-            return self.action_dist.proba_distribution(parameters, self.log_std)  # type: ignore[call-arg]
-        return self.action_dist.proba_distribution(parameters)  # type: ignore[call-arg]
+            return self.action_dist.proba_distribution(parameters, self.log_std)
+        return self.action_dist.proba_distribution(parameters)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Act on a single observation as if an episode began with it."""
         first_B = torch.ones(_batch_size(observation), dtype=torch.bool, device=self.device)
         state = self.initial_state(len(first_B))
-        return self.act(self.encoder.preprocess(observation), state, first_B, deterministic=deterministic).actions
+        return self.act(
+            self.encoder.preprocess(observation), state, first_B, deterministic=deterministic
+        ).actions
 
     def predict(  # type: ignore[override]
         self,
@@ -219,7 +227,9 @@ class ExpireSpanPolicy(BasePolicy):
         batch = _batch_size(tensor)
         state = self.initial_state(batch) if state is None else state.clone()
         if state.batch_size != batch:
-            raise ValueError(f"state remembers {state.batch_size} environments, but {batch} observations were given")
+            raise ValueError(
+                f"state remembers {state.batch_size} environments, but {batch} observations were given"
+            )
         if episode_start is None:
             first_B = state.clock_B == 0
         else:

@@ -19,7 +19,16 @@ from agents.rollout import Minibatch
 class MemoryPPO(MemoryOnPolicyAlgorithm):
     """Clipped policy gradients; a minibatch is the whole rollout of some environments."""
 
-    SETTINGS = (*MemoryOnPolicyAlgorithm.SETTINGS, "batch_size", "n_epochs", "clip_range", "clip_range_vf", "normalize_advantage", "target_kl")
+    SETTINGS = (
+        *MemoryOnPolicyAlgorithm.SETTINGS,
+        "batch_size",
+        "n_epochs",
+        "clip_range",
+        "clip_range_vf",
+        "normalize_advantage",
+        "advantage_std_floor",
+        "target_kl",
+    )
 
     def __init__(
         self,
@@ -34,6 +43,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
+        advantage_std_floor: float = 0.0,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
@@ -54,6 +64,8 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             clip_range: of the probability ratio.
             clip_range_vf: of the value change; None: not clipped.
             normalize_advantage: per minibatch.
+            advantage_std_floor: advantages are divided by their standard deviation, or by this if that is
+                smaller: without reward they are the critic's noise, which must not drown the entropy bonus.
             ent_coef: weight of the entropy.
             vf_coef: weight of the value loss.
             max_grad_norm: gradient clipping.
@@ -87,6 +99,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         self.clip_range = FloatSchedule(clip_range)
         self.clip_range_vf = None if clip_range_vf is None else FloatSchedule(clip_range_vf)
         self.normalize_advantage = normalize_advantage
+        self.advantage_std_floor = advantage_std_floor
         self.target_kl = target_kl
 
     def train(self) -> None:
@@ -117,7 +130,9 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             if name != "ratio_deviation":
                 self.logger.record(f"train/{name}", total / num_minibatches)
         values, returns = self.rollout.values_BT.flatten(), self.rollout.returns_BT.flatten()
-        self.logger.record("train/explained_variance", explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
+        self.logger.record(
+            "train/explained_variance", explained_variance(values.cpu().numpy(), returns.cpu().numpy())
+        )
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", clip_range)
 
@@ -136,7 +151,8 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         )
         advantages = minibatch.advantages_BT
         if self.normalize_advantage and advantages.numel() > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+            scale = advantages.std().clamp_min(self.advantage_std_floor) + 1e-8
+            advantages = (advantages - advantages.mean()) / scale
         log_ratio = evaluation.log_prob_BT - minibatch.old_log_prob_BT
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)

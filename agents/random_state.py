@@ -15,7 +15,10 @@ def random_state(device: torch.device) -> dict[str, Any]:
     numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (SB3 and environments may draw from it)
     state: dict[str, Any] = {
         "python": {"version": version, "state": list(python_state), "gauss": gauss},
-        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].astype(np.int64)}},
+        "numpy": {
+            **numpy_state,
+            "state": {**numpy_state["state"], "key": numpy_state["state"]["key"].astype(np.int64)},
+        },
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":

@@ -87,7 +87,9 @@ class Rollout:
         self.position += 1
 
     def _room_for(self, part: Tensor) -> Tensor:
-        return torch.zeros(self.num_envs, self.num_steps, *part.shape[1:], dtype=part.dtype, device=self.device)
+        return torch.zeros(
+            self.num_envs, self.num_steps, *part.shape[1:], dtype=part.dtype, device=self.device
+        )
 
     def compute_advantages(
         self, last_values_B: Tensor, last_is_first_B: Tensor, *, gamma: float, gae_lambda: float
@@ -98,6 +100,8 @@ class Rollout:
             last_values_B: value of the observation after the rollout.
             last_is_first_B: True where the last step of the rollout ended an episode, so that nothing
                 of what follows belongs to it.
+            gamma: discount factor.
+            gae_lambda: lambda of the estimate.
         """
         running_B = torch.zeros_like(last_values_B)
         next_values_B, next_is_first_B = last_values_B, last_is_first_B
@@ -113,7 +117,7 @@ class Rollout:
         """Random groups of `num_rows` environments each, every environment once."""
         assert self.actions is not None
         assert self.state is not None
-        for rows in torch.randperm(self.num_envs, device=self.device).split(num_rows):
+        for rows in torch.split(torch.randperm(self.num_envs, device=self.device), num_rows):
             yield Minibatch(
                 {name: part[rows] for name, part in self.features.items()},
                 self.actions[rows],
@@ -125,17 +129,3 @@ class Rollout:
                 self.state.select(rows).trimmed(),
                 SpanNoise(self.limit_BT[rows], self.rate_BT[rows]) if self.noisy else None,
             )
-
-    def steps_into_episode_BT(self, before_B: Tensor) -> Tensor:
-        """How many steps of its episode lie before each step: the memories that were possible.
-
-        Args:
-            before_B: the same number for the step before the rollout, plus one.
-        """
-        possible_BT = torch.zeros(self.num_envs, self.num_steps, device=self.device)
-        running_B = before_B
-        for t in range(self.num_steps):
-            running_B = torch.where(self.is_first_BT[:, t], 0, running_B)
-            possible_BT[:, t] = running_B
-            running_B = running_B + 1
-        return possible_BT

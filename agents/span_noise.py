@@ -41,7 +41,9 @@ class SpanNoiseSettings:
         if self.time_dilation_max < 1.0:
             raise ValueError(f"time_dilation_max must be at least 1, got {self.time_dilation_max}")
         if not 0.0 <= self.time_dilation_probability <= 1.0:
-            raise ValueError(f"time_dilation_probability must lie in [0, 1], got {self.time_dilation_probability}")
+            raise ValueError(
+                f"time_dilation_probability must lie in [0, 1], got {self.time_dilation_probability}"
+            )
         if self.time_dilation_growth < 1.0:
             raise ValueError(f"time_dilation_growth must be at least 1, got {self.time_dilation_growth}")
 
@@ -79,7 +81,9 @@ class SpanNoiseSampler:
     def update(self, worst_success: float | None) -> None:
         """Once per rollout: speed up if the task is solved (None: not known)."""
         if worst_success is not None and worst_success >= self.settings.target_success:
-            self.fastest = min(self.settings.time_dilation_max, self.fastest * self.settings.time_dilation_growth)
+            self.fastest = min(
+                self.settings.time_dilation_max, self.fastest * self.settings.time_dilation_growth
+            )
 
     def dilated(self) -> list[bool]:
         """Which environments are in an episode whose clock runs fast; empty if there is no noise."""
@@ -97,4 +101,6 @@ class SpanNoiseSampler:
         limit, rate, fastest = state.get("limit"), state.get("rate"), state["fastest"]
         assert isinstance(fastest, float)
         self.fastest = fastest
-        self.current = SpanNoise(limit, rate) if isinstance(limit, Tensor) and isinstance(rate, Tensor) else None
+        self.current = (
+            SpanNoise(limit, rate) if isinstance(limit, Tensor) and isinstance(rate, Tensor) else None
+        )

@@ -28,6 +28,8 @@ class SpanPenaltySettings:
     """the ceiling never rises above this"""
     growth: float = 1.02
     """factor on the ceiling per update while the constraint holds"""
+    shrinkage: float = 0.9
+    """factor on the ceiling per update while it does not"""
     target_success: float = 0.97
     """the worst class of episodes must succeed this often for any penalty to be paid"""
 
@@ -35,12 +37,14 @@ class SpanPenaltySettings:
         """Refuse what cannot work; raises ValueError."""
         if self.weight < 0.0 or self.max_weight < self.weight:
             raise ValueError(
-                f"penalty.weight ({self.weight}) must lie between 0 and penalty.max_weight ({self.max_weight})"
+                f"penalty.weight ({self.weight}) must lie between 0 and max_weight ({self.max_weight})"
             )
         if self.cap_steps <= 0.0:
             raise ValueError(f"penalty.cap_steps must be positive, got {self.cap_steps}")
         if self.growth < 1.0:
             raise ValueError(f"penalty.growth must be at least 1, got {self.growth}")
+        if not 0.0 < self.shrinkage <= 1.0:
+            raise ValueError(f"penalty.shrinkage must lie in (0, 1], got {self.shrinkage}")
         if not 0.0 <= self.target_success < 1.0:
             raise ValueError(f"penalty.target_success must lie in [0, 1), got {self.target_success}")
 
@@ -51,9 +55,9 @@ class SpanPenalty:
 
     Under the constraint, alpha is a ceiling times the slack: how far the worst class lies above the
     target, from 0 (at the target) to 1 (it never fails). The slack acts at once, so a success rate
-    that falls takes the pressure off before it reaches the target; the ceiling only creeps, so there
-    is no integral part to wind up. Both together do not oscillate (a multiplicative rule that goes
-    up while all is well and down afterwards does: spans answer many updates late).
+    that falls takes the pressure off before it reaches the target; the ceiling creeps up while the
+    constraint holds and falls faster while it does not. A rule on the weight alone swings: spans
+    answer many updates late.
     """
 
     settings: SpanPenaltySettings = field(default_factory=SpanPenaltySettings)
@@ -87,6 +91,8 @@ class SpanPenalty:
         slack = 0.0 if worst_success is None else max(0.0, (worst_success - target) / (1.0 - target))
         if slack > 0.0:
             self.ceiling = min(self.settings.max_weight, self.ceiling * self.settings.growth)
+        elif worst_success is not None:
+            self.ceiling = max(self.settings.weight, self.ceiling * self.settings.shrinkage)
         self.weight = self.ceiling * slack
 
     def state_dict(self) -> dict[str, float]:

@@ -23,6 +23,7 @@ Shape letters (logical dimensions, always in this order):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,6 +105,17 @@ class BlockOutput(NamedTuple):
     reports: list[BlockReport]
 
 
+def orthogonal(linear: nn.Linear, gain: float = 1.0) -> nn.Linear:
+    """Initialize so that a layer keeps the scale of its input.
+
+    torch's own initialization shrinks it by 1.7. What a policy has to find out is often the product of
+    something remembered and something seen, and how soon it leaves that saddle depends on the scale.
+    """
+    nn.init.orthogonal_(linear.weight, gain)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 class MemoryLayer(nn.Module):
     """Attention over memories, then a feed-forward part, both with a residual."""
 
@@ -118,15 +130,20 @@ class MemoryLayer(nn.Module):
         self.position_window = settings.position_window
         self.remember = settings.remember
         self.feedforward_norm = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, settings.feedforward_multiplier * width)
-        self.narrow = nn.Linear(settings.feedforward_multiplier * width, width)
+        self.widen = orthogonal(nn.Linear(width, settings.feedforward_multiplier * width), gain=2**0.5)
+        self.narrow = orthogonal(nn.Linear(settings.feedforward_multiplier * width, width))
         if not settings.remember:
             return
         self.memory_norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        with torch.no_grad():
-            self.query_key_value.weight[: 2 * width].mul_(settings.query_key_gain)
+        nn.init.zeros_(self.query_key_value.bias)
+        for part, gain in zip(
+            torch.split(self.query_key_value.weight, width),
+            (settings.query_key_gain,) * 2 + (1.0,),
+            strict=True,
+        ):
+            nn.init.orthogonal_(part, gain)
+        self.attention_out = orthogonal(nn.Linear(width, width))
         self.expire_span = ExpireSpan(
             width,
             max_span=settings.max_span,
@@ -170,7 +187,9 @@ class MemoryLayer(nn.Module):
         alive_BW = mask_BW > 0.0
         retained_B = alive_BW.sum(1)
 
-        query_BHK, key_BHK, value_BHK = self.query_key_value(h_BD).view(batch, 3, self.num_heads, -1).unbind(1)
+        query_BHK, key_BHK, value_BHK = (
+            self.query_key_value(h_BD).view(batch, 3, self.num_heads, -1).unbind(1)
+        )
         query_BHK = query_BHK * self.head_size**-0.5
         score_BHW = torch.matmul(cache.key_BHWK, query_BHK.unsqueeze(-1)).squeeze(-1)
         if self.position_window:
@@ -183,7 +202,9 @@ class MemoryLayer(nn.Module):
 
         span_B1 = self.expire_span(h_BD.unsqueeze(1))
         on_ramp_B = retained_B - (mask_BW == 1.0).sum(1)
-        report = StepReport(span_B1.squeeze(1), retained_B, on_ramp_B, (alive_BW & (memory.tag_BW > 0)).sum(1))
+        report = StepReport(
+            span_B1.squeeze(1), retained_B, on_ramp_B, (alive_BW & (memory.tag_BW > 0)).sum(1)
+        )
         if write:
             gone_BW = self.expire_span.mask(span_BW - (age_BW + 1)) <= 0.0  # the next query would not see it
             memory = self._write(h_BD, key_BHK, value_BHK, span_B1, memory, clock_B, gone_BW, tag_B)
@@ -247,14 +268,16 @@ class MemoryLayer(nn.Module):
         batch, num_steps, width = x_BTD.shape
         ramp = self.expire_span.ramp
         h_BTD = self.memory_norm(x_BTD)
-        query_BTD, new_BTE = self.query_key_value(h_BTD).split([width, 2 * width], 2)
+        query_BTD, new_BTE = torch.split(self.query_key_value(h_BTD), [width, 2 * width], 2)
         both_BME, span_BM = new_BTE, self.expire_span(h_BTD)
         if memory.num_slots:
             stored_BWE = F.linear(memory.hidden_BWD, *self._key_value_weights())
             both_BME = torch.cat([stored_BWE, new_BTE], 1)
             span_BM = torch.cat([self.expire_span(memory.hidden_BWD), span_BM], 1)
         key_BHMK, value_BHMK = self._split_heads(both_BME)
-        query_BHTK = query_BTD.view(batch, num_steps, self.num_heads, -1).transpose(1, 2) * self.head_size**-0.5
+        query_BHTK = (
+            query_BTD.view(batch, num_steps, self.num_heads, -1).transpose(1, 2) * self.head_size**-0.5
+        )
         seen_span_BM = span_BM
         if noise is not None:
             stored_BW = noise.apply(span_BM[:, : memory.num_slots], slice(0, 1))
@@ -262,7 +285,7 @@ class MemoryLayer(nn.Module):
         birth_BM = view.relative_births(memory)
         hidden_BTM = view.hidden(memory)
         positions = self._positions_of_block(query_BHTK, view, memory) if self.position_window else None
-        read_BHTK, mask_BTM = ExpiringAttention.apply(
+        read_BHTK, mask_BTM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
             query_BHTK,
             key_BHMK,
             value_BHMK,
@@ -338,7 +361,9 @@ class MemoryLayer(nn.Module):
 class BlockView:
     """Who may see whom in a block, shared by its layers."""
 
-    def __init__(self, state: MemoryState, is_first_BT: Bool[Tensor, "B T"], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, state: MemoryState, is_first_BT: Bool[Tensor, "B T"], dtype: torch.dtype = torch.float32
+    ) -> None:
         """Prepare what does not depend on the layer; times are kept in `dtype`, or better."""
         num_steps = is_first_BT.shape[1]
         device = is_first_BT.device
@@ -370,7 +395,9 @@ class MemoryTransformer(nn.Module):
         if not 0.0 <= settings.layer_drop < 1.0:
             raise ValueError(f"layer_drop must lie in [0, 1), got {settings.layer_drop}")
         self.settings = settings
-        self.layers = nn.ModuleList(MemoryLayer(settings) for _ in range(settings.num_layers))
+        self.layers: Sequence[MemoryLayer] = nn.ModuleList(  # type: ignore[assignment]
+            MemoryLayer(settings) for _ in range(settings.num_layers)
+        )
         self.final_norm = nn.LayerNorm(settings.width)
 
     def initial_state(self, batch: int) -> MemoryState:
@@ -466,7 +493,9 @@ class MemoryTransformer(nn.Module):
         """Narrow every store to its fullest row, expired memories left out, under the present weights."""
         layers = []
         for layer, memory in zip(self._remembering(), state.layers, strict=True):
-            span_BW = layer.expire_span(memory.hidden_BWD) if memory.cache is None else layer._cache(memory).span_BW
+            span_BW = (
+                layer.expire_span(memory.hidden_BWD) if memory.cache is None else layer._cache(memory).span_BW
+            )
             if noise is not None:
                 span_BW = noise.apply(span_BW, slice(0, 1))
             age_BW = state.clock_B.unsqueeze(1) - memory.birth_BW
@@ -499,7 +528,7 @@ class MemoryTransformer(nn.Module):
 
     def _remembering(self) -> list[MemoryLayer]:
         """The layers that have a memory: all, or none in the memory-free control."""
-        return [layer for layer in self.layers if isinstance(layer, MemoryLayer) and layer.remember]
+        return [layer for layer in self.layers if layer.remember]
 
 
 def _keep(memory: LayerMemory, alive_BW: Bool[Tensor, "B W"]) -> LayerMemory:

@@ -125,6 +125,9 @@ class PPOConfig:
     """the same for the value function; none: not clipped"""
     normalize_advantage: bool = True
     """normalize the advantages of each minibatch"""
+    advantage_std_floor: float = 0.0
+    """but divide them by no less than this: without reward they are noise of the critic, and should not drown
+    the entropy bonus"""
     ent_coef: float = 0.005
     """weight of the entropy bonus"""
     vf_coef: float = 0.5
@@ -139,6 +142,7 @@ class PPOConfig:
         _check_learning("ppo", self)
         _check("ppo.batch_size", self.batch_size, "[1, inf)")
         _check("ppo.n_epochs", self.n_epochs, "[1, inf)")
+        _check("ppo.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
         _check("ppo.clip_range", self.clip_range, "(0, inf)")
         _check_optional("ppo.clip_range_vf", self.clip_range_vf, "(0, inf)")
         _check_optional("ppo.target_kl", self.target_kl, "(0, inf)")
@@ -199,6 +203,8 @@ class PenaltyConfig:
     """the constraint never raises alpha above this"""
     growth: float = 1.02
     """factor per update by which the constraint may raise alpha"""
+    shrinkage: float = 0.9
+    """factor per update by which it falls again while the worst class fails too often"""
     target_success: float = 0.97
     """nothing is charged while the worst class of episodes succeeds less often than this"""
 
@@ -208,6 +214,7 @@ class PenaltyConfig:
         _check("penalty.cap_steps", self.cap_steps, "(0, inf)")
         _check("penalty.max_weight", self.max_weight, "[0, inf)")
         _check("penalty.growth", self.growth, "[1, inf)")
+        _check("penalty.shrinkage", self.shrinkage, "(0, 1]")
         _check("penalty.target_success", self.target_success, "[0, 1)")
         if self.kind == "constraint" and self.weight > self.max_weight:
             raise ValueError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 import envs  # noqa: F401  (registers the environments)
-from envs.names import resolve
+from envs.names import ENTRIES, resolve
 
 FINAL_VALUES = ("is_success", "episode_class")
 """what `final_info` says of the whole episode; everything else in it is about its last observation"""
@@ -45,8 +45,8 @@ class GymnasiumVecEnv(VecEnv):
         mode = env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise ValueError(
-                f"env has the autoreset mode {mode}; it must be AutoresetMode.SAME_STEP, since the others put a "
-                "step that belongs to no episode into every rollout"
+                f"env has the autoreset mode {mode}; it must be AutoresetMode.SAME_STEP, since the others "
+                "put a step that belongs to no episode into every rollout"
             )
         self.env = env
         self.render_mode = env.render_mode
@@ -95,8 +95,8 @@ class GymnasiumVecEnv(VecEnv):
         self._lengths += 1
         dones = terminated | truncated
         infos = self._present_infos(info)
-        for index in np.flatnonzero(dones):
-            infos[index] |= self._ending(int(index), info, bool(truncated[index] and not terminated[index]))
+        for index in np.flatnonzero(dones).tolist():
+            infos[index] |= self._ending(index, info, bool(truncated[index] and not terminated[index]))
         self._returns[dones] = 0.0
         self._lengths[dones] = 0
         return observation, np.asarray(rewards, dtype=np.float32), dones, infos
@@ -113,7 +113,7 @@ class GymnasiumVecEnv(VecEnv):
                 for one, value in zip(infos, plain, strict=True):
                     one[name] = value
             else:
-                for index in np.flatnonzero(given):
+                for index in np.flatnonzero(given).tolist():
                     infos[index][name] = plain[index]
         return infos
 
@@ -152,12 +152,13 @@ class GymnasiumVecEnv(VecEnv):
                 )
             flat = part.reshape(self.num_envs, -1)
             low, high = space.low.reshape(-1), space.high.reshape(-1)
-            bad = (flat < low) | (flat > high) | (flat != flat)  # noqa: PLR0124 (NaN differs from itself)
+            bad = (flat < low) | (flat > high) | (flat != flat)  # NaN differs from itself
             if bad.any():
                 index, element = (int(number[0]) for number in np.nonzero(bad))
                 allowed = f"[{low[element]}, {high[element]}]"
                 raise EnvironmentFault(
-                    f"{what} is {flat[index, element]} at element {element}, outside {allowed}, {self._where(index)}"
+                    f"{what} is {flat[index, element]} at element {element}, outside {allowed}, "
+                    f"{self._where(index)}"
                 )
 
     def _where(self, index: int | None = None) -> str:
@@ -205,7 +206,7 @@ class GymnasiumVecEnv(VecEnv):
         images: Any = self.env.render()
         return [None] * self.num_envs if images is None else list(images)
 
-    def get_attr(self, attr_name: str, indices: None | int | Iterable[int] = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: int | Iterable[int] | None = None) -> list[Any]:
         """An attribute of the environments (of the batch, if they are one object)."""
         count = len(list(self._get_indices(indices)))
         if attr_name == "render_mode":
@@ -214,7 +215,7 @@ class GymnasiumVecEnv(VecEnv):
             return [self.env.envs[index].get_wrapper_attr(attr_name) for index in self._get_indices(indices)]
         return [getattr(self.env, attr_name)] * count
 
-    def set_attr(self, attr_name: str, value: Any, indices: None | int | Iterable[int] = None) -> None:
+    def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
         """Set an attribute of the environments."""
         if not hasattr(self.env, "envs"):
             raise NotImplementedError(f"{attr_name} cannot be set: these environments are one batch")
@@ -222,13 +223,13 @@ class GymnasiumVecEnv(VecEnv):
             self.env.envs[index].set_wrapper_attr(attr_name, value)
 
     def env_method(
-        self, method_name: str, *args: Any, indices: None | int | Iterable[int] = None, **kwargs: Any
+        self, method_name: str, *args: Any, indices: int | Iterable[int] | None = None, **kwargs: Any
     ) -> list[Any]:
         """Call a method of the environments."""
         return [method(*args, **kwargs) for method in self.get_attr(method_name, indices)]
 
     def env_is_wrapped(
-        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: None | int | Iterable[int] = None
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: int | Iterable[int] | None = None
     ) -> list[bool]:
         """Episode statistics are kept here, so nobody need add a Monitor."""
         from stable_baselines3.common.monitor import Monitor
@@ -237,7 +238,11 @@ class GymnasiumVecEnv(VecEnv):
 
 
 def make_vec_env(
-    name: str, num_envs: int, seed: int | None = None, env_kwargs: dict[str, Any] | None = None, **options: Any
+    name: str,
+    num_envs: int,
+    seed: int | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    **options: Any,
 ) -> GymnasiumVecEnv:
     """Environments by short name or Gymnasium id; the batched twin where there is one.
 
@@ -255,7 +260,8 @@ def make_vec_env(
     spec = gym.spec(env_id)
     kwargs = env_kwargs or {}
     _check_arguments(name, spec, kwargs)
-    batched = spec.vector_entry_point is not None
+    # Of other packages' batched environments most reset in the next step; copies of the plain one do not.
+    batched = env_id in {entry.id for entry in ENTRIES.values()}
     mode: dict[str, Any] = {} if batched else {"vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
     vectorization = "vector_entry_point" if batched else "sync"
     try:
@@ -279,7 +285,9 @@ def _check_arguments(name: str, spec: gym.envs.registration.EnvSpec, kwargs: dic
         allowed = set(parameters) - {"self", "render_mode"}
     for key in kwargs:
         if key not in allowed:
-            raise ValueError(f"env_args.{key}: {name} has no such argument; it has {', '.join(sorted(allowed))}")
+            raise ValueError(
+                f"env_args.{key}: {name} has no such argument; it has {', '.join(sorted(allowed))}"
+            )
 
 
 def _value_checks(space: spaces.Space[Any]) -> Iterable[tuple[str | None, spaces.Box]]:

@@ -83,6 +83,7 @@ def make_agent(config: TrainConfig, env: GymnasiumVecEnv) -> MemoryOnPolicyAlgor
             weight=penalty.weight,
             max_weight=penalty.max_weight,
             growth=penalty.growth,
+            shrinkage=penalty.shrinkage,
             target_success=penalty.target_success,
         ),
         span_noise=SpanNoiseSettings(

@@ -1,6 +1,6 @@
 """Judge a trained agent on unseen episodes.
 
-    python runners/evaluate_agent.py --run runs/NAME --episodes 1000 --seed 12345
+python runners/evaluate_agent.py --run runs/NAME --episodes 1000 --seed 12345
 """
 
 from __future__ import annotations

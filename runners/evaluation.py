@@ -80,7 +80,9 @@ class EvaluationResult:
     def rows(self, env: str) -> dict[str, object]:
         """The result as rows for people."""
         policy = "most likely" if self.deterministic else "sampled"
-        rows: dict[str, object] = {"evaluation": f"{self.episodes} unseen episodes of {env}, {policy} actions"}
+        rows: dict[str, object] = {
+            "evaluation": f"{self.episodes} unseen episodes of {env}, {policy} actions"
+        }
         if self.success_rate is not None and self.success_ci95 is not None:
             low, high = self.success_ci95
             rows["success"] = f"{self.success_rate:.1%} (95% interval {low:.1%} to {high:.1%})"
@@ -88,8 +90,12 @@ class EvaluationResult:
                 rows[f"  {name}"] = f"{rate:.1%}"
         rows["return"] = f"{self.return_mean:.3f} +- {self.return_std:.3f}"
         rows["episode length"] = f"{self.length_mean:.1f} steps, at most {self.length_max}"
-        for layer, (mean, most) in enumerate(zip(self.retained_mean, self.retained_max, strict=True), start=1):
-            rows[f"memories, layer {layer}"] = f"{mean:.1f} of {self.possible_mean:.1f} possible, at most {most}"
+        for layer, (mean, most) in enumerate(
+            zip(self.retained_mean, self.retained_max, strict=True), start=1
+        ):
+            rows[f"memories, layer {layer}"] = (
+                f"{mean:.1f} of {self.possible_mean:.1f} possible, at most {most}"
+            )
         if self.cue_recall is not None and self.cue_precision is not None:
             rows["cues"] = f"recall {self.cue_recall:.1%}, precision {self.cue_precision:.1%}"
         rows["memory held"] = f"{self.bytes_held_mean / 1024:.1f} KiB per environment"

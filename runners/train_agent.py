@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             env.close()
         if outcome.interrupted:
-            display.note(f"Interrupted at {agent.num_timesteps:,} steps, and saved. {_where_to_go_on(folder)}")
+            display.note(
+                f"Interrupted at {agent.num_timesteps:,} steps, and saved. {_where_to_go_on(folder)}"
+            )
             return EXIT_SAVED
         result = _evaluate_best(config, folder)
     display.summary_table(
@@ -81,9 +83,13 @@ def _fresh_or_restored(
     agent, runner_state = restore_agent(checkpoint, env, config.device)
     notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
     if not agent.resumes_exactly:
-        notes.append(f"{config.env} cannot save its state: its episodes begin anew, so this is no exact continuation")
+        notes.append(
+            f"{config.env} cannot save its state: its episodes begin anew, so this is no exact continuation"
+        )
     if runner_state["threads"] != config.threads:
-        notes.append(f"threads: {runner_state['threads']} before, {config.threads} now: results differ by rounding")
+        notes.append(
+            f"threads: {runner_state['threads']} before, {config.threads} now: results differ by rounding"
+        )
     return agent, runner_state, notes
 
 

@@ -100,7 +100,7 @@ class TrainingCallback(BaseCallback):
         worst = self.model.success_window.worst()
         if worst is not None:
             return [1.0, min(worst, enough), -float(np.sum(self._retained()))]
-        episodes = self.model.ep_info_buffer or []
+        episodes = list(self.model.ep_info_buffer or [])
         return [0.0, float(np.mean([episode["r"] for episode in episodes])), 0.0] if episodes else []
 
     def _is_solved(self) -> bool:

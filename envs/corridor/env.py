@@ -27,7 +27,9 @@ MAX_DRAWN_CELLS = 25
 
 def observation_space(view_size: int) -> spaces.Box:
     """[x, y] from the view's top left corner; per cell MiniGrid's object type, color and state."""
-    high = np.broadcast_to(np.array([max(OBJECT_TO_IDX.values()), len(COLOR_TO_IDX) - 1, 2], np.uint8), (view_size, view_size, 3))
+    high = np.broadcast_to(
+        np.array([max(OBJECT_TO_IDX.values()), len(COLOR_TO_IDX) - 1, 2], np.uint8), (view_size, view_size, 3)
+    )
     return spaces.Box(np.zeros_like(high), high.copy(), dtype=np.uint8)
 
 
@@ -71,7 +73,7 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         self.render_mode = render_mode
         self.action_space = spaces.Discrete(len(Move))
-        self.observation_space = observation_space(self.rules.view_size)
+        self.observation_space = observation_space(self.rules.view_size)  # type: ignore[assignment]
         self.episode_classes = self.rules.episode_classes
         self.correlation_horizon = self.rules.correlation_horizon
         self._chunk: Episodes | None = None
@@ -85,7 +87,9 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
             self._chunk, self._next_episode = self.rules.draw(self.np_random), 0
         chunk, episode = self._chunk, self._next_episode
         self._next_episode += 1
-        self.place(int(chunk.length_E[episode]), int(chunk.cue_E[episode]), chunk.doors_EN[episode].tolist(), 0)
+        self.place(
+            int(chunk.length_E[episode]), int(chunk.cue_E[episode]), chunk.doors_EN[episode].tolist(), 0
+        )
         self._steps = 0
         self._limit = int(self.rules.time_limit(np.array(self._length)))
         return self._observe(), self._info()
@@ -116,7 +120,7 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
             info["episode_class"] = class_name(class_index(self._length))
         return self._observe(), float(success), terminated, truncated, info
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Up to `MAX_DRAWN_CELLS` columns around the agent, which is drawn as a triangle."""
         if self.render_mode is None:
             return None
@@ -135,7 +139,7 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
         width = self._length + self.rules.num_door_cells + 2
         grid = Grid(width, 3)
         grid.wall_rect(0, 0, width, 3)
-        grid.set(1, ROW - 1, Ball(COLORS[self._cue]))
+        grid.set(1, ROW - 1, Ball(COLORS[self._cue]))  # type: ignore[no-untyped-call]
         for index, color in enumerate(self._doors):
             grid.set(1 + self._length + index // 2, ROW - 1 + 2 * (index % 2), Door(COLORS[color]))
         return grid
@@ -150,7 +154,7 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
                 cell = self._grid.get(x, y) if inside else Wall()
                 view[i, j] = (OBJECT_TO_IDX["empty"], 0, 0) if cell is None else cell.encode()
         if self.rules.observable:
-            view[radius, radius] = Ball(COLORS[self._cue]).encode()
+            view[radius, radius] = Ball(COLORS[self._cue]).encode()  # type: ignore[no-untyped-call]
         return view
 
     def _info(self) -> dict[str, Any]:

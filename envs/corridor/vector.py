@@ -55,7 +55,9 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.episode_classes = self.rules.episode_classes
         self.correlation_horizon = self.rules.correlation_horizon
-        self._class_names = np.array([class_name(index) for index in range(len(CLASS_BOUNDS) + 1)], dtype=object)
+        self._class_names = np.array(
+            [class_name(index) for index in range(len(CLASS_BOUNDS) + 1)], dtype=object
+        )
         self._tables()
         # A single environment's generator (np_random) is the batch's list of generators here.
         self._rngs: list[np.random.Generator] = []
@@ -78,7 +80,9 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
         mask = self._everybody if not options or "reset_mask" not in options else options["reset_mask"]
         mask = np.asarray(mask, dtype=bool)
         if mask.shape != (self.num_envs,):
-            raise ValueError(f"options['reset_mask'] must have the shape ({self.num_envs},), got {mask.shape}")
+            raise ValueError(
+                f"options['reset_mask'] must have the shape ({self.num_envs},), got {mask.shape}"
+            )
         seeds: Sequence[int | None]
         if seed is None:
             seeds = [None] * self.num_envs
@@ -91,7 +95,7 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
         if not self._rngs:
             self._rngs = [gym.utils.seeding.np_random(given)[0] for given in seeds]
         else:
-            for index in np.flatnonzero(mask):
+            for index in np.flatnonzero(mask).tolist():
                 if seeds[index] is not None:
                     self._rngs[index] = gym.utils.seeding.np_random(seeds[index])[0]
                     self._next_episode[index] = CHUNK
@@ -170,7 +174,8 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
         )
         length = 2 * rules.view_size  # long enough to have a middle
         places = [*range(rules.radius + 2), *range(length - rules.radius, length + rules.num_door_cells)]
-        views = np.empty((len(cues) * len(orders), num_places, *self.single_observation_space.shape), np.uint8)
+        size = rules.view_size
+        views = np.empty((len(cues) * len(orders), num_places, size, size, 3), np.uint8)
         for combination, (cue, order) in enumerate(itertools.product(cues, orders)):
             for place, x in enumerate(places):
                 views[combination, place] = reference.view_of(length, cue, list(order), x)
@@ -203,7 +208,9 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
         place = np.maximum(near_start, self._x - self._length + (self._first_end_place + self.rules.radius))
         # Short corridors: what is near the start also lies left of the end's places, never both in view.
         place = np.where(self._x <= self.rules.radius, self._x, place)
-        observation: NDArray[np.uint8] = self._views.take(self._combination * self._num_places + place, axis=0)
+        observation: NDArray[np.uint8] = self._views.take(
+            self._combination * self._num_places + place, axis=0
+        )
         return observation
 
     def _info(self) -> dict[str, Any]:
@@ -215,9 +222,16 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
             np.where(self._x < goal, Move.RIGHT, Move.LEFT),
         )
         cue = self._everybody.copy() if self.rules.observable else self._x <= self.rules.radius
-        return {"cue": cue, "_cue": self._everybody, "oracle_action": oracle, "_oracle_action": self._everybody}
+        return {
+            "cue": cue,
+            "_cue": self._everybody,
+            "oracle_action": oracle,
+            "_oracle_action": self._everybody,
+        }
 
-    def _final(self, done: NDArray[np.bool_], success: NDArray[np.bool_]) -> tuple[NDArray[Any], dict[str, Any]]:
+    def _final(
+        self, done: NDArray[np.bool_], success: NDArray[np.bool_]
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Last observation and info of the episodes that end, laid out as Gymnasium does."""
         final_obs = np.full(self.num_envs, None, dtype=object)
         observation = self._observe()
@@ -225,14 +239,20 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
             final_obs[index] = observation[index]
         classes = self._class_names[np.searchsorted(CLASS_BOUNDS, self._length)]
         classes[~done] = None
-        info = {name: np.where(done, value, 0).astype(value.dtype) for name, value in self._info().items() if name[0] != "_"}
+        info = {
+            name: np.where(done, value, 0).astype(value.dtype)
+            for name, value in self._info().items()
+            if name[0] != "_"
+        }
         info |= {"is_success": success, "episode_class": classes}
         return final_obs, info | {f"_{name}": done for name in info}
 
     def _as_reference(self, index: int) -> CorridorEnv:
         """The reference environment in the same situation."""
         combination = int(self._combination[index])
-        order = next(o for o, number in self._order_number.items() if number == combination % self._num_orders)
+        order = next(
+            o for o, number in self._order_number.items() if number == combination % self._num_orders
+        )
         arguments = {name: getattr(self.rules, name) for name in ("num_colors", "view_size", "observable")}
         env = CorridorEnv(length=int(self._length[index]), render_mode="rgb_array", **arguments)
         env.reset(seed=0)

@@ -16,7 +16,12 @@ from agents.transformer import MemoryLayer, MemoryTransformer
 
 
 def reference_outputs(
-    model: MemoryTransformer, x_TD: Tensor, is_first: list[bool], *, limit: float = math.inf, rate: float = 1.0
+    model: MemoryTransformer,
+    x_TD: Tensor,
+    is_first: list[bool],
+    *,
+    limit: float = math.inf,
+    rate: float = 1.0,
 ) -> Tensor:
     """Outputs [T, D] for one sequence that starts with empty memories."""
     start, steps = 0, []
@@ -36,7 +41,9 @@ def reference_outputs(
     return torch.stack(steps)
 
 
-def _read(layer: MemoryLayer, h_D: Tensor, memories: list[Tensor], t: int, limit: float, rate: float) -> Tensor:
+def _read(
+    layer: MemoryLayer, h_D: Tensor, memories: list[Tensor], t: int, limit: float, rate: float
+) -> Tensor:
     """Equations 1 to 4 for one query; `memories[i]` was written at step i of the episode."""
     width, size = h_D.shape[0], layer.head_size
     query_D = layer.query_key_value(h_D)[:width]

@@ -26,7 +26,14 @@ from agents.span_penalty import SpanPenaltySettings
 from envs.vec_env import make_vec_env
 from tests.agents.small_envs import AnySpace, Endless, RepeatFirst
 
-TINY: dict[str, Any] = {"width": 16, "num_layers": 2, "num_heads": 2, "max_span": 40, "ramp": 4, "position_window": 3}
+TINY: dict[str, Any] = {
+    "width": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "max_span": 40,
+    "ramp": 4,
+    "position_window": 3,
+}
 
 
 def vec(make: Any, count: int = 4) -> DummyVecEnv:
@@ -34,7 +41,13 @@ def vec(make: Any, count: int = 4) -> DummyVecEnv:
 
 
 def ppo(env: Any, **changes: Any) -> MemoryPPO:
-    settings: dict[str, Any] = {"n_steps": 16, "batch_size": 32, "n_epochs": 2, "seed": 0, "device": "cpu"} | changes
+    settings: dict[str, Any] = {
+        "n_steps": 16,
+        "batch_size": 32,
+        "n_epochs": 2,
+        "seed": 0,
+        "device": "cpu",
+    } | changes
     settings["policy_kwargs"] = {**TINY, **settings.get("policy_kwargs", {})}
     return MemoryPPO("ExpireSpanPolicy", env, **settings)
 
@@ -73,7 +86,9 @@ OBSERVATIONS = {
     "categories": spaces.Box(0, np.full((3, 3, 2), 5, np.uint8), dtype=np.uint8),
     "image": spaces.Box(0, 255, (40, 44, 3), np.uint8),
     "small_image": spaces.Box(0, 255, (7, 7, 3), np.uint8),
-    "dict": spaces.Dict({"image": spaces.Box(0, 255, (3, 36, 36), np.uint8), "direction": spaces.Discrete(4)}),
+    "dict": spaces.Dict(
+        {"image": spaces.Box(0, 255, (3, 36, 36), np.uint8), "direction": spaces.Discrete(4)}
+    ),
 }
 ACTIONS = {
     "discrete": spaces.Discrete(3),

@@ -35,7 +35,10 @@ def test_divisor_shrinks_the_influence_of_the_hidden_state() -> None:
 
 
 @given(
-    max_span=st.integers(1, 50), ramp=st.integers(1, 80), seed=st.integers(0, 2**16), scale=st.floats(0.1, 50.0)
+    max_span=st.integers(1, 50),
+    ramp=st.integers(1, 80),
+    seed=st.integers(0, 2**16),
+    scale=st.floats(0.1, 50.0),
 )
 def test_a_memory_never_comes_back(max_span: int, ramp: int, seed: int, scale: float) -> None:
     """Masks lie in [0, 1] and never rise with age, also for ramps longer than the maximum span."""
@@ -74,8 +77,12 @@ def test_ramp_penalty_by_hand() -> None:
 
 def test_noise_clamps_then_divides() -> None:
     noise = SpanNoise(torch.tensor([[6.0, 100.0]]), torch.tensor([[2.0, 4.0]]))
-    torch.testing.assert_close(noise.apply(torch.tensor([[8.0, 8.0]]), slice(None)), torch.tensor([[3.0, 2.0]]))
-    torch.testing.assert_close(noise.apply(torch.tensor([[8.0, 4.0, 1.0]]), slice(0, 1)), torch.tensor([[3.0, 2.0, 0.5]]))
+    torch.testing.assert_close(
+        noise.apply(torch.tensor([[8.0, 8.0]]), slice(None)), torch.tensor([[3.0, 2.0]])
+    )
+    torch.testing.assert_close(
+        noise.apply(torch.tensor([[8.0, 4.0, 1.0]]), slice(0, 1)), torch.tensor([[3.0, 2.0, 0.5]])
+    )
 
 
 @pytest.mark.parametrize(

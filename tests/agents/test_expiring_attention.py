@@ -52,11 +52,15 @@ def test_values_and_gradients_equal_automatic_differentiation(
     read, _ = ExpiringAttention.apply(*mine[:3], mine[3] * 1.0, mine[4], time, hidden)
     expected = plain_attention(*plain, time, hidden)
     torch.testing.assert_close(read, expected, rtol=1e-10, atol=1e-12)
-    direction = torch.randn(read.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    direction = torch.randn(
+        read.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64
+    )
     (read * direction).sum().backward()
     (expected * direction).sum().backward()
     for name, a, b in zip(["query", "key", "value", "position", "expiry"], mine, plain, strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-8, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            a.grad, b.grad, rtol=1e-8, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 def test_a_query_that_sees_nothing_reads_zero_and_teaches_nothing() -> None:
@@ -72,7 +76,9 @@ def test_a_query_that_sees_nothing_reads_zero_and_teaches_nothing() -> None:
 
 def test_expired_memories_contribute_exactly_nothing() -> None:
     """Not merely little: changing them by any amount changes no bit."""
-    query, key, value, _, _, time, _ = (part.float() if part.is_floating_point() else part for part in inputs(1, 1, 1, 4, 6))
+    query, key, value, _, _, time, _ = (
+        part.float() if part.is_floating_point() else part for part in inputs(1, 1, 1, 4, 6)
+    )
     hidden = torch.zeros(1, 4, 6, dtype=torch.bool)
     expiry = torch.tensor([[9.0, 9.0, 9.0, -1.0, -1.0, -1.0]])
     before, _ = ExpiringAttention.apply(query, key, value, None, expiry, time, hidden)

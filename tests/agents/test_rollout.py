@@ -26,7 +26,9 @@ def test_advantages_by_hand_with_an_episode_that_ends_inside() -> None:
     step 1: 2 - 1 = 1 (its episode is over: neither the next value nor the next advantage counts)
     step 0: 1 + 0.5 * 1 - 1 + 0.25 * 1 = 0.75
     """
-    rollout = rollout_of(torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(1, 3), torch.tensor([[True, False, True]]))
+    rollout = rollout_of(
+        torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(1, 3), torch.tensor([[True, False, True]])
+    )
     rollout.compute_advantages(torch.tensor([3.0]), torch.tensor([False]), gamma=0.5, gae_lambda=0.5)
     assert rollout.advantages_BT.tolist() == [pytest.approx([0.75, 1.0, 4.5])]
     assert rollout.returns_BT.tolist() == [pytest.approx([1.75, 2.0, 5.5])]

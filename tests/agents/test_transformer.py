@@ -81,7 +81,9 @@ def test_step_and_block_equal_the_reference(
 ) -> None:
     """Spans near L with R < T included, where the released code crashes."""
     model = lively(
-        replace(SMALL, num_heads=heads, max_span=max_span, ramp=ramp, position_window=window), seed, spread=4.0
+        replace(SMALL, num_heads=heads, max_span=max_span, ramp=ramp, position_window=window),
+        seed,
+        spread=4.0,
     )
     batch, steps = 3, 17
     x = torch.randn(batch, steps, 8, dtype=torch.float64)
@@ -102,10 +104,14 @@ def test_span_noise_is_the_same_in_step_block_and_reference(seed: int, limit: fl
     first = episode_starts(seed, 1, 15, 0.15)
     noise = SpanNoise(torch.full((1, 15), limit), torch.full((1, 15), rate))
     with torch.no_grad():
-        expected = reference_outputs(model, x[0], first[0].tolist(), limit=float(torch.tensor(limit)), rate=float(torch.tensor(rate)))
+        expected = reference_outputs(
+            model, x[0], first[0].tolist(), limit=float(torch.tensor(limit)), rate=float(torch.tensor(rate))
+        )
         stepped, _ = by_steps(model, x, first, model.initial_state(1), noise)
         torch.testing.assert_close(stepped[0], expected, rtol=1e-6, atol=1e-6)  # noise is float32
-        torch.testing.assert_close(by_blocks(model, x, first, [6, 9], noise)[0], expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            by_blocks(model, x, first, [6, 9], noise)[0], expected, rtol=1e-6, atol=1e-6
+        )
 
 
 def test_gradients_equal_those_of_the_reference() -> None:
@@ -115,12 +121,18 @@ def test_gradients_equal_those_of_the_reference() -> None:
     first = episode_starts(3, 2, 14, 0.15)
     direction = torch.randn(2, 14, 8, dtype=torch.float64)
     (model.block(x, model.initial_state(2), first).y_BTD * direction).sum().backward()
-    mine = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    mine = {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
     model.zero_grad()
     expected = torch.stack([reference_outputs(model, x[b], first[b].tolist()) for b in range(2)])
     (expected * direction).sum().backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(mine[name], parameter.grad, rtol=1e-7, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            mine[name], parameter.grad, rtol=1e-7, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}"
+        )
     assert float(mine["layers.0.expire_span.predictor.weight"].abs().max()) > 0
 
 
@@ -149,7 +161,11 @@ def test_nothing_crosses_an_episode_boundary_nor_comes_from_the_future(acting: b
 
     def run(inputs: Tensor) -> Tensor:
         with torch.no_grad():
-            return by_steps(model, inputs, first, model.initial_state(2))[0] if acting else by_blocks(model, inputs, first, [12, 8])
+            return (
+                by_steps(model, inputs, first, model.initial_state(2))[0]
+                if acting
+                else by_blocks(model, inputs, first, [12, 8])
+            )
 
     before = run(x)
     past = x.clone()

@@ -177,7 +177,9 @@ def test_ball_and_doors_are_never_in_sight_together(view_size: int, num_colors: 
 
 def test_lengths_follow_their_distribution() -> None:
     rng = np.random.default_rng(0)
-    uniform = np.concatenate([CorridorRules(min_length=3, max_length=12).draw(rng).length_E for _ in range(400)])
+    uniform = np.concatenate(
+        [CorridorRules(min_length=3, max_length=12).draw(rng).length_E for _ in range(400)]
+    )
     counts = np.bincount(uniform)[3:]
     assert len(counts) == 10
     assert np.abs(counts / len(uniform) - 0.1).max() < 0.01

@@ -1,0 +1,248 @@
+"""Measure speed, always as a ratio against something else in the same run.
+
+    python runners/benchmark.py
+
+Parts: `envs` (batched corridor), `training` (against sb3-contrib's RecurrentPPO, an extra: `.[bench]`),
+`update` (against the machine's own rate of matrix multiplication), `acting` (cost of a step as an
+episode grows). Rivals alternate, so that a busy machine slows both; medians and spreads are printed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: import from the checkout, not from runners/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.logger import Logger
+
+from agents.on_policy import MemoryOnPolicyAlgorithm
+from configs import command_line
+from configs.schema import TrainConfig, load
+from envs.names import resolve
+from envs.vec_env import make_vec_env
+from runners.agent_factory import make_agent, make_training_env
+from runners.progress import ProgressDisplay
+from runners.run_folder import write_json_atomically
+
+Part = Literal["envs", "training", "update", "acting"]
+PARTS: tuple[Part, ...] = ("envs", "training", "update", "acting")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkCommand:
+    """Measure speed, always as a ratio against something else in the same run."""
+
+    part: Literal["all", "envs", "training", "update", "acting"] = "all"
+    """which part; all of them by default"""
+    env: str = "corridor-long"
+    """whose preset is measured"""
+    rounds: int = 5
+    """measurements of each rival, alternating"""
+    threads: int = 1
+    """torch's threads"""
+    json: Path | None = None
+    """also write the numbers to this file"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    command = command_line.parse(BenchmarkCommand, argv)
+    torch.set_num_threads(command.threads)
+    config = load(["--env", command.env, "--threads", str(command.threads)])
+    display = ProgressDisplay(0)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {command.threads} torch thread(s), CPU"
+    display.announce({"machine": machine, "torch": torch.__version__, "load": f"{os.getloadavg()[0]:.1f}"})
+    measure: dict[Part, Callable[[TrainConfig, int], dict[str, Any]]] = {
+        "envs": measure_envs,
+        "training": measure_training,
+        "update": measure_update,
+        "acting": measure_acting,
+    }
+    results: dict[str, Any] = {"machine": machine}
+    for part in PARTS:
+        if command.part in ("all", part):
+            results[part] = measure[part](config, command.rounds)
+            display.summary_table({f"{part}: {name}": value for name, value in results[part].items()})
+    if command.json is not None:
+        write_json_atomically(command.json, results)
+    return 0
+
+
+def measure_envs(config: TrainConfig, rounds: int) -> dict[str, Any]:
+    """Steps per second with random actions: batched twin at several sizes, and Gymnasium's way."""
+    env_id = resolve(config.env)
+    arguments: dict[str, Any] = dict(config.env_args)
+    rivals: dict[str, tuple[Any, int]] = {}
+    for num_envs in (16, 64, 1_024):
+        batch = gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **arguments)
+        rivals[f"batched twin, {num_envs} environments"] = (batch, 200)
+    rivals["reference in SyncVectorEnv, 16 environments"] = (
+        gym.make_vec(env_id, 16, vectorization_mode="sync", **arguments),
+        20,
+    )
+    rng = np.random.default_rng(0)
+    rates: dict[str, list[float]] = {name: [] for name in rivals}
+    for env, _ in rivals.values():
+        env.reset(seed=0)
+    for _ in range(rounds):
+        for name, (env, steps) in rivals.items():
+            actions = rng.integers(4, size=(steps, env.num_envs))
+            began = time.perf_counter()
+            for row in actions:
+                env.step(row)
+            rates[name].append(steps * env.num_envs / (time.perf_counter() - began))
+    return {name: _spread(values, "steps/s") for name, values in rates.items()}
+
+
+def measure_training(config: TrainConfig, rounds: int) -> dict[str, Any]:
+    """Training steps per second of our agent and of RecurrentPPO, in turns.
+
+    Same environments, rollout, epochs and minibatches; an LSTM as wide as our model. Ours is measured
+    twice: as it begins (nothing has been forgotten yet) and with spans as short as after training.
+    """
+    from sb3_contrib import RecurrentPPO
+
+    ppo, policy = config.ppo, config.policy
+    ours = make_agent(config, make_training_env(config))
+    forgetful = make_agent(config, make_training_env(config))
+    shorten_spans(forgetful)
+    lstm = RecurrentPPO(
+        "MlpLstmPolicy",
+        make_training_env(config),
+        n_steps=ppo.n_steps,
+        batch_size=ppo.batch_size,
+        n_epochs=ppo.n_epochs,
+        policy_kwargs={"lstm_hidden_size": policy.width, "net_arch": []},
+        device="cpu",
+        seed=0,
+    )
+    rivals: dict[str, Any] = {
+        "ours, nothing forgotten yet": ours,
+        "ours, forgetting": forgetful,
+        "RecurrentPPO": lstm,
+    }
+    steps = config.num_envs * ppo.n_steps
+    for rival in rivals.values():
+        rival.set_logger(Logger(None, []))
+        rival.learn(2 * steps)
+    rates: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(rounds):
+        for name, rival in rivals.items():
+            began = time.perf_counter()
+            rival.learn(steps, reset_num_timesteps=False)
+            rates[name].append(steps / (time.perf_counter() - began))
+    result: dict[str, Any] = {name: _spread(values, "steps/s") for name, values in rates.items()}
+    for name in ("ours, nothing forgotten yet", "ours, forgetting"):
+        ratios = [mine / theirs for mine, theirs in zip(rates[name], rates["RecurrentPPO"], strict=True)]
+        result[f"{name}, against RecurrentPPO"] = _spread(ratios, "x")
+    return result
+
+
+def measure_update(config: TrainConfig, rounds: int) -> dict[str, Any]:
+    """Share of the machine's matrix-multiply rate that an update reaches, counting the model's operations."""
+    agent = make_agent(config, make_training_env(config))
+    shorten_spans(agent)
+    agent.set_logger(Logger(None, []))
+    agent.learn(2 * config.num_envs * config.ppo.n_steps)
+    operations = _update_operations(config, agent)
+    size = 1_024
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    shares, rates = [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for _ in range(5):
+            torch.mm(left, right)
+        machine = 5 * 2 * size**3 / (time.perf_counter() - began)
+        began = time.perf_counter()
+        agent.train()
+        reached = operations / (time.perf_counter() - began)
+        rates.append(machine / 1e9)
+        shares.append(reached / machine)
+    return {
+        "matrix multiplication": _spread(rates, "Gflop/s"),
+        "share reached by the update": _spread(shares, ""),
+    }
+
+
+def _update_operations(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> float:
+    """Floating point operations of the model's matrix products in one update, forward and backward."""
+    policy, ppo = config.policy, config.ppo
+    state = agent.rollout.state
+    assert state is not None
+    tokens = config.num_envs * ppo.n_steps
+    width = policy.width
+    total = 0.0
+    features = len(agent.policy.encoder.mean_F)
+    for layer in state.layers:
+        stored = layer.trimmed().num_slots
+        seen = stored + ppo.n_steps
+        projections = tokens * (4 * width**2 + 2 * policy.feedforward_multiplier * width**2)
+        projections += config.num_envs * stored * 2 * width**2
+        total += 2 * (projections + tokens * seen * 2 * width)
+    total += 2 * tokens * features * width
+    # Backward takes twice as many as forward.
+    return 3 * total * ppo.n_epochs
+
+
+def measure_acting(config: TrainConfig, rounds: int) -> dict[str, Any]:
+    """Time and bytes per step as one episode of a forgetful agent grows."""
+    agent = make_agent(config, make_training_env(config))
+    shorten_spans(agent)
+    num_envs = 16
+    env = make_vec_env(config.env, num_envs, 0, {"length": 1_000_000})
+    features = agent.policy.encoder.preprocess(env.reset())
+    state = agent.policy.initial_state(num_envs)
+    nobody = torch.zeros(num_envs, dtype=torch.bool)
+    result: dict[str, Any] = {}
+    taken = 0
+    for until in (1_000, 4_000, 16_000):
+        while taken < until - 200:
+            state = agent.policy.act(features, state, nobody).state
+            taken += 1
+        times = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            for _ in range(200 // rounds):
+                state = agent.policy.act(features, state, nobody).state
+                taken += 1
+            times.append((time.perf_counter() - began) / (200 // rounds) * 1e6)
+        held = state.bytes_held / num_envs / 1024
+        result[f"after {until:,} steps"] = f"{_spread(times, 'us')}, {held:.1f} KiB held per environment"
+    return result
+
+
+def shorten_spans(agent: MemoryOnPolicyAlgorithm) -> None:
+    """Give every memory the span that a trained agent gives the useless ones: less than the ramp."""
+    with torch.no_grad():
+        for name, parameter in agent.policy.named_parameters():
+            if name.endswith("expire_span.predictor.bias"):
+                parameter.fill_(-12.0)
+
+
+def _spread(values: list[float], unit: str) -> str:
+    """Median and range."""
+    low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
+    digits = 0 if middle >= 100 else 2
+    return f"{middle:,.{digits}f} {unit} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The penalty weight waits for success, yields at once, and does not swing; the cap spares long spans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from agents.expire_span import span_cost
+from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
+from agents.span_penalty import SpanPenalty, SpanPenaltySettings
+
+
+def test_nothing_is_charged_before_success_is_known_and_high() -> None:
+    penalty = SpanPenalty(SpanPenaltySettings(weight=1e-4, target_success=0.9))
+    for success in (None, 0.0, 0.5, 0.9, None):
+        penalty.update(success)
+        assert penalty.weight == 0.0
+        assert penalty.kind is None
+    assert penalty.ceiling == 1e-4, "the ceiling waits as well"
+
+
+def test_the_weight_is_the_ceiling_times_the_slack() -> None:
+    penalty = SpanPenalty(SpanPenaltySettings(weight=1e-4, max_weight=1e-2, growth=1.5, target_success=0.9))
+    penalty.update(0.95)
+    assert penalty.ceiling == pytest.approx(1.5e-4)
+    assert penalty.weight == pytest.approx(0.5 * 1.5e-4)
+    penalty.update(0.8)
+    assert (penalty.weight, penalty.ceiling) == (0.0, pytest.approx(0.9 * 1.5e-4))
+    for _ in range(100):
+        penalty.update(1.0)
+    assert penalty.weight == penalty.ceiling == 1e-2
+
+
+def test_a_fixed_weight_stays_whatever_happens() -> None:
+    penalty = SpanPenalty(SpanPenaltySettings(kind="fixed", weight=3e-5))
+    for success in (None, 0.0, 1.0):
+        penalty.update(success)
+        assert penalty.weight == 3e-5
+    assert SpanPenalty(SpanPenaltySettings(kind="none")).kind is None
+
+
+def test_the_weight_settles_where_spans_still_suffice() -> None:
+    """A crude world: the penalty shortens a span, learning restores it, success is known late.
+
+    Success falls by 1% for each step that the span falls short of 200, and is known 5 updates late.
+    The span must not swing, and must stay near what is needed.
+    """
+    penalty = SpanPenalty(SpanPenaltySettings(weight=1e-4, max_weight=1.0, growth=1.02, target_success=0.97))
+    spans = crude_world(penalty)
+    assert min(spans) > 185.0
+    assert max(spans) < 225.0
+
+
+def test_without_shrinkage_the_same_world_swings() -> None:
+    """The control: the test above can fail."""
+    spans = crude_world(
+        SpanPenalty(SpanPenaltySettings(weight=1e-4, max_weight=1.0, growth=1.02, shrinkage=1.0))
+    )
+    assert min(spans) < 180.0
+
+
+def crude_world(penalty: SpanPenalty) -> list[float]:
+    """The last quarter of 4,000 updates' spans."""
+    span, known, spans = 500.0, [1.0] * 5, []
+    for _ in range(4_000):
+        span = max(0.0, span + 0.1 * max(0.0, 205.0 - span) - 50.0 * penalty.weight)
+        known.append(min(1.0, max(0.5, 1.0 - 0.01 * max(0.0, 200.0 - span))))
+        penalty.update(known[-5])
+        spans.append(span)
+    return spans[-1_000:]
+
+
+def test_state_survives() -> None:
+    penalty = SpanPenalty(SpanPenaltySettings(growth=1.5))
+    penalty.update(1.0)
+    other = SpanPenalty(SpanPenaltySettings(growth=1.5))
+    other.load_state_dict(penalty.state_dict())
+    penalty.update(0.99)
+    other.update(0.99)
+    assert (other.weight, other.ceiling) == (penalty.weight, penalty.ceiling)
+
+
+def test_the_cap_spares_long_spans_and_short_ones_pay_in_full() -> None:
+    spans = torch.tensor([0.1, 64.0, 640.0], requires_grad=True)
+    cost = span_cost(spans, 64.0)
+    assert cost.tolist() == pytest.approx([0.1, 40.455, 63.997], rel=1e-3)
+    cost.sum().backward()
+    assert spans.grad is not None
+    assert spans.grad.tolist() == pytest.approx([0.998, 0.368, 4.5e-5], rel=2e-2)
+    assert torch.equal(span_cost(spans, None), spans)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"weight": -1.0}, "weight"),
+        ({"weight": 1.0, "max_weight": 0.5}, "max_weight"),
+        ({"growth": 0.5}, "growth"),
+        ({"shrinkage": 0.0}, "shrinkage"),
+        ({"target_success": 1.0}, "target_success"),
+        ({"cap_steps": 0.0}, "cap_steps"),
+    ],
+)
+def test_impossible_penalties_are_refused(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        SpanPenaltySettings(**change)
+
+
+def test_noise_is_constant_within_an_episode_and_paces_itself() -> None:
+    sampler = SpanNoiseSampler(SpanNoiseSettings(random_shortening=True, time_dilation_max=8.0))
+    everybody, nobody = torch.ones(500, dtype=torch.bool), torch.zeros(500, dtype=torch.bool)
+    noise = sampler.sample(everybody, 100)
+    assert noise is not None
+    assert not any(sampler.dilated()), "clocks are ordinary until the task is solved"
+    assert 0.0 <= float(noise.limit_BT.min()) < 20.0 < 80.0 < float(noise.limit_BT.max()) <= 100.0
+    again = sampler.sample(nobody, 100)
+    assert again is not None
+    assert torch.equal(again.limit_BT, noise.limit_BT)
+    for _ in range(200):
+        sampler.update(1.0)
+        sampler.update(0.5)
+        sampler.update(None)
+    assert sampler.fastest == 8.0
+    noise = sampler.sample(everybody, 100)
+    assert noise is not None
+    rates = noise.rate_BT[:, 0]
+    assert float((rates > 1.0).float().mean()) == pytest.approx(0.5, abs=0.1)
+    assert 6.0 < float(rates.max()) <= 8.0
+    assert SpanNoiseSampler(SpanNoiseSettings()).sample(everybody, 100) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"time_dilation_max": 0.5}, "time_dilation_max"),
+        ({"time_dilation_probability": 1.5}, "time_dilation_probability"),
+        ({"time_dilation_growth": 0.9}, "time_dilation_growth"),
+    ],
+)
+def test_impossible_noise_is_refused(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        SpanNoiseSettings(**change)

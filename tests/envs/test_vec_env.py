@@ -1,0 +1,170 @@
+"""The adapter to stable-baselines3: endings, statistics, faults that are named, exact continuation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3.common.monitor import Monitor
+
+from envs.names import ENTRIES, resolve
+from envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
+
+Observation = np.ndarray
+
+
+class Counter(gym.Env[Any, Any]):
+    """Observes how many steps the episode has lasted; ends after `length`, misbehaves at `fault_step`."""
+
+    def __init__(
+        self, length: int = 3, fault: Any = None, fault_step: int = 5, truncates: bool = False
+    ) -> None:
+        self.observation_space = spaces.Box(0.0, 100.0, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.length, self.fault, self.fault_step, self.truncates = length, fault, fault_step, truncates
+        self.total = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {"cue": True}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.t += 1
+        self.total += 1
+        observation, reward = np.array([self.t], np.float32), float(self.t)
+        if self.fault is not None and self.total == self.fault_step:
+            if self.fault == "raise":
+                raise RuntimeError("out of cheese")
+            observation, reward = self.fault(observation, reward)
+        end = self.t == self.length
+        info: dict[str, Any] = {"cue": False}
+        if end:
+            info |= {"is_success": True, "episode_class": "all"}
+        return observation, reward, end and not self.truncates, end and self.truncates, info
+
+
+def wrapped(*envs: Counter, seed: int | None = None) -> GymnasiumVecEnv:
+    makers: list[Any] = [lambda env=env: env for env in envs]
+    return GymnasiumVecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP), seed=seed)
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+def test_an_ending_is_described_and_the_new_observation_has_its_own_info(truncates: bool) -> None:
+    env = wrapped(Counter(3, truncates=truncates), Counter(5))
+    env.reset()
+    assert [info["cue"] for info in env.reset_infos] == [True, True]
+    for _ in range(2):
+        observation, _, dones, infos = env.step(np.zeros(2, dtype=np.int64))
+        assert not dones.any()
+        assert not infos[0]["cue"]
+    observation, rewards, dones, infos = env.step(np.zeros(2, dtype=np.int64))
+    assert observation[:, 0].tolist() == [0.0, 3.0], "the new episode's first observation"
+    assert rewards.tolist() == [3.0, 3.0]
+    assert rewards.dtype == np.float32
+    assert dones.tolist() == [True, False]
+    assert infos[0]["terminal_observation"].tolist() == [3.0]
+    assert infos[0]["TimeLimit.truncated"] is truncates
+    assert infos[0]["episode"]["r"] == 6.0
+    assert infos[0]["episode"]["l"] == 3
+    assert infos[0]["is_success"]
+    assert infos[0]["episode_class"] == "all"
+    assert infos[0]["cue"], "of the new observation"
+    assert not infos[0]["terminal_info"]["cue"], "of the last one"
+    assert "episode" not in infos[1]
+
+
+def test_no_step_belongs_to_no_episode() -> None:
+    """Three-step episodes: every third step ends one, none is a dummy."""
+    env = wrapped(Counter(3))
+    env.reset()
+    ends = [bool(env.step(np.zeros(1, dtype=np.int64))[2][0]) for _ in range(9)]
+    assert ends == [False, False, True] * 3
+
+
+def test_other_autoreset_modes_are_refused() -> None:
+    with pytest.raises(ValueError, match="SAME_STEP"):
+        GymnasiumVecEnv(SyncVectorEnv([Counter]))
+
+
+FAULTS: dict[str, tuple[Any, str]] = {
+    "raise": ("raise", r"raised RuntimeError: out of cheese .*at step 5"),
+    "nan": (lambda o, r: (o * np.nan, r), r"observation is nan at element 0.*in environment 1 of 2, seed 11"),
+    "infinite": (lambda o, r: (o * np.inf, r), r"observation is inf .*outside \[0\.0, 100\.0\]"),
+    "outside": (lambda o, r: (o + 1e30, r), "outside"),
+    "reward": (
+        lambda o, r: (o, np.nan),
+        r"the reward is nan in environment 1 of 2, seed 11 at step 5.*action 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_named_with_environment_seed_step_and_action(fault: str) -> None:
+    broken, message = FAULTS[fault]
+    env = wrapped(Counter(100), Counter(100, fault=broken), seed=10)
+    env.reset()
+    for _ in range(4):
+        env.step(np.ones(2, dtype=np.int64))
+    with pytest.raises(EnvironmentFault, match=message):
+        env.step(np.ones(2, dtype=np.int64))
+
+
+def test_a_short_name_makes_the_batched_twin_and_any_id_works() -> None:
+    assert make_vec_env("corridor-short", 3, seed=0).can_save_state
+    cart = make_vec_env("CartPole-v1", 2, seed=0)
+    assert not cart.can_save_state
+    assert cart.reset().shape == (2, 4)
+    assert cart.env_is_wrapped(Monitor) == [True, True], "episode statistics are kept by the adapter"
+    assert cart.env_is_wrapped(gym.wrappers.TimeLimit) == [False, False]
+    assert make_vec_env("corridor-long", 2).get_attr("episode_classes")[0][-1] == "120-200"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("corridor-lnog", {}, "did you mean 'corridor-long'.*corridor-short"),
+        ("nothing-like-it", {}, "Short names are corridor-short"),
+        ("no_such_module:Env-v0", {}, "nobody knows"),
+        (
+            "corridor-long",
+            {"lenght": 3},
+            r"env_args.lenght: corridor-long has no such argument; it has length",
+        ),
+        ("corridor-long", {"length": 1}, "length must be at least view_size"),
+        ("CartPole-v1", {"gravity": 3}, "env_args.gravity: CartPole-v1 has no such argument"),
+    ],
+)
+def test_mistakes_are_refused(name: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_vec_env(name, 2, env_kwargs=arguments)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_short_names_resolve(name: str) -> None:
+    assert resolve(name) == ENTRIES[name].id
+    assert resolve(ENTRIES[name].id) == ENTRIES[name].id
+
+
+def test_statistics_and_environments_continue_exactly() -> None:
+    env = make_vec_env("corridor-short", 4, seed=1)
+    env.reset()
+    actions = np.random.default_rng(0).integers(4, size=(200, 4))
+    for row in actions[:60]:
+        env.step(row)
+    state = env.state_dict()
+    other = make_vec_env("corridor-short", 4, seed=50)
+    other.reset()
+    other.load_state_dict(state)
+    for row in actions[60:]:
+        mine, theirs = env.step(row), other.step(row)
+        for a, b in zip(mine[:3], theirs[:3], strict=True):
+            np.testing.assert_array_equal(a, b)
+        for a, b in zip(mine[3], theirs[3], strict=True):
+            assert a.get("episode", {}).get("l") == b.get("episode", {}).get("l")

@@ -1,0 +1,196 @@
+"""The commands, end to end on a small corridor: files, metrics, faults, interruption and exact resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.archive import read_archive
+from configs.schema import load
+from envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
+from runners import evaluate_agent, train_agent
+from runners.agent_factory import make_agent
+from runners.evaluation import evaluate, num_eval_envs, wilson_interval
+from runners.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    *("--env", "corridor-short", "--num-envs", "8", "--total-steps", "1280", "--policy.width", "16"),
+    *("--policy.num-heads", "2", "--ppo.n-steps", "16", "--ppo.batch-size", "64", "--a2c.n-steps", "16"),
+    *(
+        "--evaluation.episodes",
+        "20",
+        "--track",
+        "disabled",
+        "--checkpoint-every",
+        "2",
+        "--stop.success",
+        "none",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("finished") / "run"
+    assert train_agent.main([*SMALL, "--run", str(run), "--csv"]) == 0
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    tensors, _ = read_archive(RunFolder.open(run).latest_checkpoint().path)
+    return {name: part for name, part in tensors.items() if "/policy/" in name}
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+
+
+def test_a_run_leaves_what_it_promises(finished_run: Path) -> None:
+    names = {path.name for path in finished_run.iterdir()}
+    assert names >= {"config.yaml", "metrics.jsonl", "metrics.csv", "checkpoints", "evaluation.json"}
+    assert len(rows(finished_run)) == 10
+    evaluation = json.loads((finished_run / "evaluation.json").read_text())
+    assert evaluation["episodes"] == 20
+    checkpoint = RunFolder.open(finished_run).latest_checkpoint()
+    assert checkpoint.step == 1280
+
+
+def test_every_logged_name_is_described(finished_run: Path) -> None:
+    described = (ROOT / "docs" / "metrics.md").read_text()
+    logged = {
+        name
+        for line in (finished_run / "metrics.jsonl").read_text().splitlines()
+        for name in json.loads(line)
+    }
+    assert {"memory/precision", "memory/layer2/span_histogram", "train/first_ratio_deviation"} <= logged
+    for name in logged:
+        generic = re.sub(r"layer\d+", "layer*", name)
+        generic = re.sub(r"success/(?!worst).*", "success/CLASS", generic)
+        assert f"`{generic}`" in described, f"{name} is not in docs/metrics.md"
+
+
+def test_acting_equals_learning_in_every_update(finished_run: Path) -> None:
+    assert max(row["train/first_ratio_deviation"] for row in rows(finished_run)) < 1e-5
+
+
+def test_evaluation_writes_the_documented_keys(finished_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    words = ["--run", str(finished_run), "--episodes", "10", "--env-arg", "length=7", "--json", str(file)]
+    assert evaluate_agent.main(words) == 0
+    result = json.loads(file.read_text())
+    assert result.keys() >= {
+        "success_rate", "success_ci95", "return_mean", "length_mean", "retained_mean", "retained_max",
+        "possible_mean", "bytes_held_mean", "steps_per_second",
+    }  # fmt: skip
+    assert result["success_by_class"].keys() == {"3-20"}
+    again = tmp_path / "again.json"
+    evaluate_agent.main([*words[:-1], str(again), "--seed", "12345"])
+    assert json.loads(again.read_text())["return_mean"] == result["return_mean"], (
+        "the same seed, the same episodes"
+    )
+
+
+def test_an_existing_run_is_never_overwritten(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train_agent.main([*SMALL, "--run", str(finished_run)])
+    assert stopped.value.code == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env", "corridor-lnog"], "did you mean 'corridor-long'"),
+        ([*SMALL, "--env-arg", "lenght=9"], "env_args.lenght"),
+        ([*SMALL, "--ppo.learning-rat", "1"], "learning_rat"),
+        ([*SMALL, "--device", "cuda"], "device: 'cuda'"),
+    ],
+)
+def test_mistakes_end_with_one_message_before_anything_starts(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit) as stopped:
+        train_agent.main([*words, "--run", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_an_environment_that_fails_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, calls = GymnasiumVecEnv.step_wait, 0
+
+    def failing(self: GymnasiumVecEnv) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 70:
+            raise EnvironmentFault("the reward is nan in environment 3")
+        return original(self)
+
+    monkeypatch.setattr(GymnasiumVecEnv, "step_wait", failing)
+    run = tmp_path / "run"
+    assert train_agent.main([*SMALL, "--run", str(run)]) == 1
+    assert "the reward is nan in environment 3" in capsys.readouterr().out
+    assert RunFolder.open(run).latest_checkpoint().step == 4 * 16 * 8
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_a_run_that_is_interrupted_and_resumed_equals_one_that_is_not(algo: str, tmp_path: Path) -> None:
+    """A real SIGTERM to a real process, at a moment nobody chose; weights and metrics bit for bit."""
+    words = [*SMALL, "--algo", algo, "--total-steps", "25600"]
+    assert train_agent.main([*words, "--run", str(tmp_path / "unbroken")]) == 0
+    run = tmp_path / "broken"
+    script = [sys.executable, str(ROOT / "runners" / "train_agent.py")]
+    process = subprocess.Popen([*script, *words, "--run", str(run)], stdout=subprocess.DEVNULL, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "latest").exists():
+        assert process.poll() is None, "it ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 75
+    saved = RunFolder.open(run).latest_checkpoint().step
+    assert 0 < saved < 25600
+    assert train_agent.main(["--resume", str(run)]) == 0
+    assert rows(run) == rows(tmp_path / "unbroken")
+    mine, theirs = weights(run), weights(tmp_path / "unbroken")
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(part, theirs[name]) for name, part in mine.items())
+
+
+def test_every_environment_is_judged_on_equally_many_episodes() -> None:
+    """An untrained agent on lengths 3 and longer: short episodes must not count more often."""
+    config = load([*SMALL])
+    agent = make_agent(config, make_vec_env("corridor-short", 8, 0))
+    env = make_vec_env("corridor-short", 10, 5)
+    result = evaluate(agent, env, episodes=30, seed=5)
+    assert result.episodes == 30
+    assert result.possible_mean > 0
+    assert len(result.retained_mean) == 2
+    with pytest.raises(ValueError, match="multiple of the number of environments"):
+        evaluate(agent, env, episodes=25, seed=5)
+    assert [num_eval_envs(n) for n in (1, 7, 100, 1_000, 101)] == [1, 7, 100, 100, 1]
+
+
+def test_wilson_interval_by_hand() -> None:
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-3)
+    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
+    assert wilson_interval(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-3)
+    assert not np.isnan(wilson_interval(1, 1)).any()
