@@ -288,7 +288,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """
         if not bool(torch.isfinite(loss)):
             raise NonFiniteLossError(
-                f"the loss became {loss.item()} in update {self.rollouts_done + 1} at step {self.num_timesteps}"
+                f"the loss became {loss.item()} in update {self.rollouts_done + 1}, "
+                f"at step {self.num_timesteps}"
             )
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
