@@ -58,13 +58,20 @@ class SpanPenalty:
     that falls takes the pressure off before it reaches the target; the ceiling creeps up while the
     constraint holds and falls faster while it does not. A rule on the weight alone swings: spans
     answer many updates late.
+
+    Below the target the slack, and with it alpha, is negative (down to -1): remembering is subsidized
+    until the class is back. The task alone brings a span that has become too short back only through
+    its ramp, which is slow, or never happens once other memories stand in for it. No subsidy is paid
+    before the constraint has held for the first time: until then there is nothing to bring back.
     """
 
     settings: SpanPenaltySettings = field(default_factory=SpanPenaltySettings)
     ceiling: float = -1.0
     """set from `settings.weight` at the start"""
     weight: float = 0.0
-    """alpha for the next update"""
+    """alpha for the next update; negative: a subsidy"""
+    has_held: bool = False
+    """whether the constraint has ever held"""
 
     def __post_init__(self) -> None:
         """Start at the settings' weight."""
@@ -76,7 +83,7 @@ class SpanPenalty:
     @property
     def kind(self) -> PenaltyKind | None:
         """The penalty to compute, or None while nothing is charged."""
-        return PenaltyKind(self.settings.form, self.settings.cap_steps) if self.weight > 0.0 else None
+        return PenaltyKind(self.settings.form, self.settings.cap_steps) if self.weight != 0.0 else None
 
     def update(self, worst_success: float | None) -> None:
         """Once per rollout.
@@ -87,18 +94,23 @@ class SpanPenalty:
         """
         if self.settings.kind != "constraint":
             return
+        if worst_success is None:
+            self.weight = 0.0
+            return
         target = self.settings.target_success
-        slack = 0.0 if worst_success is None else max(0.0, (worst_success - target) / (1.0 - target))
+        slack = max(-1.0, (worst_success - target) / (1.0 - target))
         if slack > 0.0:
+            self.has_held = True
             self.ceiling = min(self.settings.max_weight, self.ceiling * self.settings.growth)
-        elif worst_success is not None:
+        else:
             self.ceiling = max(self.settings.weight, self.ceiling * self.settings.shrinkage)
-        self.weight = self.ceiling * slack
+        self.weight = self.ceiling * slack if self.has_held else 0.0
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, float | bool]:
         """What a checkpoint needs."""
-        return {"ceiling": self.ceiling, "weight": self.weight}
+        return {"ceiling": self.ceiling, "weight": self.weight, "has_held": self.has_held}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, float | bool]) -> None:
         """Continue from a checkpoint."""
         self.ceiling, self.weight = state["ceiling"], state["weight"]
+        self.has_held = bool(state["has_held"])

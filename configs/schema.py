@@ -206,7 +206,8 @@ class PenaltyConfig:
     shrinkage: float = 0.9
     """factor per update by which it falls again while the worst class fails too often"""
     target_success: float = 0.97
-    """nothing is charged while the worst class of episodes succeeds less often than this"""
+    """nothing is charged before the worst class of episodes succeeds this often; when it no longer does,
+    remembering is subsidized"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -233,7 +234,7 @@ class StopConfig:
     min_episodes: int = 30
     """every class must have at least so many of them"""
     retained: float | None = None
-    """no layer may retain more memories than this on average; none: not required"""
+    """and no layer may retain more memories than this on average; none: not required"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -246,8 +247,6 @@ class StopConfig:
                 f"stop.min_episodes ({self.min_episodes}) must not exceed "
                 f"stop.window_episodes ({self.window_episodes})"
             )
-        if self.retained is not None and self.success is None:
-            raise ValueError("stop.retained needs stop.success: without it training never stops early")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
+import minigrid  # noqa: F401  (registers its own environments, which `--env` takes too)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,15 +48,20 @@ def register_all() -> None:
 
 
 def resolve(name: str) -> str:
-    """The Gymnasium id behind a short name; a registered id (or `module:id`) is returned as it is.
+    """The Gymnasium id behind a short name or a registered id.
+
+    Of `module:id` the module is imported, so that it can register its environments, and the id returned.
 
     Raises:
         ValueError: nobody knows the name; the message lists the short names and the nearest match.
     """
     if name in ENTRIES:
         return ENTRIES[name].id
+    module, _, env_id = name.rpartition(":")
     try:
-        gym.spec(name)
+        if module:
+            importlib.import_module(module)
+        gym.spec(env_id)
     except (gym.error.Error, ImportError) as error:
         known = [*ENTRIES, *gym.registry]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -63,4 +70,4 @@ def resolve(name: str) -> str:
             f"env: nobody knows {name!r}{hint}. Short names are {', '.join(ENTRIES)}; "
             "any registered Gymnasium id works too, also as module:id"
         ) from error
-    return name
+    return env_id

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -86,7 +87,9 @@ class GymnasiumVecEnv(VecEnv):
         try:
             observation, rewards, terminated, truncated, info = self.env.step(self._actions)
         except Exception as error:
-            raise EnvironmentFault(f"an environment raised {_named(error)} {self._where()}") from error
+            raise EnvironmentFault(
+                f"an environment raised {_named(error)} {self._where(_raising_index(error))}"
+            ) from error
         self._check(observation)
         if not np.isfinite(rewards).all():
             index = int(np.flatnonzero(~np.isfinite(rewards))[0])
@@ -95,7 +98,10 @@ class GymnasiumVecEnv(VecEnv):
         self._lengths += 1
         dones = terminated | truncated
         infos = self._present_infos(info)
-        for index in np.flatnonzero(dones).tolist():
+        ended = np.flatnonzero(dones).tolist()
+        if ended:
+            self._check_final(info["final_obs"], ended)
+        for index in ended:
             infos[index] |= self._ending(index, info, bool(truncated[index] and not terminated[index]))
         self._returns[dones] = 0.0
         self._lengths[dones] = 0
@@ -121,7 +127,7 @@ class GymnasiumVecEnv(VecEnv):
         """What SB3 wants to know of an episode that ended."""
         final = info["final_info"]
         last = {
-            name: values[index]
+            name: values[index].item() if isinstance(values[index], np.generic) else values[index]
             for name, values in final.items()
             if name[0] != "_" and not isinstance(values, dict) and final.get(f"_{name}", self._all)[index]
         }
@@ -144,22 +150,35 @@ class GymnasiumVecEnv(VecEnv):
     def _check(self, observation: Any) -> None:
         for name, space in self._checks:
             part = observation if name is None else observation[name]
-            what = "the observation" if name is None else f"the observation {name!r}"
-            if part.shape[1:] != space.shape or part.dtype != space.dtype:
-                raise EnvironmentFault(
-                    f"{what} has the shape {part.shape[1:]} and dtype {part.dtype}, its space says "
-                    f"{space.shape} and {space.dtype} {self._where()}"
-                )
-            flat = part.reshape(self.num_envs, -1)
-            low, high = space.low.reshape(-1), space.high.reshape(-1)
-            bad = (flat < low) | (flat > high) | (flat != flat)  # NaN differs from itself
-            if bad.any():
-                index, element = (int(number[0]) for number in np.nonzero(bad))
-                allowed = f"[{low[element]}, {high[element]}]"
-                raise EnvironmentFault(
-                    f"{what} is {flat[index, element]} at element {element}, outside {allowed}, "
-                    f"{self._where(index)}"
-                )
+            self._check_values(_part_name("the observation", name), part, space, range(self.num_envs))
+
+    def _check_final(self, final_obs: NDArray[Any], ended: Sequence[int]) -> None:
+        """The last observation of an episode matters too: a truncated one is valued by it."""
+        for name, space in self._checks:
+            parts = [final_obs[index] if name is None else final_obs[index][name] for index in ended]
+            what = _part_name("an episode's last observation", name)
+            self._check_values(what, np.stack(parts), space, ended)
+
+    def _check_values(
+        self, what: str, part: NDArray[Any], space: spaces.Box[Any], indices: Sequence[int]
+    ) -> None:
+        """Refuse what lies outside `space`; row k is of environment `indices[k]`."""
+        if part.shape[1:] != space.shape or part.dtype != space.dtype:
+            raise EnvironmentFault(
+                f"{what} has the shape {part.shape[1:]} and dtype {part.dtype}, its space says "
+                f"{space.shape} and {space.dtype} {self._where()}"
+            )
+        flat = part.reshape(len(indices), -1)
+        low, high = space.low.reshape(-1), space.high.reshape(-1)
+        bad = ~((flat >= low) & (flat <= high))  # NaN fails both
+        if np.issubdtype(flat.dtype, np.floating):
+            bad |= np.isinf(flat)
+        if bad.any():
+            row, element = (int(number[0]) for number in np.nonzero(bad))
+            allowed = f"[{low[element]}, {high[element]}]"
+            value = flat[row, element]
+            fault = f"{what} is {value} at element {element}, outside {allowed}"
+            raise EnvironmentFault(f"{fault}, {self._where(indices[row])}")
 
     def _where(self, index: int | None = None) -> str:
         seeded = "" if self._first_seed is None else f", seed {self._first_seed + (index or 0)}"
@@ -254,7 +273,8 @@ def make_vec_env(
         options: further arguments of `gymnasium.make_vec`, such as `render_mode`.
 
     Raises:
-        ValueError: nobody knows the name, or the environment refuses an argument; the message names it.
+        ValueError: nobody knows the name, the environment refuses an argument (the message names it), or
+            a package that it needs is missing.
     """
     env_id = resolve(name)
     spec = gym.spec(env_id)
@@ -268,6 +288,8 @@ def make_vec_env(
         env = gym.make_vec(env_id, num_envs, vectorization_mode=vectorization, **mode, **options, **kwargs)
     except (ValueError, TypeError) as error:
         raise ValueError(f"env: {name} refuses its arguments: {error}") from error
+    except (ImportError, gym.error.Error) as error:
+        raise ValueError(f"env: {name} cannot be made: {error}") from error
     return GymnasiumVecEnv(env, seed=seed)
 
 
@@ -275,7 +297,10 @@ def _check_arguments(name: str, spec: gym.envs.registration.EnvSpec, kwargs: dic
     """Refuse arguments that the environment does not have."""
     entry: Any = spec.entry_point
     if isinstance(entry, str):
-        entry = gym.envs.registration.load_env_creator(entry)
+        try:
+            entry = gym.envs.registration.load_env_creator(entry)
+        except ImportError as error:
+            raise ValueError(f"env: {name} cannot be made: {error}") from error
     parameters = dict(inspect.signature(entry).parameters)
     if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
         allowed: set[str] = set(getattr(entry, "ARGUMENTS", ()))
@@ -285,12 +310,24 @@ def _check_arguments(name: str, spec: gym.envs.registration.EnvSpec, kwargs: dic
         allowed = set(parameters) - {"self", "render_mode"}
     for key in kwargs:
         if key not in allowed:
-            raise ValueError(
-                f"env_args.{key}: {name} has no such argument; it has {', '.join(sorted(allowed))}"
-            )
+            known = ", ".join(sorted(allowed))
+            raise ValueError(f"env_args.{key}: {name} has no such argument; it has {known}")
 
 
-def _value_checks(space: spaces.Space[Any]) -> Iterable[tuple[str | None, spaces.Box]]:
+def _raising_index(error: Exception) -> int | None:
+    """Which environment of a `SyncVectorEnv` raised: only its loop knows, so ask the traceback."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(frame.f_locals.get("self"), SyncVectorEnv):
+            index = frame.f_locals.get("i")
+            return index if isinstance(index, int) else None
+    return None
+
+
+def _part_name(what: str, name: str | None) -> str:
+    return what if name is None else f"{what} {name!r}"
+
+
+def _value_checks(space: spaces.Space[Any]) -> Iterable[tuple[str | None, spaces.Box[Any]]]:
     """The boxes whose values every step is checked against, with their names in a Dict."""
     if isinstance(space, spaces.Box):
         yield None, space

@@ -25,12 +25,16 @@ MAX_DRAWN_CELLS = 25
 """a longer corridor is drawn as a window around the agent"""
 
 
-def observation_space(view_size: int) -> spaces.Box:
+def ball(cue: int) -> Ball:
+    """The object to be remembered."""
+    return Ball(COLORS[cue])  # type: ignore[no-untyped-call]  # MiniGrid leaves it untyped
+
+
+def observation_space(view_size: int) -> spaces.Box[np.uint8]:
     """[x, y] from the view's top left corner; per cell MiniGrid's object type, color and state."""
-    high = np.broadcast_to(
-        np.array([max(OBJECT_TO_IDX.values()), len(COLOR_TO_IDX) - 1, 2], np.uint8), (view_size, view_size, 3)
-    )
-    return spaces.Box(np.zeros_like(high), high.copy(), dtype=np.uint8)
+    highest = np.array([max(OBJECT_TO_IDX.values()), len(COLOR_TO_IDX) - 1, 2], dtype=np.uint8)
+    high = np.tile(highest, (view_size, view_size, 1))
+    return spaces.Box(np.zeros_like(high), high, dtype=np.uint8)
 
 
 class CorridorEnv(gym.Env[Observation, np.int64]):
@@ -73,7 +77,8 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         self.render_mode = render_mode
         self.action_space = spaces.Discrete(len(Move))
-        self.observation_space = observation_space(self.rules.view_size)  # type: ignore[assignment]
+        self.view_shape = (self.rules.view_size, self.rules.view_size, 3)
+        self.observation_space = observation_space(self.rules.view_size)
         self.episode_classes = self.rules.episode_classes
         self.correlation_horizon = self.rules.correlation_horizon
         self._chunk: Episodes | None = None
@@ -87,9 +92,8 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
             self._chunk, self._next_episode = self.rules.draw(self.np_random), 0
         chunk, episode = self._chunk, self._next_episode
         self._next_episode += 1
-        self.place(
-            int(chunk.length_E[episode]), int(chunk.cue_E[episode]), chunk.doors_EN[episode].tolist(), 0
-        )
+        length, cue = int(chunk.length_E[episode]), int(chunk.cue_E[episode])
+        self.place(length, cue, chunk.doors_EN[episode].tolist(), 0)
         self._steps = 0
         self._limit = int(self.rules.time_limit(np.array(self._length)))
         return self._observe(), self._info()
@@ -121,11 +125,14 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
         return self._observe(), float(success), terminated, truncated, info
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Up to `MAX_DRAWN_CELLS` columns around the agent, which is drawn as a triangle."""
+        """Up to `MAX_DRAWN_CELLS` columns around the agent, which is drawn as a triangle.
+
+        All pictures of an environment are equally wide (a video needs that): a short corridor ends in walls.
+        """
         if self.render_mode is None:
             return None
-        width = min(self._grid.width, MAX_DRAWN_CELLS)
-        left = min(max(0, self._x + 1 - width // 2), self._grid.width - width)
+        width = min(self.rules.bounds[1] + self.rules.num_door_cells + 2, MAX_DRAWN_CELLS)
+        left = max(0, min(self._x + 1 - width // 2, self._grid.width - width))
         window = self._grid.slice(left, 0, width, self._grid.height)
         agent = (self._x + 1 - left, ROW)
         seen = np.zeros((width, self._grid.height), dtype=bool)
@@ -139,14 +146,14 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
         width = self._length + self.rules.num_door_cells + 2
         grid = Grid(width, 3)
         grid.wall_rect(0, 0, width, 3)
-        grid.set(1, ROW - 1, Ball(COLORS[self._cue]))  # type: ignore[no-untyped-call]
+        grid.set(1, ROW - 1, ball(self._cue))
         for index, color in enumerate(self._doors):
             grid.set(1 + self._length + index // 2, ROW - 1 + 2 * (index % 2), Door(COLORS[color]))
         return grid
 
     def _observe(self) -> Observation:
         radius = self.rules.radius
-        view = np.empty(self.observation_space.shape or (), dtype=np.uint8)
+        view = np.empty(self.view_shape, dtype=np.uint8)
         for i in range(self.rules.view_size):
             for j in range(self.rules.view_size):
                 x, y = self._x + 1 + i - radius, ROW + j - radius
@@ -154,7 +161,7 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
                 cell = self._grid.get(x, y) if inside else Wall()
                 view[i, j] = (OBJECT_TO_IDX["empty"], 0, 0) if cell is None else cell.encode()
         if self.rules.observable:
-            view[radius, radius] = Ball(COLORS[self._cue]).encode()  # type: ignore[no-untyped-call]
+            view[radius, radius] = ball(self._cue).encode()
         return view
 
     def _info(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from numbers import Integral
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -69,6 +70,10 @@ class CorridorRules:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
+        for name in ("min_length", "max_length", "length", "num_colors", "view_size", "time_limit_factor"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) and (name, value) != ("length", None):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
         if self.view_size < 3 or self.view_size % 2 == 0:
             raise ValueError(f"view_size must be odd and at least 3, got {self.view_size}")
         if not 2 <= self.num_colors <= len(COLORS):

@@ -12,6 +12,7 @@ Shape letters:
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.corridor.env import CorridorEnv, observation_space
+from envs.corridor.env import CorridorEnv, ball, observation_space
 from envs.corridor.rules import CHUNK, CLASS_BOUNDS, CorridorRules, Episodes, Move, class_name
 
 
@@ -55,9 +56,8 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.episode_classes = self.rules.episode_classes
         self.correlation_horizon = self.rules.correlation_horizon
-        self._class_names = np.array(
-            [class_name(index) for index in range(len(CLASS_BOUNDS) + 1)], dtype=object
-        )
+        class_names = [class_name(index) for index in range(len(CLASS_BOUNDS) + 1)]
+        self._class_names = np.array(class_names, dtype=object)
         self._tables()
         # A single environment's generator (np_random) is the batch's list of generators here.
         self._rngs: list[np.random.Generator] = []
@@ -100,13 +100,19 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
                     self._rngs[index] = gym.utils.seeding.np_random(seeds[index])[0]
                     self._next_episode[index] = CHUNK
         self._begin(np.flatnonzero(mask))
-        return self._observe(), self._info()
+        return self._observe(), self._info() if mask.all() else _only(mask, self._info())
 
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Take one action in every environment."""
-        actions = np.asarray(actions)
+        """Take one action in every environment.
+
+        Raises:
+            ValueError: an action is not in `action_space`.
+        """
+        if not self._rngs:
+            raise gym.error.ResetNeeded("reset must be called before the first step")
+        actions = self._checked(actions)
         self._steps += 1
         beyond = self._x - self._length  # doors line the cells from 0 on
         door = 2 * beyond + (actions == Move.DOWN)
@@ -159,30 +165,46 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
         """Every view, by combination and place; what each action and combination means."""
         rules = self.rules
         orders = list(itertools.permutations(range(rules.num_colors)))
+        cues = range(rules.num_colors)
+        self._orders = orders
         self._order_number = {order: number for number, order in enumerate(orders)}
         self._num_orders = len(orders)
-        cues = range(rules.num_colors)
         # Places: x = 0 .. radius near the start, one in the middle, then from length - radius on.
         self._first_end_place = rules.radius + 2
-        num_places = self._first_end_place + rules.radius + rules.num_door_cells
-        self._num_places = num_places
+        self._num_places = self._first_end_place + rules.radius + rules.num_door_cells
         reference = CorridorEnv(
-            num_colors=rules.num_colors,
-            view_size=rules.view_size,
-            observable=rules.observable,
-            min_length=rules.view_size,
+            num_colors=rules.num_colors, view_size=rules.view_size, min_length=rules.view_size
         )
         length = 2 * rules.view_size  # long enough to have a middle
-        places = [*range(rules.radius + 2), *range(length - rules.radius, length + rules.num_door_cells)]
-        size = rules.view_size
-        views = np.empty((len(cues) * len(orders), num_places, size, size, 3), np.uint8)
-        for combination, (cue, order) in enumerate(itertools.product(cues, orders)):
-            for place, x in enumerate(places):
-                views[combination, place] = reference.view_of(length, cue, list(order), x)
-        self._views = views.reshape(-1, *views.shape[2:])
+        near_ball = [*range(rules.radius + 1)]
+        others = [rules.radius + 1, *range(length - rules.radius, length + rules.num_door_cells)]
+        # The ball and the doors are never in sight together: a view tells of one or the other.
+        balls = [[reference.view_of(length, cue, [*orders[0]], x) for x in near_ball] for cue in cues]
+        doors = [[reference.view_of(length, 0, [*order], x) for x in others] for order in orders]
+        views = np.empty((len(cues), len(orders), self._num_places, *reference.view_shape), dtype=np.uint8)
+        views[:, :, : len(near_ball)] = np.array(balls)[:, None]
+        views[:, :, len(near_ball) :] = np.array(doors)[None]
+        if rules.observable:
+            for cue in cues:
+                views[cue, :, :, rules.radius, rules.radius] = ball(cue).encode()
+        self._views = views.reshape(-1, *reference.view_shape)
         self._door_of_cue = np.array([order.index(cue) for cue, order in itertools.product(cues, orders)])
         self._shift = np.zeros(len(Move), dtype=np.int64)
         self._shift[Move.RIGHT], self._shift[Move.LEFT] = 1, -1
+
+    def _checked(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise ValueError(
+                f"actions must be {self.num_envs} whole numbers, got {actions.dtype} of shape {actions.shape}"
+            )
+        # All bits any action has: with four actions, more than the lowest two means one is out of range.
+        if int(np.bitwise_or.reduce(actions)) & ~(len(Move) - 1):
+            index = int(np.flatnonzero((actions < 0) | (actions >= len(Move)))[0])
+            raise ValueError(
+                f"the action of environment {index} is {actions[index]}, not in {self.single_action_space}"
+            )
+        return actions
 
     def _begin(self, indices: NDArray[np.intp]) -> None:
         """Start the next episode of each environment named."""
@@ -208,9 +230,8 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
         place = np.maximum(near_start, self._x - self._length + (self._first_end_place + self.rules.radius))
         # Short corridors: what is near the start also lies left of the end's places, never both in view.
         place = np.where(self._x <= self.rules.radius, self._x, place)
-        observation: NDArray[np.uint8] = self._views.take(
-            self._combination * self._num_places + place, axis=0
-        )
+        view = self._combination * self._num_places + place
+        observation: NDArray[np.uint8] = self._views.take(view, axis=0)
         return observation
 
     def _info(self) -> dict[str, Any]:
@@ -224,9 +245,9 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
         cue = self._everybody.copy() if self.rules.observable else self._x <= self.rules.radius
         return {
             "cue": cue,
-            "_cue": self._everybody,
+            "_cue": self._everybody.copy(),
             "oracle_action": oracle,
-            "_oracle_action": self._everybody,
+            "_oracle_action": self._everybody.copy(),
         }
 
     def _final(
@@ -239,25 +260,25 @@ class CorridorVectorEnv(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[
             final_obs[index] = observation[index]
         classes = self._class_names[np.searchsorted(CLASS_BOUNDS, self._length)]
         classes[~done] = None
-        info = {
-            name: np.where(done, value, 0).astype(value.dtype)
-            for name, value in self._info().items()
-            if name[0] != "_"
-        }
-        info |= {"is_success": success, "episode_class": classes}
-        return final_obs, info | {f"_{name}": done for name in info}
+        info = _only(done, self._info())
+        info |= {"is_success": success, "_is_success": done.copy()}
+        return final_obs, info | {"episode_class": classes, "_episode_class": done.copy()}
 
     def _as_reference(self, index: int) -> CorridorEnv:
         """The reference environment in the same situation."""
         combination = int(self._combination[index])
-        order = next(
-            o for o, number in self._order_number.items() if number == combination % self._num_orders
-        )
-        arguments = {name: getattr(self.rules, name) for name in ("num_colors", "view_size", "observable")}
-        env = CorridorEnv(length=int(self._length[index]), render_mode="rgb_array", **arguments)
-        env.reset(seed=0)
-        env.place(int(self._length[index]), combination // self._num_orders, list(order), int(self._x[index]))
+        cue, order = divmod(combination, self._num_orders)
+        env = CorridorEnv(render_mode="rgb_array", **dataclasses.asdict(self.rules))
+        env.place(int(self._length[index]), cue, list(self._orders[order]), int(self._x[index]))
         return env
+
+
+def _only(mask: NDArray[np.bool_], info: dict[str, Any]) -> dict[str, Any]:
+    """The infos of the environments in `mask`, zeros elsewhere, laid out as Gymnasium does."""
+    values = {
+        name: np.where(mask, value, value.dtype.type(0)) for name, value in info.items() if name[0] != "_"
+    }
+    return values | {f"_{name}": mask.copy() for name in values}
 
 
 _STATE_ARRAYS = (

@@ -26,8 +26,13 @@ def test_the_weight_is_the_ceiling_times_the_slack() -> None:
     penalty.update(0.95)
     assert penalty.ceiling == pytest.approx(1.5e-4)
     assert penalty.weight == pytest.approx(0.5 * 1.5e-4)
-    penalty.update(0.8)
-    assert (penalty.weight, penalty.ceiling) == (0.0, pytest.approx(0.9 * 1.5e-4))
+    penalty.update(0.88)
+    assert penalty.ceiling == pytest.approx(0.9 * 1.5e-4)
+    assert penalty.weight == pytest.approx(-0.2 * 0.9 * 1.5e-4), "below the target remembering is subsidized"
+    penalty.update(0.1)
+    assert penalty.weight == -penalty.ceiling, "by no more than the ceiling"
+    penalty.update(None)
+    assert penalty.weight == 0.0
     for _ in range(100):
         penalty.update(1.0)
     assert penalty.weight == penalty.ceiling == 1e-2

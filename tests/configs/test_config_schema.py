@@ -230,7 +230,6 @@ BAD_COMMAND_LINES = {
     "--penalty.target-success 1": "penalty.target_success must lie in [0, 1)",
     "--stop.success 1.1": "stop.success must lie in (0, 1]",
     "--stop.min-episodes 200": "stop.min_episodes (200) must not exceed stop.window_episodes (100)",
-    "--stop.success none --stop.retained 5": "stop.retained needs stop.success",
     "--evaluation.episodes 0": "evaluation.episodes must be at least 1",
     "--env=": "env must name an environment",
     "--env-arg length": "env_args must be given as KEY=VALUE",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minigrid.core.constants import OBJECT_TO_IDX
@@ -215,6 +215,8 @@ def test_very_long_corridors(length: int) -> None:
     picture = single.render()
     assert picture is not None
     assert picture.shape[1] < 1_000
+    reddish = (picture[..., 0] > 200) & (picture[..., 1] < 120) & (picture[..., 2] < 120)
+    assert reddish.any(), "the window has moved along: the agent, a highlighted red, is in it"
 
 
 def test_pictures_of_both_twins_are_the_same_and_show_the_agent() -> None:
@@ -230,6 +232,78 @@ def test_pictures_of_both_twins_are_the_same_and_show_the_agent() -> None:
     moved = batch.render()
     assert moved is not None
     assert not np.array_equal(moved[0], pictures[0])
+
+
+def test_pictures_of_unequal_corridors_are_equally_wide() -> None:
+    """A video, and stable-baselines3's mosaic of all environments, need that."""
+    batch = CorridorVectorEnv(8, max_length=9, render_mode="rgb_array")
+    batch.reset(seed=0)
+    assert len(set(batch._length.tolist())) > 1
+    pictures = batch.render()
+    assert pictures is not None
+    assert len({picture.shape for picture in pictures}) == 1
+    assert np.array(pictures).any(axis=(1, 2, 3)).all(), "each shows something"
+
+
+@pytest.mark.parametrize("observable", [False, True])
+def test_the_twin_answers_as_gymnasium_would_with_copies_of_the_reference(observable: bool) -> None:
+    """Key for key, dtype for dtype, masks and partial resets included."""
+    arguments: dict[str, Any] = {"max_length": 7, "time_limit_factor": 1, "observable": observable}
+    copies = SyncVectorEnv([lambda: CorridorEnv(**arguments)] * 4, autoreset_mode=AutoresetMode.SAME_STEP)
+    batch = CorridorVectorEnv(4, **arguments)
+    mask = np.array([True, False, True, False])
+    assert_same(batch.reset(seed=5), copies.reset(seed=5))
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        actions = rng.integers(4, size=4)
+        assert_same(batch.step(actions), copies.step(actions))
+    assert_same(
+        batch.reset(options={"reset_mask": mask.copy()}), copies.reset(options={"reset_mask": mask.copy()})
+    )
+    assert_same(batch.reset(seed=[1, None, 3, None]), copies.reset(seed=[1, None, 3, None]))
+
+
+def assert_same(mine: Any, theirs: Any) -> None:
+    """Equal in type, keys, shape, dtype and value, all the way down."""
+    assert type(mine) is type(theirs)
+    if isinstance(mine, dict):
+        assert set(mine) == set(theirs)
+        for key in mine:
+            assert_same(mine[key], theirs[key])
+    elif isinstance(mine, tuple):
+        for one, other in zip(mine, theirs, strict=True):
+            assert_same(one, other)
+    elif isinstance(mine, np.ndarray):
+        assert mine.dtype == theirs.dtype
+        if mine.dtype == object:
+            assert_same(tuple(mine), tuple(theirs))
+        else:
+            np.testing.assert_array_equal(mine, theirs)
+    else:
+        assert mine == theirs
+
+
+def test_a_caller_may_change_the_infos_it_was_given() -> None:
+    batch = CorridorVectorEnv(2, length=5)
+    _, infos = batch.reset(seed=0)
+    infos["_cue"][:] = False
+    infos["cue"][:] = False
+    _, again = batch.reset(seed=0)
+    assert again["_cue"].all()
+    assert again["cue"].all()
+
+
+@pytest.mark.parametrize("actions", [[0, 4], [0, -1], [0.5, 1.0], [1], [[0, 1]]])
+def test_actions_outside_the_action_space_are_refused(actions: list[Any]) -> None:
+    batch = CorridorVectorEnv(2, length=5)
+    batch.reset(seed=0)
+    with pytest.raises(ValueError, match="action"):
+        batch.step(np.array(actions))
+
+
+def test_a_step_before_the_first_reset_is_refused() -> None:
+    with pytest.raises(gym.error.ResetNeeded):
+        CorridorVectorEnv(2).step(np.zeros(2, dtype=np.int64))
 
 
 def test_state_dict_continues_exactly() -> None:
@@ -285,6 +359,9 @@ def test_declared_horizon_and_classes() -> None:
         ({"min_length": 9, "max_length": 8}, "max_length"),
         ({"time_limit_factor": 0}, "time_limit_factor"),
         ({"length_distribution": "normal"}, "length_distribution"),
+        ({"length": 10.5}, "length must be a whole number"),
+        ({"max_length": "20"}, "max_length must be a whole number"),
+        ({"num_colors": None}, "num_colors must be a whole number"),
         ({"render_mode": "ascii"}, "render_mode"),
     ],
 )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -94,7 +98,10 @@ def test_other_autoreset_modes_are_refused() -> None:
 
 
 FAULTS: dict[str, tuple[Any, str]] = {
-    "raise": ("raise", r"raised RuntimeError: out of cheese .*at step 5"),
+    "raise": (
+        "raise",
+        r"raised RuntimeError: out of cheese in environment 1 of 2, seed 11 at step 5.*action 1",
+    ),
     "nan": (lambda o, r: (o * np.nan, r), r"observation is nan at element 0.*in environment 1 of 2, seed 11"),
     "infinite": (lambda o, r: (o * np.inf, r), r"observation is inf .*outside \[0\.0, 100\.0\]"),
     "outside": (lambda o, r: (o + 1e30, r), "outside"),
@@ -114,6 +121,101 @@ def test_faults_are_named_with_environment_seed_step_and_action(fault: str) -> N
         env.step(np.ones(2, dtype=np.int64))
     with pytest.raises(EnvironmentFault, match=message):
         env.step(np.ones(2, dtype=np.int64))
+
+
+def test_an_infinite_value_is_a_fault_even_where_the_space_has_no_bounds() -> None:
+    broken = Counter(100, fault=lambda o, r: (o * np.inf, r), fault_step=1)
+    broken.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    env = wrapped(broken)
+    env.reset()
+    with pytest.raises(EnvironmentFault, match="observation is inf"):
+        env.step(np.zeros(1, dtype=np.int64))
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+def test_the_last_observation_of_an_episode_is_checked_too(truncates: bool) -> None:
+    """It is never returned as an observation, but a truncated episode is valued by it."""
+    broken = Counter(3, fault=lambda o, r: (o * np.nan, r), fault_step=3, truncates=truncates)
+    env = wrapped(Counter(100), broken, seed=10)
+    env.reset()
+    for _ in range(2):
+        env.step(np.zeros(2, dtype=np.int64))
+    with pytest.raises(
+        EnvironmentFault, match=r"last observation is nan .*environment 1 of 2, seed 11 at step 3"
+    ):
+        env.step(np.zeros(2, dtype=np.int64))
+
+
+def test_faults_in_parts_of_a_dict_are_named() -> None:
+    def nested(env: Counter) -> gym.Env[Any, Any]:
+        space = spaces.Dict({"count": env.observation_space, "kind": spaces.Discrete(2)})
+        return gym.wrappers.TransformObservation(env, lambda o: {"count": o, "kind": 1}, space)
+
+    makers = [lambda: nested(Counter(2)), lambda: nested(Counter(9, fault=lambda o, r: (o - 50, r)))]
+    env = GymnasiumVecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
+    assert set(env.reset()) == {"count", "kind"}
+    for _ in range(4):
+        _, _, dones, infos = env.step(np.zeros(2, dtype=np.int64))
+    assert dones.tolist() == [True, False]
+    assert infos[0]["terminal_observation"]["count"].tolist() == [2.0]
+    with pytest.raises(EnvironmentFault, match=r"observation 'count' is -45\.0 .*environment 1 of 2"):
+        env.step(np.zeros(2, dtype=np.int64))
+
+
+def test_infos_hold_plain_values() -> None:
+    """They end up in JSON."""
+    env = make_vec_env("corridor-short", 4, seed=0)
+    env.reset()
+    infos = env.reset_infos
+    ends = []
+    for _ in range(40):
+        _, _, dones, infos = env.step(np.array([info["oracle_action"] for info in infos]))
+        ends += [infos[index] for index in np.flatnonzero(dones)]
+    assert ends
+    for end in ends:
+        assert end["is_success"] is True
+        assert end["episode_class"] == "3-20"
+        json.dumps({name: value for name, value in end.items() if name != "terminal_observation"})
+
+
+@pytest.mark.parametrize("name", ["MiniGrid-MemoryS13-v0", "minigrid:MiniGrid-MemoryS13-v0"])
+def test_ids_of_other_packages_work(name: str) -> None:
+    assert resolve(name) == "MiniGrid-MemoryS13-v0"
+    assert make_vec_env(name, 2, seed=0).reset()["image"].shape == (2, 7, 7, 3)
+
+
+def test_minigrid_ids_are_known_from_the_start() -> None:
+    program = "from envs.names import resolve; resolve('MiniGrid-MemoryS13-v0')"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+
+
+def test_the_module_of_an_id_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import gymnasium\ngymnasium.register('FromModule-v0', entry_point='nowhere:Env')\n"
+    (tmp_path / "registers_one.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert resolve("registers_one:FromModule-v0") == "FromModule-v0"
+    finally:
+        gym.registry.pop("FromModule-v0", None)
+        sys.modules.pop("registers_one", None)
+
+
+def test_pictures_are_one_for_each_environment_and_one_mosaic() -> None:
+    env = make_vec_env("corridor-short", 4, seed=0, render_mode="rgb_array")
+    env.reset()
+    images = env.get_images()
+    assert len(images) == 4
+    mosaic = env.render("rgb_array")
+    assert images[0] is not None
+    assert mosaic is not None
+    assert mosaic.shape == (2 * images[0].shape[0], 2 * images[0].shape[1], 3)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = gym.envs.registration.EnvSpec("Missing-v0", entry_point="no_such_package:Env")
+    monkeypatch.setitem(gym.registry, "Missing-v0", spec)
+    with pytest.raises(ValueError, match=r"Missing-v0 cannot be made: .*no_such_package"):
+        make_vec_env("Missing-v0", 2)
 
 
 def test_a_short_name_makes_the_batched_twin_and_any_id_works() -> None:
