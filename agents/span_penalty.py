@@ -59,10 +59,11 @@ class SpanPenalty:
     constraint holds and falls faster while it does not. A rule on the weight alone swings: spans
     answer many updates late.
 
-    Below the target the slack, and with it alpha, is negative (down to -1): remembering is subsidized
-    until the class is back. The task alone brings a span that has become too short back only through
-    its ramp, which is slow, or never happens once other memories stand in for it. No subsidy is paid
-    before the constraint has held for the first time: until then there is nothing to bring back.
+    Below the target the slack, and with it alpha, is negative (down to minus the largest weight):
+    remembering is subsidized until the class is back. The task alone brings a span that has become
+    too short back only through its ramp, which is slow, or never happens once other memories stand in
+    for it. No subsidy is paid before the constraint has held for the first time: until then there is
+    nothing to bring back.
     """
 
     settings: SpanPenaltySettings = field(default_factory=SpanPenaltySettings)
@@ -104,7 +105,8 @@ class SpanPenalty:
             self.ceiling = min(self.settings.max_weight, self.ceiling * self.settings.growth)
         else:
             self.ceiling = max(self.settings.weight, self.ceiling * self.settings.shrinkage)
-        self.weight = self.ceiling * slack if self.has_held else 0.0
+        subsidy = self.settings.max_weight if self.has_held else 0.0
+        self.weight = slack * (self.ceiling if slack > 0.0 else subsidy)
 
     def state_dict(self) -> dict[str, float | bool]:
         """What a checkpoint needs."""
