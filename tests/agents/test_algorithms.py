@@ -268,7 +268,7 @@ def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights() -> No
     model = ppo(vec(RepeatFirst))
     model.learn(64)
     before = {name: part.clone() for name, part in model.policy.state_dict().items()}
-    with pytest.raises(NonFiniteLossError, match=r"loss became nan in update \d+ at step 64"):
+    with pytest.raises(NonFiniteLossError, match=r"loss became nan in update \d+, at step 64"):
         model.optimize(torch.tensor(float("nan")))
     assert all(torch.equal(part, before[name]) for name, part in model.policy.state_dict().items())
 
