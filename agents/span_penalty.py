@@ -105,8 +105,10 @@ class SpanPenalty:
             self.ceiling = min(self.settings.max_weight, self.ceiling * self.settings.growth)
         else:
             self.ceiling = max(self.settings.weight, self.ceiling * self.settings.shrinkage)
-        subsidy = self.settings.max_weight if self.has_held else 0.0
-        self.weight = slack * (self.ceiling if slack > 0.0 else subsidy)
+        if slack > 0.0:
+            self.weight = slack * self.ceiling
+        else:
+            self.weight = slack * self.settings.max_weight if self.has_held else 0.0
 
     def state_dict(self) -> dict[str, float | bool]:
         """What a checkpoint needs."""
