@@ -27,7 +27,18 @@ from runners.run_folder import RunFolder
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     *("--env", "corridor-short", "--num-envs", "8", "--total-steps", "1280", "--policy.width", "16"),
-    *("--policy.num-heads", "2", "--ppo.n-steps", "16", "--ppo.batch-size", "64", "--a2c.n-steps", "16"),
+    *(
+        "--policy.num-layers",
+        "2",
+        "--policy.num-heads",
+        "2",
+        "--ppo.n-steps",
+        "16",
+        "--ppo.batch-size",
+        "64",
+        "--a2c.n-steps",
+        "16",
+    ),
     *(
         "--evaluation.episodes",
         "20",
