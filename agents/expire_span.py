@@ -98,8 +98,13 @@ class ExpireSpan(nn.Module):
 
     def forward(self, hidden_BMD: Float[Tensor, "B M D"]) -> Float[Tensor, "B M"]:
         """e_i for every memory, in steps."""
-        logit_BM1 = self.predictor(hidden_BMD if self.span_divisor == 1.0 else hidden_BMD / self.span_divisor)
-        return self.max_span * torch.sigmoid(logit_BM1).squeeze(-1)
+        return self.span(F.linear(hidden_BMD, self.predictor.weight).squeeze(-1))
+
+    def span(self, product: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """e_i from w . h_i, without divisor and bias."""
+        if self.span_divisor != 1.0:
+            product = product / self.span_divisor
+        return self.max_span * torch.sigmoid(product + self.predictor.bias)
 
     def mask(self, remaining: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """m_ti of equation 3 from r_ti of equation 2: 1 while alive, 0 once expired, linear between."""

@@ -1,13 +1,19 @@
 """Attention over memories that expire, forward and backward in as few passes as possible.
 
+Memories are read as they are stored. A query is taken through the key projection before it meets them,
+and what it read goes through the value projection afterwards: q . (W h_i) = (W' q) . h_i and
+sum_i a_i (V h_i) = V (sum_i a_i h_i). So no key or value of a memory is ever computed or kept, and all
+heads read the same rows (the reading side of "multi-query" attention, https://arxiv.org/abs/1911.02150).
+
 The gradient of equation 4 is written out by hand: automatic differentiation would keep and traverse
-about three times as many arrays of one number per (head, query, memory), and on a CPU those passes,
+about three times as many arrays of one number per (query, head, memory), and on a CPU those passes,
 not the matrix products, are what a block costs. `tests/agents/test_expiring_attention.py` compares
 it with automatic differentiation of the equations as they stand.
 
 Shape letters:
-    B  rows of the batch     T  queries      M  memories
-    H  heads                 K  size of one head
+    B  rows of the batch     T  queries, and the memories written with them      H  heads
+    D  model width           W  stored memories     M  all memories, W + T, the stored ones first
+    S  first queries of the block that have a position relative to the first C stored memories
 """
 
 from __future__ import annotations
@@ -30,64 +36,90 @@ class ExpiringAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query_BHTK: Float[Tensor, "B H T K"],
-        key_BHMK: Float[Tensor, "B H M K"],
-        value_BHMK: Float[Tensor, "B H M K"],
-        position_BHTM: Float[Tensor, "B H T M"] | None,
+        query_BTHD: Float[Tensor, "B T H D"],
+        stored_BWD: Float[Tensor, "B W D"],
+        new_BTD: Float[Tensor, "B T D"],
+        near_BHSC: Float[Tensor, "B H S C"] | None,
+        inside_BHTT: Float[Tensor, "B H T T"] | None,
         expiry_BM: Float[Tensor, "B M"],
+        stored_time_BT: Float[Tensor, "B T"],
         time_T: Float[Tensor, " T"],
-        hidden_BTM: Bool[Tensor, "B T M"],
+        hidden_BTT: Bool[Tensor, "B T T"],
     ) -> tuple[Tensor, Tensor]:
         """Read from memory.
 
         Args:
             ctx: autograd's.
-            query_BHTK: queries, already scaled by K**-0.5.
-            key_BHMK: keys.
-            value_BHMK: values.
-            position_BHTM: relative position scores, or None. Overwritten.
+            query_BTHD: queries as the memories understand them, already scaled.
+            stored_BWD: memories from before the block; no gradient flows into them.
+            new_BTD: memories written in the block, the one of step t at t.
+            near_BHSC: relative position scores of the first queries and stored memories, or None.
+            inside_BHTT: the same among the block's own steps, or None.
             expiry_BM: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1.
-            time_T: t / R on the same clock.
-            hidden_BTM: True where a query may not look, whatever the span.
+            stored_time_BT: t / R on the same clock as the stored memories see it; infinite for a query
+                that may see none of them.
+            time_T: t / R for the block's own memories.
+            hidden_BTT: True where a query may not look inside the block, whatever the span.
 
         Returns:
-            What was read [B, H, T, K], zero for a query that sees nothing; and m [B, T, M], without
+            What was read [B, T, H, D], zero for a query that sees nothing; and m [B, T, M], without
             gradient.
         """
-        mask_BTM = (expiry_BM.unsqueeze(1) - time_T.unsqueeze(1)).clamp_(max=1.0)
+        batch, steps, heads, width = query_BTHD.shape
+        num_stored = stored_BWD.shape[1]
+        mask_BTM = query_BTHD.new_empty(batch, steps, num_stored + steps, dtype=expiry_BM.dtype)
+        torch.sub(
+            expiry_BM[:, None, :num_stored], stored_time_BT.unsqueeze(2), out=mask_BTM[:, :, :num_stored]
+        )
+        torch.sub(expiry_BM[:, None, num_stored:], time_T[:, None], out=mask_BTM[:, :, num_stored:])
+        mask_BTM[:, :, num_stored:].masked_fill_(hidden_BTT, 0.0)
         gone_BTM = mask_BTM <= SMALLEST_MASK
-        gone_BTM |= hidden_BTM
-        mask_BTM.masked_fill_(gone_BTM, 0.0)
+        mask_BTM.clamp_(max=1.0).masked_fill_(gone_BTM, 0.0)
         blind_BT = gone_BTM.all(2)
         # log(0) itself takes a slow path in the vector library, so it is filled in afterwards. A row
         # of -inf would have no softmax: INVISIBLE is finite, and a query that sees nothing reads zero.
         log_mask_BTM = mask_BTM.masked_fill(gone_BTM, 1.0).log_().masked_fill_(gone_BTM, INVISIBLE)
-        score_BHTM = torch.matmul(query_BHTK, key_BHMK.transpose(2, 3))
-        if position_BHTM is not None:
-            score_BHTM += position_BHTM
-        score_BHTM += log_mask_BTM.unsqueeze(1)
-        attention_BHTM = score_BHTM.softmax(-1)
-        read_BHTK = torch.matmul(attention_BHTM, value_BHMK)
-        read_BHTK.masked_fill_(blind_BT[:, None, :, None], 0.0)
-        ctx.save_for_backward(query_BHTK, key_BHMK, value_BHMK, attention_BHTM, mask_BTM, read_BHTK, blind_BT)
+        memory_BMD = torch.cat([stored_BWD, new_BTD], 1)
+        flat_query = query_BTHD.view(batch, steps * heads, width)
+        score = torch.bmm(flat_query, memory_BMD.transpose(1, 2))
+        score_BTHM = score.view(batch, steps, heads, -1)
+        if near_BHSC is not None:
+            score_BTHM[:, : near_BHSC.shape[2], :, : near_BHSC.shape[3]] += near_BHSC.transpose(1, 2)
+        if inside_BHTT is not None:
+            score_BTHM[..., num_stored:] += inside_BHTT.transpose(1, 2)
+        score_BTHM += log_mask_BTM.unsqueeze(2)
+        attention = score.softmax(-1)
+        read_BTHD = torch.bmm(attention, memory_BMD).view_as(query_BTHD)
+        read_BTHD.masked_fill_(blind_BT[:, :, None, None], 0.0)
+        ctx.save_for_backward(query_BTHD, memory_BMD, attention, mask_BTM, read_BTHD, blind_BT)
+        ctx.near = None if near_BHSC is None else near_BHSC.shape[2:]
         ctx.mark_non_differentiable(mask_BTM)
-        return read_BHTK, mask_BTM
+        return read_BTHD, mask_BTM
 
     @staticmethod
-    def backward(ctx: Any, grad_read_BHTK: Tensor, _grad_mask: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_read_BTHD: Tensor, _grad_mask: Tensor) -> tuple[Tensor | None, ...]:
         """The chain rule through softmax and mask."""
-        query_BHTK, key_BHMK, value_BHMK, attention_BHTM, mask_BTM, read_BHTK, blind_BT = ctx.saved_tensors
-        grad_read_BHTK = grad_read_BHTK.masked_fill(blind_BT[:, None, :, None], 0.0)
-        grad_value = torch.matmul(attention_BHTM.transpose(2, 3), grad_read_BHTK)
-        grad_score = torch.matmul(grad_read_BHTK, value_BHMK.transpose(2, 3))
-        grad_score -= (grad_read_BHTK * read_BHTK).sum(-1, keepdim=True)
-        grad_score *= attention_BHTM
-        grad_query = torch.matmul(grad_score, key_BHMK)
-        grad_key = torch.matmul(grad_score.transpose(2, 3), query_BHTK)
-        grad_expiry = None
-        if ctx.needs_input_grad[4]:
+        query_BTHD, memory_BMD, attention, mask_BTM, read_BTHD, blind_BT = ctx.saved_tensors
+        batch, steps, heads, width = query_BTHD.shape
+        num_stored = memory_BMD.shape[1] - steps
+        grad_read_BTHD = grad_read_BTHD.masked_fill(blind_BT[:, :, None, None], 0.0)
+        flat_grad_read = grad_read_BTHD.view(batch, steps * heads, width)
+        grad_score = torch.bmm(flat_grad_read, memory_BMD.transpose(1, 2))
+        grad_score -= (grad_read_BTHD * read_BTHD).sum(-1).view(batch, -1, 1)
+        grad_score *= attention
+        grad_query = torch.bmm(grad_score, memory_BMD).view_as(query_BTHD)
+        grad_new = torch.bmm(
+            grad_score[:, :, num_stored:].transpose(1, 2), query_BTHD.view(batch, steps * heads, width)
+        )
+        grad_new.baddbmm_(attention[:, :, num_stored:].transpose(1, 2), flat_grad_read)
+        grad_score_BTHM = grad_score.view(batch, steps, heads, -1)
+        grad_expiry = grad_near = grad_inside = None
+        if ctx.needs_input_grad[5]:
             # d log m / d m = 1 / m, and m moves only on the ramp.
             flat_BTM = (mask_BTM == 0.0) | (mask_BTM == 1.0)
-            grad_expiry = (grad_score.sum(1) / mask_BTM.masked_fill(flat_BTM, torch.inf)).sum(1)
-        grad_position = grad_score if ctx.needs_input_grad[3] else None
-        return grad_query, grad_key, grad_value, grad_position, grad_expiry, None, None
+            grad_expiry = (grad_score_BTHM.sum(2) / mask_BTM.masked_fill(flat_BTM, torch.inf)).sum(1)
+        if ctx.needs_input_grad[3]:
+            grad_near = grad_score_BTHM[:, : ctx.near[0], :, : ctx.near[1]].transpose(1, 2)
+        if ctx.needs_input_grad[4]:
+            grad_inside = grad_score_BTHM[..., num_stored:].transpose(1, 2)
+        return grad_query, None, grad_new, grad_near, grad_inside, grad_expiry, None, None, None

@@ -195,8 +195,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_start()
         if self.stop_training:
             return False
-        # The weights have changed: keys, values and spans are derived anew from what is stored.
-        self._memory = policy.transformer.compact(self._memory.without_caches(), self.span_noise.current)
+        # The weights have changed, and with them the spans of what is stored.
+        self._memory = policy.transformer.compact(self._memory, self.span_noise.current)
         rollout.begin(self._memory)
         self.memory_statistics.begin_rollout()
 
@@ -294,7 +294,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm, foreach=True)
         optimizer.step()
 
     # -- logging ------------------------------------------------------------------------------------

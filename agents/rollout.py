@@ -114,10 +114,16 @@ class Rollout:
         torch.add(self.advantages_BT, self.values_BT, out=self.returns_BT)
 
     def minibatches(self, num_rows: int) -> Iterator[Minibatch]:
-        """Random groups of `num_rows` environments each, every environment once."""
+        """Random groups of `num_rows` environments each, every environment once.
+
+        Within a group they are ordered by what they remember, so that attention can take those of a
+        kind together.
+        """
         assert self.actions is not None
         assert self.state is not None
-        for rows in torch.split(torch.randperm(self.num_envs, device=self.device), num_rows):
+        retained_B = self.state.retained_B
+        for group in torch.split(torch.randperm(self.num_envs, device=self.device), num_rows):
+            rows = group[retained_B[group].argsort()]
             yield Minibatch(
                 {name: part[rows] for name, part in self.features.items()},
                 self.actions[rows],

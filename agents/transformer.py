@@ -1,8 +1,8 @@
 """A causal transformer whose layers remember earlier steps and let them expire.
 
 Pre-norm layers. Each layer attends over its own earlier inputs h_i, never over the step itself, and
-deletes a memory for good once its span has passed. `step` takes one step with a cache (acting),
-`block` takes many at once (learning, language modelling); they compute the same numbers. Nothing
+deletes a memory for good once its span has passed. `step` takes one step (acting), `block` takes
+many at once (learning, language modelling); they compute the same numbers. Nothing
 here knows of reinforcement learning, and no buffer is sized by an episode or by the maximum span.
 
 What query t of a block sees, for W = 2 stored memories (s), T = 4 steps and an episode that begins
@@ -24,7 +24,7 @@ Shape letters (logical dimensions, always in this order):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -34,10 +34,12 @@ from torch import Tensor, nn
 
 from agents.expire_span import ExpireSpan, PenaltyKind, SpanNoise, ramp_penalty, span_cost
 from agents.expiring_attention import INVISIBLE, ExpiringAttention
-from agents.memory_state import NEVER, KeyValueCache, LayerMemory, MemoryState
+from agents.memory_state import NEVER, LayerMemory, MemoryState
 
 COMPACTION_INTERVAL_STEPS = 64
 """Acting looks this often whether the stores are wider than their fullest row needs."""
+SCORES_IN_CACHE = 2**18
+"""Scores (one number per query, head and memory) that attention handles at a time on a CPU: one MiB."""
 SPARE_SLOTS = 4
 """Empty slots left in the fullest row by a compaction, so that the next steps need not grow it."""
 
@@ -82,8 +84,6 @@ class BlockReport(NamedTuple):
 
     span_BT: Float[Tensor, "B T"]
     """e_i of the memories written now, in steps, with gradient"""
-    mask_BTM: Float[Tensor, "B T M"]
-    """m_ti, without gradient"""
     penalty_B: Float[Tensor, " B"] | None
     """the span penalty per row; None unless asked for"""
 
@@ -112,7 +112,8 @@ def orthogonal(linear: nn.Linear, gain: float = 1.0) -> nn.Linear:
     something remembered and something seen, and how soon it leaves that saddle depends on the scale.
     """
     nn.init.orthogonal_(linear.weight, gain)
-    nn.init.zeros_(linear.bias)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
     return linear
 
 
@@ -135,14 +136,10 @@ class MemoryLayer(nn.Module):
         if not settings.remember:
             return
         self.memory_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        nn.init.zeros_(self.query_key_value.bias)
-        for part, gain in zip(
-            torch.split(self.query_key_value.weight, width),
-            (settings.query_key_gain,) * 2 + (1.0,),
-            strict=True,
-        ):
-            nn.init.orthogonal_(part, gain)
+        self.query = orthogonal(nn.Linear(width, width), settings.query_key_gain)
+        # No bias here: one on the keys would cancel in the softmax, one on the values is attention_out's.
+        self.key = orthogonal(nn.Linear(width, width, bias=False), settings.query_key_gain)
+        self.value = orthogonal(nn.Linear(width, width, bias=False))
         self.attention_out = orthogonal(nn.Linear(width, width))
         self.expire_span = ExpireSpan(
             width,
@@ -163,7 +160,7 @@ class MemoryLayer(nn.Module):
 
     def feedforward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """The second half of the layer, residual included."""
-        return x + self.narrow(F.relu(self.widen(self.feedforward_norm(x))))
+        return x + self.narrow(F.relu(self.widen(self.feedforward_norm(x)), inplace=True))
 
     # -- acting ---------------------------------------------------------------------------------
 
@@ -180,42 +177,35 @@ class MemoryLayer(nn.Module):
         """One step; `memory` is updated in place (and returned, since it may have grown)."""
         batch = x_BD.shape[0]
         h_BD = self.memory_norm(x_BD)
-        cache = self._cache(memory)
-        span_BW = cache.span_BW if noise is None else noise.apply(cache.span_BW, slice(0, 1))
+        query_BHK, question_BHD = self._queries(h_BD)
+        # One pass over the memories gives the scores of all heads and, last, what the spans depend on.
+        questions = torch.cat([question_BHD, self.expire_span.predictor.weight.expand(batch, 1, -1)], 1)
+        answer = torch.bmm(questions, memory.hidden_BWD.transpose(1, 2))
+        score_BHW, span_BW = answer[:, :-1], self.expire_span.span(answer[:, -1])
+        if noise is not None:
+            span_BW = noise.apply(span_BW, slice(0, 1))
         age_BW = clock_B.unsqueeze(1) - memory.birth_BW
         mask_BW = self.expire_span.mask(span_BW - age_BW)
         alive_BW = mask_BW > 0.0
         retained_B = alive_BW.sum(1)
-
-        query_BHK, key_BHK, value_BHK = (
-            self.query_key_value(h_BD).view(batch, 3, self.num_heads, -1).unbind(1)
-        )
-        query_BHK = query_BHK * self.head_size**-0.5
-        score_BHW = torch.matmul(cache.key_BHWK, query_BHK.unsqueeze(-1)).squeeze(-1)
         if self.position_window:
-            score_BHW = score_BHW + self._positions(query_BHK.unsqueeze(2), age_BW.unsqueeze(1)).squeeze(2)
-        score_BHW = score_BHW + _log_mask(mask_BW).unsqueeze(1)
+            score_BHW += self._positions(query_BHK.unsqueeze(2), age_BW.unsqueeze(1)).squeeze(2)
+        score_BHW += _log_mask(mask_BW).unsqueeze(1)
         attention_BHW = score_BHW.softmax(-1)  # equation 4: softmax(a + log m) = m exp(a) / sum m exp(a)
-        read_BHK = torch.matmul(attention_BHW.unsqueeze(2), cache.value_BHWK).squeeze(2)
-        read_BD = read_BHK.reshape(batch, -1) * (retained_B > 0).unsqueeze(1)
-        y_BD = self.feedforward(x_BD + self.attention_out(read_BD))
+        read_BHD = torch.bmm(attention_BHW, memory.hidden_BWD) * (retained_B > 0).view(batch, 1, 1)
+        y_BD = self.feedforward(x_BD + self._values(read_BHD))
 
-        span_B1 = self.expire_span(h_BD.unsqueeze(1))
+        span_B = self.expire_span(h_BD.unsqueeze(1)).squeeze(1)
         on_ramp_B = retained_B - (mask_BW == 1.0).sum(1)
-        report = StepReport(
-            span_B1.squeeze(1), retained_B, on_ramp_B, (alive_BW & (memory.tag_BW > 0)).sum(1)
-        )
+        report = StepReport(span_B, retained_B, on_ramp_B, (alive_BW & (memory.tag_BW > 0)).sum(1))
         if write:
             gone_BW = self.expire_span.mask(span_BW - (age_BW + 1)) <= 0.0  # the next query would not see it
-            memory = self._write(h_BD, key_BHK, value_BHK, span_B1, memory, clock_B, gone_BW, tag_B)
+            memory = self._write(h_BD, memory, clock_B, gone_BW, tag_B)
         return y_BD, memory, report
 
     def _write(
         self,
         h_BD: Float[Tensor, "B D"],
-        key_BHK: Float[Tensor, "B H K"],
-        value_BHK: Float[Tensor, "B H K"],
-        span_B1: Float[Tensor, "B 1"],
         memory: LayerMemory,
         clock_B: Int[Tensor, " B"],
         gone_BW: Bool[Tensor, "B W"],
@@ -228,26 +218,10 @@ class MemoryLayer(nn.Module):
             gone_BW = F.pad(gone_BW, (0, memory.num_slots - num_slots), value=True)
         slot_B = gone_BW.to(torch.uint8).argmax(1)
         row_B = torch.arange(h_BD.shape[0], device=h_BD.device)
-        cache = memory.cache
-        assert cache is not None
         memory.hidden_BWD[row_B, slot_B] = h_BD
         memory.birth_BW[row_B, slot_B] = clock_B
         memory.tag_BW[row_B, slot_B] = 0 if tag_B is None else tag_B
-        cache.key_BHWK[row_B, :, slot_B] = key_BHK
-        cache.value_BHWK[row_B, :, slot_B] = value_BHK
-        cache.span_BW[row_B, slot_B] = span_B1.squeeze(1)
         return memory
-
-    def _cache(self, memory: LayerMemory) -> KeyValueCache:
-        """Keys, values and spans of the stored memories under the present weights."""
-        weights = (self.query_key_value.weight, self.query_key_value.bias, *self.expire_span.parameters())
-        version = tuple(weight._version for weight in weights)
-        if memory.cache is None or memory.cache.weights_version != version:
-            key_BHWK, value_BHWK = self._split_heads(F.linear(memory.hidden_BWD, *self._key_value_weights()))
-            memory.cache = KeyValueCache(
-                key_BHWK.contiguous(), value_BHWK.contiguous(), self.expire_span(memory.hidden_BWD), version
-            )
-        return memory.cache
 
     # -- learning -------------------------------------------------------------------------------
 
@@ -256,66 +230,96 @@ class MemoryLayer(nn.Module):
         x_BTD: Float[Tensor, "B T D"],
         memory: LayerMemory,
         view: BlockView,
-        noise: SpanNoise | None,
         penalty: PenaltyKind | None,
-    ) -> tuple[Tensor, Tensor, Tensor, BlockReport]:
+    ) -> tuple[Tensor, Tensor, BlockReport]:
         """Many steps at once.
 
         Returns:
-            The layer's output; h_i of the new memories; the noisy spans of all memories (for the
-            deletion that follows); the report.
+            The layer's output; h_i of the new memories; the report.
         """
-        batch, num_steps, width = x_BTD.shape
-        ramp = self.expire_span.ramp
         h_BTD = self.memory_norm(x_BTD)
-        query_BTD, new_BTE = torch.split(self.query_key_value(h_BTD), [width, 2 * width], 2)
-        both_BME, span_BM = new_BTE, self.expire_span(h_BTD)
-        if memory.num_slots:
-            stored_BWE = F.linear(memory.hidden_BWD, *self._key_value_weights())
-            both_BME = torch.cat([stored_BWE, new_BTE], 1)
-            span_BM = torch.cat([self.expire_span(memory.hidden_BWD), span_BM], 1)
-        key_BHMK, value_BHMK = self._split_heads(both_BME)
-        query_BHTK = (
-            query_BTD.view(batch, num_steps, self.num_heads, -1).transpose(1, 2) * self.head_size**-0.5
-        )
-        seen_span_BM = span_BM
-        if noise is not None:
-            stored_BW = noise.apply(span_BM[:, : memory.num_slots], slice(0, 1))
-            seen_span_BM = torch.cat([stored_BW, noise.apply(span_BM[:, memory.num_slots :], slice(None))], 1)
-        birth_BM = view.relative_births(memory)
-        hidden_BTM = view.hidden(memory)
-        positions = self._positions_of_block(query_BHTK, view, memory) if self.position_window else None
-        read_BHTK, mask_BTM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
-            query_BHTK,
-            key_BHMK,
-            value_BHMK,
-            positions,
-            (seen_span_BM + birth_BM) / ramp + 1.0,
-            view.step_T / ramp,
-            hidden_BTM,
-        )
-        read_BTD = read_BHTK.transpose(1, 2).reshape(batch, num_steps, width)
-        y_BTD = self.feedforward(x_BTD + self.attention_out(read_BTD))
+        query_BTHK, question_BTHD = self._queries(h_BTD)
+        size = self._rows_at_a_time(view, memory)
+        parts = [
+            self._read(*part, penalty)
+            for part in zip(
+                torch.split(query_BTHK, size),
+                torch.split(question_BTHD, size),
+                torch.split(h_BTD, size),
+                memory.split(size),
+                view.split(size),
+                strict=True,
+            )
+        ]
+        read_BTHD, span_BT, penalty_B = parts[0]
+        if len(parts) > 1:
+            read_BTHD, span_BT = (
+                torch.cat([part[0] for part in parts]),
+                torch.cat([part[1] for part in parts]),
+            )
+            penalties = [part[2] for part in parts if part[2] is not None]
+            penalty_B = torch.cat(penalties) if penalties else None
+        y_BTD = self.feedforward(x_BTD + self._values(read_BTHD))
+        return y_BTD, h_BTD, BlockReport(span_BT, penalty_B)
 
+    def _rows_at_a_time(self, view: BlockView, memory: LayerMemory) -> int:
+        """So few that attention's arrays stay in the processor's cache, and a row is padded by its like."""
+        batch, num_steps = view.episode_BT.shape
+        if memory.hidden_BWD.device.type != "cpu":
+            return batch
+        scores_per_row = num_steps * self.num_heads * (memory.num_slots + num_steps)
+        return min(batch, max(1, SCORES_IN_CACHE // scores_per_row))
+
+    def _read(
+        self,
+        query_BTHK: Float[Tensor, "B T H K"],
+        question_BTHD: Float[Tensor, "B T H D"],
+        h_BTD: Float[Tensor, "B T D"],
+        memory: LayerMemory,
+        view: BlockView,
+        penalty: PenaltyKind | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a block's queries read from memory [B, T, H, D], its spans [B, T], its penalties [B]."""
+        ramp = self.expire_span.ramp
+        span_BT = self.expire_span(h_BTD)
+        seen_span_BM = view.seen_spans(self.expire_span(memory.hidden_BWD), span_BT)
+        birth_BM = view.relative_births(memory)
+        near, inside = self._positions_of_block(query_BTHK.transpose(1, 2), view, memory)
+        read_BTHD, mask_BTM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
+            question_BTHD,
+            memory.hidden_BWD,
+            h_BTD,
+            near,
+            inside,
+            (seen_span_BM + birth_BM) / ramp + 1.0,
+            view.stored_time_BT / ramp,
+            view.step_T / ramp,
+            view.hidden_BTT,
+        )
         penalty_B = None
         if penalty is not None and penalty.form != "ramp":
             cap_steps = penalty.cap_steps if penalty.form == "capped" else None
-            penalty_B = span_cost(span_BM[:, memory.num_slots :], cap_steps).mean(1)
+            penalty_B = span_cost(span_BT, cap_steps).mean(1)
         elif penalty is not None:
             remaining_BTM = (seen_span_BM + birth_BM).unsqueeze(1) - view.step_T.unsqueeze(1)
             penalty_B = ramp_penalty(remaining_BTM, mask_BTM, ramp)
-        return y_BTD, h_BTD, seen_span_BM, BlockReport(span_BM[:, memory.num_slots :], mask_BTM, penalty_B)
+        return read_BTHD, span_BT, penalty_B
 
-    def _key_value_weights(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias that turn hidden states into keys and values, side by side."""
-        width = self.attention_out.weight.shape[0]
-        return self.query_key_value.weight[width:], self.query_key_value.bias[width:]
+    def _queries(self, h: Float[Tensor, "*N D"]) -> tuple[Tensor, Tensor]:
+        """Queries, scaled [*N, H, K], and the same taken through the key projection [*N, H, D]."""
+        query_NHK = self.query(h).mul(self.head_size**-0.5).view(-1, self.num_heads, self.head_size)
+        key_HKD = self.key.weight.view(self.num_heads, self.head_size, -1)
+        question_NHD = torch.bmm(query_NHK.transpose(0, 1), key_HKD).transpose(0, 1).contiguous()
+        return query_NHK.view(*h.shape[:-1], *query_NHK.shape[1:]), question_NHD.view(
+            *h.shape[:-1], *question_NHD.shape[1:]
+        )
 
-    def _split_heads(self, both_BME: Float[Tensor, "B M E"]) -> tuple[Tensor, Tensor]:
-        """Keys and values of memories, [B, H, M, K] each."""
-        batch, count, _ = both_BME.shape
-        both = both_BME.view(batch, count, 2, self.num_heads, self.head_size)
-        return both[:, :, 0].transpose(1, 2), both[:, :, 1].transpose(1, 2)
+    def _values(self, read: Float[Tensor, "*N H D"]) -> Float[Tensor, "*N D"]:
+        """What was read, taken through the value projection of its head, and out of the attention."""
+        value_HDK = self.value.weight.view(self.num_heads, self.head_size, -1).transpose(1, 2)
+        read_HND = read.flatten(0, -3).transpose(0, 1)
+        value_ND = torch.bmm(read_HND, value_HDK).transpose(0, 1).flatten(1)
+        return self.attention_out(value_ND.view(*read.shape[:-2], -1))
 
     # -- relative positions ----------------------------------------------------------------------
 
@@ -330,17 +334,25 @@ class MemoryLayer(nn.Module):
 
     def _positions_of_block(
         self, query_BHTK: Float[Tensor, "B H T K"], view: BlockView, memory: LayerMemory
-    ) -> Float[Tensor, "B H T M"]:
-        """The same for a block: ages among its own steps are known beforehand and need no gather."""
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The same for a block.
+
+        Returns:
+            Scores [B, H, S, C] of the first S queries and C stored memories: none beyond them are as
+            near as P steps (stores are ordered newest first when a rollout begins, so C is small); and
+            scores [B, H, T, T] inside the block, where ages are known beforehand and need no gather.
+        """
+        if not self.position_window:
+            return None, None
         inside = self._positions_inside(query_BHTK)
-        if not memory.num_slots:
-            return inside
-        # Only the first P queries are near enough to a stored memory.
+        age_BW = view.clock_B.unsqueeze(1) - memory.birth_BW
+        near_columns = (age_BW <= self.position_window).any(0).nonzero()
+        if not len(near_columns):
+            return None, inside
+        age_B1C = age_BW[:, None, : int(near_columns[-1]) + 1]
         near = min(self.position_window, query_BHTK.shape[2])
-        age_BTW = view.step_T[:near, None].long() - (memory.birth_BW - view.clock_B.unsqueeze(1)).unsqueeze(1)
-        stored = self._positions(query_BHTK[:, :, :near], age_BTW)
-        stored = F.pad(stored, (0, 0, 0, query_BHTK.shape[2] - near))
-        return torch.cat([stored, inside], 3)
+        age_BSC = age_B1C + torch.arange(near, device=age_B1C.device).unsqueeze(1)
+        return self._positions(query_BHTK[:, :, :near], age_BSC), inside
 
     def _positions_inside(self, query_BHTK: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T T"]:
         """q_t . p_(t-i) at [t, i] by the padding trick of Transformer-XL (Dai 2019, appendix B).
@@ -358,27 +370,66 @@ class MemoryLayer(nn.Module):
         return padded.view(batch, heads, num_steps + 1, num_steps)[:, :, 1:]
 
 
+@dataclass(frozen=True, slots=True)
 class BlockView:
     """Who may see whom in a block, shared by its layers."""
 
-    def __init__(
-        self, state: MemoryState, is_first_BT: Bool[Tensor, "B T"], dtype: torch.dtype = torch.float32
-    ) -> None:
+    clock_B: Int[Tensor, " B"]
+    """clock reading at the first step"""
+    step_T: Float[Tensor, " T"]
+    """0, 1, 2, ..."""
+    episode_BT: Int[Tensor, "B T"]
+    """0: the episode that was under way before the block"""
+    hidden_BTT: Bool[Tensor, "B T T"]
+    """where a query may not look inside the block: True at the dots drawn in the module's docstring"""
+    stored_time_BT: Float[Tensor, "B T"]
+    """the step; infinite where nothing stored may be seen, so that every stored memory has expired"""
+    noise: SpanNoise | None
+
+    @classmethod
+    def of(
+        cls,
+        state: MemoryState,
+        is_first_BT: Bool[Tensor, "B T"],
+        noise: SpanNoise | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> BlockView:
         """Prepare what does not depend on the layer; times are kept in `dtype`, or better."""
         num_steps = is_first_BT.shape[1]
         device = is_first_BT.device
-        self.clock_B = state.clock_B
-        self.step_T = torch.arange(num_steps, device=device, dtype=torch.promote_types(dtype, torch.float32))
-        self.episode_BT = is_first_BT.long().cumsum(1)  # 0: the episode that was under way
-        earlier_TT = torch.ones(num_steps, num_steps, dtype=torch.bool, device=device).tril(-1)
-        same_BTT = self.episode_BT.unsqueeze(2) == self.episode_BT.unsqueeze(1)
-        self._inside_BTT = ~(same_BTT & earlier_TT)
-        self._carried_BT1 = (self.episode_BT != 0).unsqueeze(2)
+        step_T = torch.arange(num_steps, device=device, dtype=torch.promote_types(dtype, torch.float32))
+        episode_BT = is_first_BT.long().cumsum(1)
+        not_later_TT = torch.ones(num_steps, num_steps, dtype=torch.bool, device=device).triu()
+        hidden_BTT = not_later_TT | (episode_BT.unsqueeze(2) != episode_BT.unsqueeze(1))
+        stored_time_BT = step_T.masked_fill(episode_BT != 0, torch.inf)
+        return cls(state.clock_B, step_T, episode_BT, hidden_BTT, stored_time_BT, noise)
 
-    def hidden(self, memory: LayerMemory) -> Bool[Tensor, "B T M"]:
-        """True at the dots of the matrix drawn in the module's docstring."""
-        stored = self._carried_BT1.expand(-1, -1, memory.num_slots)
-        return torch.cat([stored, self._inside_BTT], 2)
+    def split(self, size: int) -> list[BlockView]:
+        """Views of so many rows each."""
+        rows = zip(
+            torch.split(self.clock_B, size),
+            torch.split(self.episode_BT, size),
+            torch.split(self.hidden_BTT, size),
+            torch.split(self.stored_time_BT, size),
+            strict=True,
+        )
+        views = [
+            BlockView(clock, self.step_T, episode, hidden, time, None)
+            for clock, episode, hidden, time in rows
+        ]
+        if self.noise is None:
+            return views
+        noises = zip(
+            torch.split(self.noise.limit_BT, size), torch.split(self.noise.rate_BT, size), strict=True
+        )
+        return [replace(view, noise=SpanNoise(*noise)) for view, noise in zip(views, noises, strict=True)]
+
+    def seen_spans(self, stored_BW: Float[Tensor, "B W"], new_BT: Float[Tensor, "B T"]) -> Tensor:
+        """Spans of all memories [B, M] as the noise lets them be seen."""
+        if self.noise is not None:
+            stored_BW = self.noise.apply(stored_BW, slice(0, 1))
+            new_BT = self.noise.apply(new_BT, slice(None))
+        return torch.cat([stored_BW, new_BT], 1)
 
     def relative_births(self, memory: LayerMemory) -> Float[Tensor, "B M"]:
         """Births counted from the first step of the block (negative for stored memories)."""
@@ -417,7 +468,7 @@ class MemoryTransformer(nn.Module):
         tag_B: Int[Tensor, " B"] | None = None,
         write: bool = True,
     ) -> StepOutput:
-        """Take one step, with a cache and without gradients.
+        """Take one step, without gradients.
 
         Args:
             x_BD: embedded inputs.
@@ -471,7 +522,7 @@ class MemoryTransformer(nn.Module):
             penalty: also give the span penalty, of this kind.
             need_state: False saves the work of deleting and storing.
         """
-        view = BlockView(state, is_first_BT, x_BTD.dtype)
+        view = BlockView.of(state, is_first_BT, noise, x_BTD.dtype)
         layers: list[LayerMemory] = []
         reports = []
         for index, layer in enumerate(self.layers):
@@ -480,11 +531,11 @@ class MemoryTransformer(nn.Module):
                 x_BTD = x_BTD if skipped else layer.feedforward(x_BTD)
                 continue
             memory = state.layers[index]
-            y_BTD, h_BTD, span_BM, report = layer.block(x_BTD, memory, view, noise, penalty)
+            y_BTD, h_BTD, report = layer.block(x_BTD, memory, view, penalty)
             x_BTD = x_BTD if skipped else y_BTD
             reports.append(report)
             if need_state:
-                layers.append(self._after_block(layer, memory, view, h_BTD, span_BM, tag_BT))
+                layers.append(self._after_block(layer, memory, view, h_BTD, tag_BT))
         new_state = MemoryState(state.clock_B + x_BTD.shape[1], layers) if need_state else None
         return BlockOutput(self.final_norm(x_BTD), new_state, reports)
 
@@ -493,9 +544,7 @@ class MemoryTransformer(nn.Module):
         """Narrow every store to its fullest row, expired memories left out, under the present weights."""
         layers = []
         for layer, memory in zip(self._remembering(), state.layers, strict=True):
-            span_BW = (
-                layer.expire_span(memory.hidden_BWD) if memory.cache is None else layer._cache(memory).span_BW
-            )
+            span_BW = layer.expire_span(memory.hidden_BWD)
             if noise is not None:
                 span_BW = noise.apply(span_BW, slice(0, 1))
             age_BW = state.clock_B.unsqueeze(1) - memory.birth_BW
@@ -509,7 +558,6 @@ class MemoryTransformer(nn.Module):
         memory: LayerMemory,
         view: BlockView,
         h_BTD: Float[Tensor, "B T D"],
-        span_BM: Float[Tensor, "B M"],
         tag_BT: Int[Tensor, "B T"] | None,
     ) -> LayerMemory:
         """What the query after this block would still see, per row."""
@@ -521,6 +569,7 @@ class MemoryTransformer(nn.Module):
             torch.cat([memory.birth_BW, view.clock_B.unsqueeze(1) + step_BT], 1),
             torch.cat([memory.tag_BW, tag_BT], 1),
         )
+        span_BM = view.seen_spans(layer.expire_span(memory.hidden_BWD), layer.expire_span(h_BTD))
         remaining_BM = span_BM + view.relative_births(memory) - num_steps
         last_B1 = view.episode_BT[:, -1:]
         episode_BM = torch.cat([torch.zeros_like(memory.birth_BW), view.episode_BT], 1)
@@ -532,12 +581,13 @@ class MemoryTransformer(nn.Module):
 
 
 def _keep(memory: LayerMemory, alive_BW: Bool[Tensor, "B W"]) -> LayerMemory:
-    """Only the memories marked True, in a store as wide as the fullest row plus `SPARE_SLOTS`."""
+    """Only the memories marked True, newest first, in a store `SPARE_SLOTS` wider than the fullest row."""
     fullest = int(alive_BW.sum(1).max()) if alive_BW.numel() else 0
     num_slots = min(memory.num_slots, fullest + SPARE_SLOTS)
-    birth_BW = memory.birth_BW.masked_fill(~alive_BW, NEVER)
-    order_BW = (~alive_BW).to(torch.uint8).argsort(dim=1, stable=True)[:, :num_slots]
-    return LayerMemory(memory.hidden_BWD, birth_BW, memory.tag_BW, memory.cache).gather(order_BW)
+    birth_BW, order_BW = memory.birth_BW.masked_fill(~alive_BW, NEVER).sort(
+        dim=1, descending=True, stable=True
+    )
+    return memory.gather(order_BW[:, :num_slots], birth_BW[:, :num_slots])
 
 
 def _log_mask(mask: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -45,8 +45,8 @@ def _read(
     layer: MemoryLayer, h_D: Tensor, memories: list[Tensor], t: int, limit: float, rate: float
 ) -> Tensor:
     """Equations 1 to 4 for one query; `memories[i]` was written at step i of the episode."""
-    width, size = h_D.shape[0], layer.head_size
-    query_D = layer.query_key_value(h_D)[:width]
+    size = layer.head_size
+    query_D = layer.query(h_D)
     expire = layer.expire_span
     weights: list[Tensor] = []  # m_ti
     for i, memory_D in enumerate(memories):
@@ -60,8 +60,7 @@ def _read(
         part = slice(head * size, (head + 1) * size)
         numerator, denominator = torch.zeros_like(h_D[part]), torch.zeros_like(h_D[0])
         for i, (memory_D, m) in enumerate(zip(memories, weights, strict=True)):
-            projected = layer.query_key_value(memory_D)
-            key_K, value_K = projected[width : 2 * width][part], projected[2 * width :][part]
+            key_K, value_K = layer.key(memory_D)[part], layer.value(memory_D)[part]
             query_K = query_D[part] * size**-0.5
             score = query_K @ key_K
             age = t - i

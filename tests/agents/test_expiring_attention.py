@@ -11,15 +11,34 @@ from agents.expiring_attention import ExpiringAttention
 
 
 def plain_attention(
-    query: Tensor, key: Tensor, value: Tensor, position: Tensor, expiry: Tensor, time: Tensor, hidden: Tensor
+    query: Tensor,
+    stored: Tensor,
+    new: Tensor,
+    near: Tensor,
+    inside: Tensor,
+    expiry: Tensor,
+    stored_time: Tensor,
+    time: Tensor,
+    hidden: Tensor,
 ) -> Tensor:
-    mask = (expiry.unsqueeze(1) - time.unsqueeze(1)).clamp(0, 1) * ~hidden
-    weight = mask.unsqueeze(1) * (query @ key.transpose(2, 3) + position).exp()
+    memory = torch.cat([stored, new], 1)
+    num_stored, steps = stored.shape[1], new.shape[1]
+    stored_mask = (expiry[:, None, :num_stored] - stored_time[:, :, None]).clamp(0, 1)
+    mask = torch.cat([stored_mask, (expiry[:, None, num_stored:] - time[:, None]).clamp(0, 1) * ~hidden], 2)
+    position = torch.zeros(*query.shape[:3], num_stored + steps, dtype=query.dtype).transpose(1, 2).clone()
+    position[:, :, : near.shape[2], : near.shape[3]] += near
+    position[..., num_stored:] += inside
+    score = torch.einsum("bthd,bmd->bthm", query, memory) + position.transpose(1, 2)
+    weight = mask.unsqueeze(2) * score.exp()
     total = weight.sum(-1, keepdim=True)
-    return torch.where(total > 0, weight / total.clamp_min(1e-300), 0.0) @ value
+    attention = torch.where(total > 0, weight / total.clamp_min(1e-300), 0.0)
+    return torch.einsum("bthm,bmd->bthd", attention, memory)
 
 
-def inputs(seed: int, batch: int, heads: int, steps: int, memories: int) -> list[Tensor]:
+NAMES = ("query", "stored", "new", "near", "inside", "expiry", "stored_time", "time", "hidden")
+
+
+def inputs(seed: int, batch: int, heads: int, steps: int, num_stored: int) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -27,62 +46,78 @@ def inputs(seed: int, batch: int, heads: int, steps: int, memories: int) -> list
 
     time = torch.arange(steps, dtype=torch.float64) / 3
     # Away from the corners of the clamp, where the derivative is not defined.
-    expiry = torch.randint(-2, steps // 2 + 3, (batch, memories), generator=g) / 3 + 0.171
-    return [
-        normal(batch, heads, steps, 4),
-        normal(batch, heads, memories, 4),
-        normal(batch, heads, memories, 4),
-        normal(batch, heads, steps, memories),
+    expiry = torch.randint(-2, steps // 2 + 3, (batch, num_stored + steps), generator=g) / 3 + 0.171
+    no_stored = torch.rand(batch, steps, generator=g) < 0.3
+    near = int(torch.randint(1, steps + 1, (), generator=g))
+    columns = int(torch.randint(0, num_stored + 1, (), generator=g))
+    parts = (
+        normal(batch, steps, heads, 4),
+        normal(batch, num_stored, 4),
+        normal(batch, steps, 4),
+        normal(batch, heads, near, columns),
+        normal(batch, heads, steps, steps),
         expiry.double(),
+        time.masked_fill(no_stored, torch.inf),
         time,
-        torch.rand(batch, steps, memories, generator=g) < 0.3,
-    ]
+        torch.rand(batch, steps, steps, generator=g) < 0.4,
+    )
+    return dict(zip(NAMES, parts, strict=True))
+
+
+LEARNED = ("query", "new", "near", "inside", "expiry")
 
 
 @given(
     seed=st.integers(0, 2**16), batch=st.integers(1, 3), heads=st.integers(1, 3), steps=st.integers(1, 9),
-    memories=st.integers(1, 12),
+    num_stored=st.integers(0, 12),
 )  # fmt: skip
 def test_values_and_gradients_equal_automatic_differentiation(
-    seed: int, batch: int, heads: int, steps: int, memories: int
+    seed: int, batch: int, heads: int, steps: int, num_stored: int
 ) -> None:
-    *learned, time, hidden = inputs(seed, batch, heads, steps, memories)
-    mine = [part.clone().requires_grad_() for part in learned]
-    plain = [part.clone().requires_grad_() for part in learned]
-    read, _ = ExpiringAttention.apply(*mine[:3], mine[3] * 1.0, mine[4], time, hidden)
-    expected = plain_attention(*plain, time, hidden)
+    mine, plain = (inputs(seed, batch, heads, steps, num_stored) for _ in range(2))
+    for parts in (mine, plain):
+        for name in LEARNED:
+            parts[name].requires_grad_()
+    read, _ = ExpiringAttention.apply(*mine.values())
+    expected = plain_attention(*plain.values())
     torch.testing.assert_close(read, expected, rtol=1e-10, atol=1e-12)
     direction = torch.randn(
         read.shape, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64
     )
     (read * direction).sum().backward()
     (expected * direction).sum().backward()
-    for name, a, b in zip(["query", "key", "value", "position", "expiry"], mine, plain, strict=True):
+    for name in LEARNED:
         torch.testing.assert_close(
-            a.grad, b.grad, rtol=1e-8, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}"
+            mine[name].grad, plain[name].grad, rtol=1e-8, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 
 def test_a_query_that_sees_nothing_reads_zero_and_teaches_nothing() -> None:
-    *learned, time, hidden = inputs(0, 2, 2, 5, 6)
-    hidden[0, 3] = True
-    learned = [part.requires_grad_() for part in learned]
-    read, mask = ExpiringAttention.apply(*learned[:3], None, learned[4], time, hidden)
-    assert bool((read[0, :, 3] == 0).all())
+    parts = inputs(0, 2, 2, 5, 6)
+    parts["hidden"][0, 3] = True
+    parts["stored_time"][0, 3] = torch.inf
+    for name in LEARNED:
+        parts[name].requires_grad_()
+    read, mask = ExpiringAttention.apply(*parts.values())
+    assert bool((read[0, 3] == 0).all())
     assert bool((mask[0, 3] == 0).all())
-    read[0, :, 3].sum().backward()
-    assert all(bool((part.grad == 0).all()) for part in (*learned[:3], learned[4]) if part.grad is not None)
+    read[0, 3].sum().backward()
+    for name in LEARNED:
+        grad = parts[name].grad
+        assert grad is not None
+        assert bool((grad == 0).all())
 
 
 def test_expired_memories_contribute_exactly_nothing() -> None:
     """Not merely little: changing them by any amount changes no bit."""
-    query, key, value, _, _, time, _ = (
-        part.float() if part.is_floating_point() else part for part in inputs(1, 1, 1, 4, 6)
-    )
-    hidden = torch.zeros(1, 4, 6, dtype=torch.bool)
-    expiry = torch.tensor([[9.0, 9.0, 9.0, -1.0, -1.0, -1.0]])
-    before, _ = ExpiringAttention.apply(query, key, value, None, expiry, time, hidden)
-    key[:, :, 3:] *= 1e4
-    value[:, :, 3:] = 1e30
-    after, _ = ExpiringAttention.apply(query, key, value, None, expiry, time, hidden)
+    parts = {
+        name: part.float() if part.is_floating_point() else part
+        for name, part in inputs(1, 1, 1, 4, 6).items()
+    }
+    parts |= {"near": None, "inside": None}  # type: ignore[dict-item]
+    parts["expiry"] = torch.tensor([[9.0] * 3 + [-1.0] * 7])
+    before, _ = ExpiringAttention.apply(*parts.values())
+    parts["stored"][:, 3:] *= 1e20
+    parts["new"] *= 1e20
+    after, _ = ExpiringAttention.apply(*parts.values())
     assert torch.equal(before, after)
