@@ -20,8 +20,6 @@ from agents.policies import ExpireSpanPolicy
 class MemoryA2C(MemoryOnPolicyAlgorithm):
     """One gradient step on each rollout."""
 
-    SETTINGS = (*MemoryOnPolicyAlgorithm.SETTINGS, "normalize_advantage")
-
     def __init__(
         self,
         policy: str | type[ExpireSpanPolicy],
@@ -51,9 +49,9 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
             ent_coef: weight of the entropy.
             vf_coef: weight of the value loss.
             max_grad_norm: gradient clipping.
+            normalize_advantage: per gradient step; off, as in SB3.
             rms_prop_eps: epsilon of RMSprop.
             use_rms_prop: RMSprop instead of Adam.
-            normalize_advantage: over the rollout.
             policy_kwargs: arguments of the policy.
             memory_and_algorithm_kwargs: further arguments.
         """
@@ -71,12 +69,12 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
+            normalize_advantage=normalize_advantage,
             use_sde=False,
             sde_sample_freq=-1,
             policy_kwargs=policy_kwargs,
             **memory_and_algorithm_kwargs,  # type: ignore[arg-type]
         )
-        self.normalize_advantage = normalize_advantage
 
     def train(self) -> None:
         """One update."""
@@ -87,9 +85,7 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
         evaluation = self.policy.evaluate_block(
             batch.features, batch.actions, batch.state, batch.is_first_BT, batch.noise, penalty=penalty.kind
         )
-        advantages = batch.advantages_BT
-        if self.normalize_advantage:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        advantages = self.normalized(batch.advantages_BT)
         policy_loss = -(advantages * evaluation.log_prob_BT).mean()
         value_loss = F.mse_loss(batch.returns_BT, evaluation.values_BT)
         entropy_loss = -evaluation.entropy_BT.mean()

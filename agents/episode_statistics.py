@@ -8,6 +8,8 @@ DILATED = "dilated"
 """class of every episode whose clock ran fast (`agents.span_noise`): a harder task than the user's"""
 ALL = "all"
 """class of an episode whose environment names none"""
+EPISODE_BASICS = frozenset({"r", "l", "t"})
+"""what stable-baselines3 says of every episode: return, length, time; the rest the environment measures"""
 
 
 class SuccessWindow:

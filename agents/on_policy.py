@@ -22,16 +22,18 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from jaxtyping import Float
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from agents.archive import read_archive, write_archive
 from agents.encoders import Features
-from agents.episode_statistics import ALL, DILATED, SuccessWindow
+from agents.episode_statistics import ALL, DILATED, EPISODE_BASICS, SuccessWindow
 from agents.expire_span import SpanNoise
 from agents.memory_state import MemoryState
 from agents.memory_statistics import MemoryStatistics
@@ -42,6 +44,9 @@ from agents.rollout import Rollout
 from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 from agents.state_tree import join, split
+
+SMALLEST_ADVANTAGE_STD = 1e-8
+"""keeps a division from failing when all advantages are equal"""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -62,6 +67,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         "ent_coef",
         "vf_coef",
         "max_grad_norm",
+        "normalize_advantage",
+        "advantage_std_floor",
         "normalize_warmup_rollouts",
         "success_window_episodes",
         "success_min_episodes",
@@ -80,6 +87,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         *,
         span_penalty: SpanPenaltySettings | None = None,
         span_noise: SpanNoiseSettings | None = None,
+        normalize_advantage: bool = True,
+        advantage_std_floor: float = 0.0,
         normalize_warmup_rollouts: int = 10,
         success_window_episodes: int = 100,
         success_min_episodes: int = 30,
@@ -92,6 +101,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             env: a Gymnasium id, an environment or an SB3 VecEnv.
             span_penalty: how forgetting is rewarded.
             span_noise: how training disturbs spans.
+            normalize_advantage: per gradient step.
+            advantage_std_floor: advantages are divided by their standard deviation, or by this if that is
+                smaller: without reward they are the critic's noise, which must not drown the entropy bonus.
             normalize_warmup_rollouts: statistics of the observations are taken in so many first
                 rollouts and fixed afterwards; 0: they go on for ever.
             success_window_episodes: recent episodes of each class that its success rate is taken over.
@@ -100,6 +112,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """
         self.span_penalty = SpanPenalty(span_penalty or SpanPenaltySettings())
         self.span_noise = SpanNoiseSampler(span_noise or SpanNoiseSettings())
+        self.normalize_advantage = normalize_advantage
+        self.advantage_std_floor = advantage_std_floor
         self.normalize_warmup_rollouts = normalize_warmup_rollouts
         self.success_window_episodes = success_window_episodes
         self.success_min_episodes = success_min_episodes
@@ -170,7 +184,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._memory = self.policy.initial_state(env.num_envs)
         self._last_tags = cue_numbers(getattr(env, "reset_infos", [{}] * env.num_envs))
         self.memory_statistics.begin()
-        for classes in env.get_attr("episode_classes") if _has_attribute(env, "episode_classes") else []:
+        for classes in env.get_attr("episode_classes") if env.has_attr("episode_classes") else []:
             self.success_window.expect(tuple(classes))
 
     def _after_update(self) -> None:
@@ -280,6 +294,13 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     # -- learning -----------------------------------------------------------------------------------
 
+    def normalized(self, advantages_BT: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """Advantages as a gradient step takes them."""
+        if not self.normalize_advantage or advantages_BT.numel() < 2:
+            return advantages_BT
+        scale = advantages_BT.std().clamp_min(self.advantage_std_floor) + SMALLEST_ADVANTAGE_STD
+        return (advantages_BT - advantages_BT.mean()) / scale
+
     def optimize(self, loss: torch.Tensor) -> None:
         """One step of the optimizer.
 
@@ -312,6 +333,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self.ep_info_buffer:
             record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
             record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+            for name in self.ep_info_buffer[-1].keys() - EPISODE_BASICS:
+                record(f"episode/{name}", safe_mean([info[name] for info in self.ep_info_buffer]))
         if self.ep_success_buffer:
             record("rollout/success_rate", safe_mean(list(self.ep_success_buffer)))
         for name, rate in self.success_window.rates().items():
@@ -510,11 +533,3 @@ def _with_suffix(path: str | Path | BufferedIOBase) -> Path | BufferedIOBase:
 def cue_numbers(infos: list[dict[str, Any]]) -> np.ndarray:
     """The cue number of each environment's present observation (0: nothing to be remembered)."""
     return np.fromiter((int(info.get("cue", 0)) for info in infos), dtype=np.int64, count=len(infos))
-
-
-def _has_attribute(env: VecEnv, name: str) -> bool:
-    try:
-        env.get_attr(name)
-    except AttributeError:
-        return False
-    return True

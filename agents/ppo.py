@@ -25,8 +25,6 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         "n_epochs",
         "clip_range",
         "clip_range_vf",
-        "normalize_advantage",
-        "advantage_std_floor",
         "target_kl",
     )
 
@@ -42,8 +40,6 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
-        normalize_advantage: bool = True,
-        advantage_std_floor: float = 0.0,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
@@ -63,9 +59,6 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             gae_lambda: of generalized advantage estimation.
             clip_range: of the probability ratio.
             clip_range_vf: of the value change; None: not clipped.
-            normalize_advantage: per minibatch.
-            advantage_std_floor: advantages are divided by their standard deviation, or by this if that is
-                smaller: without reward they are the critic's noise, which must not drown the entropy bonus.
             ent_coef: weight of the entropy.
             vf_coef: weight of the value loss.
             max_grad_norm: gradient clipping.
@@ -98,8 +91,6 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         self.n_epochs = n_epochs
         self.clip_range = FloatSchedule(clip_range)
         self.clip_range_vf = None if clip_range_vf is None else FloatSchedule(clip_range_vf)
-        self.normalize_advantage = normalize_advantage
-        self.advantage_std_floor = advantage_std_floor
         self.target_kl = target_kl
 
     def train(self) -> None:
@@ -149,10 +140,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             minibatch.noise,
             penalty=penalty.kind,
         )
-        advantages = minibatch.advantages_BT
-        if self.normalize_advantage and advantages.numel() > 1:
-            scale = advantages.std().clamp_min(self.advantage_std_floor) + 1e-8
-            advantages = (advantages - advantages.mean()) / scale
+        advantages = self.normalized(minibatch.advantages_BT)
         log_ratio = evaluation.log_prob_BT - minibatch.old_log_prob_BT
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)

@@ -179,11 +179,14 @@ class A2CConfig:
     """RMSProp as in the A3C paper; false: Adam"""
     normalize_advantage: bool = False
     """normalize the advantages of each rollout"""
+    advantage_std_floor: float = 0.0
+    """but divide them by no less than this; see `ppo.advantage_std_floor`"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         _check_learning("a2c", self)
         _check("a2c.rms_prop_eps", self.rms_prop_eps, "(0, inf)")
+        _check("a2c.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,6 +294,9 @@ class TrainConfig:
     """steps to train for, summed over environments, unless solved earlier"""
     num_envs: int = 64
     """environments stepped in parallel"""
+    vectorization: Literal["sync", "async"] = "sync"
+    """of an environment without a batched twin: "sync": all copies in this process; "async": each in a worker
+    process of its own, which pays for slow environments"""
     seed: int = 0
     """seeds Python, NumPy, torch and every environment"""
     threads: int = 1

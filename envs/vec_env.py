@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import multiprocessing
 import time
 import traceback
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 import envs  # noqa: F401  (registers the environments)
+from envs.minigrid_observation import MiniGridObservation
 from envs.names import ENTRIES, resolve
+from envs.text_observation import TokenizeText, has_text
+
+Vectorization = Literal["sync", "async"]
+WORKER_TIMEOUT_S = 600.0
+"""a worker process that has not answered after so long counts as hung"""
+WORKER_EXIT_S = 0.2
+"""how long to wait for the exit code of a worker process whose pipe has closed"""
 
 FINAL_VALUES = ("is_success", "episode_class")
 """what `final_info` says of the whole episode; everything else in it is about its last observation"""
@@ -30,7 +40,9 @@ class GymnasiumVecEnv(VecEnv):
     """A batch of environments that resets each finished episode in the same step.
 
     Infos are SB3's: `terminal_observation`, `TimeLimit.truncated`, `episode` at an end, and whatever the
-    environments say of the present observation; what they say of the last one is in `terminal_info`.
+    environments say of the present observation; what they say of the last one is in `terminal_info`. What
+    they measure of a whole episode (the names in their attribute `episode_metrics`) is in `episode` too, as
+    SB3's Monitor does it with `info_keywords`.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], *, seed: int | None = None) -> None:
@@ -53,6 +65,8 @@ class GymnasiumVecEnv(VecEnv):
         self.render_mode = env.render_mode
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._checks = [*_value_checks(env.single_observation_space)]
+        has_metrics = self.has_attr("episode_metrics")
+        self._episode_metrics: tuple[str, ...] = self.get_attr("episode_metrics")[0] if has_metrics else ()
         self._seed = seed
         self._first_seed = seed
         self._vector_steps = 0
@@ -69,7 +83,7 @@ class GymnasiumVecEnv(VecEnv):
         try:
             observation, info = self.env.reset(seed=seed)
         except Exception as error:
-            raise EnvironmentFault(f"an environment raised {_named(error)} in reset (seed {seed})") from error
+            raise self._fault(error, f"in reset (seed {seed})") from error
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self._vector_steps = 0
@@ -85,11 +99,13 @@ class GymnasiumVecEnv(VecEnv):
         """Act in every environment."""
         self._vector_steps += 1
         try:
-            observation, rewards, terminated, truncated, info = self.env.step(self._actions)
+            if isinstance(self.env, AsyncVectorEnv):
+                self.env.step_async(self._actions)
+                observation, rewards, terminated, truncated, info = self.env.step_wait(WORKER_TIMEOUT_S)
+            else:
+                observation, rewards, terminated, truncated, info = self.env.step(self._actions)
         except Exception as error:
-            raise EnvironmentFault(
-                f"an environment raised {_named(error)} {self._where(_raising_index(error))}"
-            ) from error
+            raise self._fault(error) from error
         self._check(observation)
         if not np.isfinite(rewards).all():
             index = int(np.flatnonzero(~np.isfinite(rewards))[0])
@@ -133,6 +149,7 @@ class GymnasiumVecEnv(VecEnv):
         }
         seconds = round(time.time() - self._began, 6)
         episode = {"r": float(self._returns[index]), "l": int(self._lengths[index]), "t": seconds}
+        episode |= {name: float(last[name]) for name in self._episode_metrics if name in last}
         return {
             "terminal_observation": info["final_obs"][index],
             "terminal_info": last,
@@ -179,6 +196,42 @@ class GymnasiumVecEnv(VecEnv):
             value = flat[row, element]
             fault = f"{what} is {value} at element {element}, outside {allowed}"
             raise EnvironmentFault(f"{fault}, {self._where(indices[row])}")
+
+    def _fault(self, error: Exception, when: str | None = None) -> EnvironmentFault:
+        """What an exception out of the environments means."""
+        if isinstance(self.env, AsyncVectorEnv):
+            what, index = self._worker_fault(self.env, error)
+            if what is not None:
+                return EnvironmentFault(f"{what} {when or self._where(index)}")
+        raised = str(error) if isinstance(error, EnvironmentFault) else f"{type(error).__name__}: {error}"
+        where = when or self._where(self._raising_index(error))
+        return EnvironmentFault(f"an environment raised {raised} {where}")
+
+    @staticmethod
+    def _worker_fault(env: AsyncVectorEnv, error: Exception) -> tuple[str | None, int | None]:
+        """What became of a worker process, and of which environment; (None, None) if it lives."""
+        what, which = None, None
+        if isinstance(error, multiprocessing.TimeoutError):
+            what = f"a worker process did not answer within {WORKER_TIMEOUT_S:.0f} s"
+        for index, process in enumerate(env.processes):
+            process.join(WORKER_EXIT_S if isinstance(error, EOFError | OSError) else 0.0)
+            if process.exitcode not in (None, 0):
+                what, which = f"a worker process ended with exit code {process.exitcode}", index
+                break
+        if what is not None:
+            env.close(terminate=True)  # the others may be waiting for ever
+        return what, which
+
+    def _raising_index(self, error: Exception) -> int | None:
+        """Which environment raised."""
+        if isinstance(self.env, AsyncVectorEnv):
+            return next((index for index, pipe in enumerate(self.env.parent_pipes) if pipe is None), None)
+        # Of a `SyncVectorEnv` only its loop knows, so ask the traceback.
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if isinstance(frame.f_locals.get("self"), SyncVectorEnv):
+                index = frame.f_locals.get("i")
+                return index if isinstance(index, int) else None
+        return None
 
     def _where(self, index: int | None = None) -> str:
         seeded = "" if self._first_seed is None else f", seed {self._first_seed + (index or 0)}"
@@ -261,6 +314,8 @@ def make_vec_env(
     num_envs: int,
     seed: int | None = None,
     env_kwargs: dict[str, Any] | None = None,
+    *,
+    vectorization: Vectorization = "sync",
     **options: Any,
 ) -> GymnasiumVecEnv:
     """Environments by short name or Gymnasium id; the batched twin where there is one.
@@ -270,6 +325,8 @@ def make_vec_env(
         num_envs: how many.
         seed: of the first reset; environment i gets `seed + i`.
         env_kwargs: arguments of the environment.
+        vectorization: of an environment without a batched twin: all copies in this process, or each in a
+            worker process of its own.
         options: further arguments of `gymnasium.make_vec`, such as `render_mode`.
 
     Raises:
@@ -280,12 +337,26 @@ def make_vec_env(
     spec = gym.spec(env_id)
     kwargs = env_kwargs or {}
     _check_arguments(name, spec, kwargs)
-    # Of other packages' batched environments most reset in the next step; copies of the plain one do not.
-    batched = env_id in {entry.id for entry in ENTRIES.values()}
-    mode: dict[str, Any] = {} if batched else {"vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
-    vectorization = "vector_entry_point" if batched else "sync"
     try:
-        env = gym.make_vec(env_id, num_envs, vectorization_mode=vectorization, **mode, **options, **kwargs)
+        if env_id in {entry.id for entry in ENTRIES.values()}:
+            env = gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **options, **kwargs)
+        else:
+            # Of other packages' batched environments most reset in the next step; copies of the plain one
+            # do not have to.
+            mode: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
+            wrappers: list[Any] = [_as_declared]
+            if vectorization == "async":
+                mode["context"] = "spawn"  # a fork would copy torch's threads in whatever state they are
+                wrappers = [_NamedFaults, _as_declared]
+            env = gym.make_vec(
+                env_id,
+                num_envs,
+                vectorization_mode=vectorization,
+                vector_kwargs=mode,
+                wrappers=wrappers,
+                **options,
+                **kwargs,
+            )
     except (ValueError, TypeError) as error:
         raise ValueError(f"env: {name} refuses its arguments: {error}") from error
     except (ImportError, gym.error.Error) as error:
@@ -314,15 +385,6 @@ def _check_arguments(name: str, spec: gym.envs.registration.EnvSpec, kwargs: dic
             raise ValueError(f"env_args.{key}: {name} has no such argument; it has {known}")
 
 
-def _raising_index(error: Exception) -> int | None:
-    """Which environment of a `SyncVectorEnv` raised: only its loop knows, so ask the traceback."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if isinstance(frame.f_locals.get("self"), SyncVectorEnv):
-            index = frame.f_locals.get("i")
-            return index if isinstance(index, int) else None
-    return None
-
-
 def _part_name(what: str, name: str | None) -> str:
     return what if name is None else f"{what} {name!r}"
 
@@ -335,5 +397,29 @@ def _value_checks(space: spaces.Space[Any]) -> Iterable[tuple[str | None, spaces
         yield from ((name, part) for name, part in space.spaces.items() if isinstance(part, spaces.Box))
 
 
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+class _NamedFaults(gym.Wrapper[Any, Any, Any, Any]):
+    """In a worker process: an exception's traceback becomes part of its message, or it would stay there."""
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        with _traceback_in_message():
+            return self.env.reset(**options)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        with _traceback_in_message():
+            return self.env.step(action)
+
+
+@contextlib.contextmanager
+def _traceback_in_message() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}\nin its worker process:\n{traceback.format_exc()}"
+        raise EnvironmentFault(what) from error
+
+
+def _as_declared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment with observations that an encoder can read by their space alone."""
+    if MiniGridObservation.fits(env):
+        env = MiniGridObservation(env)
+    return TokenizeText(env) if has_text(env.observation_space) else env

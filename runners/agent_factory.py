@@ -37,7 +37,13 @@ def choose_device(name: str) -> torch.device:
 
 def make_training_env(config: TrainConfig) -> GymnasiumVecEnv:
     """The environments to learn on; ValueError names what is wrong with `env` or `env_args`."""
-    return make_vec_env(config.env, config.num_envs, config.seed, dict(config.env_args))
+    return make_vec_env(
+        config.env,
+        config.num_envs,
+        config.seed,
+        dict(config.env_args),
+        vectorization=config.vectorization,
+    )
 
 
 def make_evaluation_env(config: TrainConfig, num_envs: int, seed: int) -> GymnasiumVecEnv:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.episode_statistics import EPISODE_BASICS
 from agents.on_policy import MemoryOnPolicyAlgorithm, cue_numbers
 
 MAX_ENVS = 100
@@ -69,6 +70,12 @@ class EvaluationResult:
     """share of the held memories that were cues"""
     cue_recall: float | None
     """share of the steps after a cue at which some layer still held one"""
+    metrics: dict[str, float]
+    """means over episodes of what else the environment measures"""
+    correlation_horizon: tuple[int, int] | None
+    """fewest and most steps between a cue and its use, as the environment declares them"""
+    short_term_window: int
+    """steps for which any memory lasts, even one with a span of 0: the ramp"""
     steps_per_second: float
     """of all environments together, environment and agent"""
     over_time: list[Stretch] = field(default_factory=list)
@@ -88,6 +95,8 @@ class EvaluationResult:
             rows["success"] = f"{self.success_rate:.1%} (95% interval {low:.1%} to {high:.1%})"
             for name, rate in self.success_by_class.items():
                 rows[f"  {name}"] = f"{rate:.1%}"
+        for name, mean in self.metrics.items():
+            rows[name.replace("_", " ")] = f"{mean:.3f}"
         rows["return"] = f"{self.return_mean:.3f} +- {self.return_std:.3f}"
         rows["episode length"] = f"{self.length_mean:.1f} steps, at most {self.length_max}"
         for layer, (mean, most) in enumerate(
@@ -98,6 +107,13 @@ class EvaluationResult:
             )
         if self.cue_recall is not None and self.cue_precision is not None:
             rows["cues"] = f"recall {self.cue_recall:.1%}, precision {self.cue_precision:.1%}"
+        if self.correlation_horizon is not None:
+            shortest, longest = self.correlation_horizon
+            window = self.short_term_window
+            covered = "all" if longest <= window else "none" if shortest > window else "some"
+            rows["cue to use"] = (
+                f"{shortest:,} to {longest:,} steps; the short-term window of {window} covers {covered}"
+            )
         rows["memory held"] = f"{self.bytes_held_mean / 1024:.1f} KiB per environment"
         rows["speed"] = f"{self.steps_per_second:,.0f} steps/s"
         return rows
@@ -215,6 +231,7 @@ def evaluate(
             by_class.setdefault(str(info["episode_class"]), []).append(bool(info["is_success"]))
     returns = np.array([info["episode"]["r"] for info in finished], dtype=np.float64)
     lengths = np.array([info["episode"]["l"] for info in finished])
+    horizons = env.get_attr("correlation_horizon") if env.has_attr("correlation_horizon") else [None]
     return EvaluationResult(
         episodes=len(finished),
         seed=seed,
@@ -232,9 +249,21 @@ def evaluate(
         bytes_held_mean=totals.bytes / totals.steps,
         cue_precision=totals.tagged / totals.retained_L.sum() if totals.retained_L.sum() else None,
         cue_recall=totals.recalled / totals.asked if totals.asked else None,
+        metrics=_metric_means(finished),
+        correlation_horizon=horizons[0],
+        short_term_window=policy.transformer.settings.ramp if num_layers else 0,
         steps_per_second=step * num_envs / elapsed,
         over_time=over_time,
     )
+
+
+def _metric_means(finished: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over episodes of what is measured besides return, length and time."""
+    values: dict[str, list[float]] = {}
+    for info in finished:
+        for name in info["episode"].keys() - EPISODE_BASICS:
+            values.setdefault(name, []).append(float(info["episode"][name]))
+    return {name: float(np.mean(group)) for name, group in sorted(values.items())}
 
 
 class _Totals:
