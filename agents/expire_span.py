@@ -36,6 +36,8 @@ class PenaltyKind(NamedTuple):
     "ramp": the released code's, on fading memories only"""
     cap_steps: float = 64.0
     """the cap, used by "capped" alone"""
+    use_steps: float = 0.0
+    """what attention takes off the cost of a memory older than the ramp; see `use_discount`"""
 
 
 class SpanNoise(NamedTuple):
@@ -118,6 +120,24 @@ def span_cost(span: Float[Tensor, "*shape"], cap_steps: float | None) -> Float[T
     penalty shortens the many that are of no use and leaves the few that the task needs alone.
     """
     return span if cap_steps is None else cap_steps * -torch.expm1(-span / cap_steps)
+
+
+def use_discount(
+    span_BW: Float[Tensor, "B W"], attention_BW: Float[Tensor, "B W"], use_steps: float
+) -> Float[Tensor, " B"]:
+    """What use takes off the cost of memories: `use_steps` times log e_i per unit of attention received.
+
+    The task teaches spans on the ramp alone, so a memory is kept for as long as training happened to need
+    it, and no longer. Attention to a memory that is old already says that this one is worth keeping: its
+    span then grows by factors, whatever its length. A useless memory is not attended once it is old, or
+    shares its attention with all the others, and is not protected.
+
+    Args:
+        span_BW: e_i, in steps.
+        attention_BW: attention that each memory received at an age above the ramp, without gradient.
+        use_steps: steps of cost per unit of attention and e-folding of the span.
+    """
+    return use_steps * (attention_BW * span_BW.clamp_min(1.0).log()).sum(1)
 
 
 def ramp_penalty(

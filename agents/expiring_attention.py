@@ -45,7 +45,8 @@ class ExpiringAttention(torch.autograd.Function):
         stored_time_BT: Float[Tensor, "B T"],
         time_T: Float[Tensor, " T"],
         hidden_BTT: Bool[Tensor, "B T T"],
-    ) -> tuple[Tensor, Tensor]:
+        late: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Read from memory.
 
         Args:
@@ -60,10 +61,11 @@ class ExpiringAttention(torch.autograd.Function):
                 that may see none of them.
             time_T: t / R for the block's own memories.
             hidden_BTT: True where a query may not look inside the block, whatever the span.
+            late: also say how much attention stored memories get from the queries from this one on.
 
         Returns:
-            What was read [B, T, H, D], zero for a query that sees nothing; and m [B, T, M], without
-            gradient.
+            What was read [B, T, H, D], zero for a query that sees nothing; m [B, T, M], without gradient;
+            and that attention [B, W], summed over queries, mean over heads, without gradient (or None).
         """
         batch, steps, heads, width = query_BTHD.shape
         num_stored = stored_BWD.shape[1]
@@ -91,13 +93,21 @@ class ExpiringAttention(torch.autograd.Function):
         attention = score.softmax(-1)
         read_BTHD = torch.bmm(attention, memory_BMD).view_as(query_BTHD)
         read_BTHD.masked_fill_(blind_BT[:, :, None, None], 0.0)
+        late_BW = None
+        if late is not None:
+            seeing_BT1 = (stored_time_BT.isfinite() & ~blind_BT)[:, late:, None]
+            late_BTW = attention.view(batch, steps, heads, -1)[:, late:, :, :num_stored].mean(2)
+            late_BW = (late_BTW * seeing_BT1).sum(1)
+            ctx.mark_non_differentiable(late_BW)
         ctx.save_for_backward(query_BTHD, memory_BMD, attention, mask_BTM, read_BTHD, blind_BT)
         ctx.near = None if near_BHSC is None else near_BHSC.shape[2:]
         ctx.mark_non_differentiable(mask_BTM)
-        return read_BTHD, mask_BTM
+        return read_BTHD, mask_BTM, late_BW
 
     @staticmethod
-    def backward(ctx: Any, grad_read_BTHD: Tensor, _grad_mask: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_read_BTHD: Tensor, _grad_mask: Tensor, _grad_late: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         """The chain rule through softmax and mask."""
         query_BTHD, memory_BMD, attention, mask_BTM, read_BTHD, blind_BT = ctx.saved_tensors
         batch, steps, heads, width = query_BTHD.shape
@@ -122,4 +132,4 @@ class ExpiringAttention(torch.autograd.Function):
             grad_near = grad_score_BTHM[:, : ctx.near[0], :, : ctx.near[1]].transpose(1, 2)
         if ctx.needs_input_grad[4]:
             grad_inside = grad_score_BTHM[..., num_stored:].transpose(1, 2)
-        return grad_query, None, grad_new, grad_near, grad_inside, grad_expiry, None, None, None
+        return grad_query, None, grad_new, grad_near, grad_inside, grad_expiry, None, None, None, None

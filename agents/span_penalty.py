@@ -22,6 +22,8 @@ class SpanPenaltySettings:
     """see `agents.expire_span.PenaltyKind`"""
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
+    use_steps: float = 0.0
+    """what attention takes off the cost of an old memory: `agents.expire_span.use_discount`; 0: nothing"""
     weight: float = 1e-5
     """alpha itself if fixed; its first ceiling under the constraint"""
     max_weight: float = 1e-3
@@ -41,6 +43,8 @@ class SpanPenaltySettings:
             )
         if self.cap_steps <= 0.0:
             raise ValueError(f"penalty.cap_steps must be positive, got {self.cap_steps}")
+        if self.use_steps < 0.0:
+            raise ValueError(f"penalty.use_steps must be at least 0, got {self.use_steps}")
         if self.growth < 1.0:
             raise ValueError(f"penalty.growth must be at least 1, got {self.growth}")
         if not 0.0 < self.shrinkage <= 1.0:
@@ -84,7 +88,11 @@ class SpanPenalty:
     @property
     def kind(self) -> PenaltyKind | None:
         """The penalty to compute, or None while nothing is charged."""
-        return PenaltyKind(self.settings.form, self.settings.cap_steps) if self.weight != 0.0 else None
+        if self.weight == 0.0:
+            return None
+        # Under a subsidy every memory is worth keeping, used or not.
+        use_steps = self.settings.use_steps if self.weight > 0.0 else 0.0
+        return PenaltyKind(self.settings.form, self.settings.cap_steps, use_steps)
 
     def update(self, worst_success: float | None) -> None:
         """Once per rollout.

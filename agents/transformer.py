@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from agents.expire_span import ExpireSpan, PenaltyKind, SpanNoise, ramp_penalty, span_cost
+from agents.expire_span import ExpireSpan, PenaltyKind, SpanNoise, ramp_penalty, span_cost, use_discount
 from agents.expiring_attention import INVISIBLE, ExpiringAttention
 from agents.memory_state import NEVER, LayerMemory, MemoryState
 
@@ -281,11 +281,13 @@ class MemoryLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What a block's queries read from memory [B, T, H, D], its spans [B, T], its penalties [B]."""
         ramp = self.expire_span.ramp
-        span_BT = self.expire_span(h_BTD)
-        seen_span_BM = view.seen_spans(self.expire_span(memory.hidden_BWD), span_BT)
+        span_BT, stored_span_BW = self.expire_span(h_BTD), self.expire_span(memory.hidden_BWD)
+        seen_span_BM = view.seen_spans(stored_span_BW, span_BT)
         birth_BM = view.relative_births(memory)
         near, inside = self._positions_of_block(query_BTHK.transpose(1, 2), view, memory)
-        read_BTHD, mask_BTM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
+        # Seen from step R of the block on, everything stored is older than the ramp.
+        late = ramp if penalty is not None and penalty.use_steps else None
+        read_BTHD, mask_BTM, late_BW = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
             question_BTHD,
             memory.hidden_BWD,
             h_BTD,
@@ -295,6 +297,7 @@ class MemoryLayer(nn.Module):
             view.stored_time_BT / ramp,
             view.step_T / ramp,
             view.hidden_BTT,
+            late,
         )
         penalty_B = None
         if penalty is not None and penalty.form != "ramp":
@@ -303,6 +306,10 @@ class MemoryLayer(nn.Module):
         elif penalty is not None:
             remaining_BTM = (seen_span_BM + birth_BM).unsqueeze(1) - view.step_T.unsqueeze(1)
             penalty_B = ramp_penalty(remaining_BTM, mask_BTM, ramp)
+        if penalty is not None and late_BW is not None:
+            penalty_B = (
+                penalty_B - use_discount(stored_span_BW, late_BW, penalty.use_steps) / span_BT.shape[1]
+            )
         return read_BTHD, span_BT, penalty_B
 
     def _queries(self, h: Float[Tensor, "*N D"]) -> tuple[Tensor, Tensor]:

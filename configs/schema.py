@@ -200,6 +200,9 @@ class PenaltyConfig:
     the released code, on fading memories only"""
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
+    use_steps: float = 0.0
+    """steps taken off the cost of a memory older than the ramp, per unit of attention it receives and
+    e-folding of its span, so that what is used is kept for longer than training needs it; 0: off"""
     weight: float = 1e-5
     """alpha itself if fixed; where it starts under the constraint"""
     max_weight: float = 1e-3
@@ -216,6 +219,7 @@ class PenaltyConfig:
         """Refuse what cannot work."""
         _check("penalty.weight", self.weight, "[0, inf)")
         _check("penalty.cap_steps", self.cap_steps, "(0, inf)")
+        _check("penalty.use_steps", self.use_steps, "[0, inf)")
         _check("penalty.max_weight", self.max_weight, "[0, inf)")
         _check("penalty.growth", self.growth, "[1, inf)")
         _check("penalty.shrinkage", self.shrinkage, "(0, 1]")
@@ -348,6 +352,12 @@ class TrainConfig:
             raise ValueError(
                 f"total_steps ({self.total_steps}) must be at least one rollout: "
                 f"{self.algo}.n_steps * num_envs = {self.rollout_steps}"
+            )
+        n_steps = self.rollout_steps // self.num_envs
+        if self.penalty.use_steps and n_steps <= self.memory.ramp:
+            raise ValueError(
+                f"penalty.use_steps ({self.penalty.use_steps}) needs {self.algo}.n_steps ({n_steps}) above "
+                f"memory.ramp ({self.memory.ramp}): only steps that long after a rollout began count"
             )
         if self.run is not None and self.resume is not None and self.run != self.resume:
             raise ValueError(

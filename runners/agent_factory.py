@@ -86,6 +86,7 @@ def make_agent(config: TrainConfig, env: GymnasiumVecEnv) -> MemoryOnPolicyAlgor
             kind=penalty.kind,
             form=penalty.form,
             cap_steps=penalty.cap_steps,
+            use_steps=penalty.use_steps,
             weight=penalty.weight,
             max_weight=penalty.max_weight,
             growth=penalty.growth,

@@ -78,7 +78,7 @@ def test_values_and_gradients_equal_automatic_differentiation(
     for parts in (mine, plain):
         for name in LEARNED:
             parts[name].requires_grad_()
-    read, _ = ExpiringAttention.apply(*mine.values())
+    read, _, _ = ExpiringAttention.apply(*mine.values())
     expected = plain_attention(*plain.values())
     torch.testing.assert_close(read, expected, rtol=1e-10, atol=1e-12)
     direction = torch.randn(
@@ -98,7 +98,7 @@ def test_a_query_that_sees_nothing_reads_zero_and_teaches_nothing() -> None:
     parts["stored_time"][0, 3] = torch.inf
     for name in LEARNED:
         parts[name].requires_grad_()
-    read, mask = ExpiringAttention.apply(*parts.values())
+    read, mask, _ = ExpiringAttention.apply(*parts.values())
     assert bool((read[0, 3] == 0).all())
     assert bool((mask[0, 3] == 0).all())
     read[0, 3].sum().backward()
@@ -116,8 +116,33 @@ def test_expired_memories_contribute_exactly_nothing() -> None:
     }
     parts |= {"near": None, "inside": None}  # type: ignore[dict-item]
     parts["expiry"] = torch.tensor([[9.0] * 3 + [-1.0] * 7])
-    before, _ = ExpiringAttention.apply(*parts.values())
+    before, _, _ = ExpiringAttention.apply(*parts.values())
     parts["stored"][:, 3:] *= 1e20
     parts["new"] *= 1e20
-    after, _ = ExpiringAttention.apply(*parts.values())
+    after, _, _ = ExpiringAttention.apply(*parts.values())
     assert torch.equal(before, after)
+
+
+def test_late_attention_is_what_stored_memories_got_from_late_queries() -> None:
+    """By the plain equations: the gradient of what was read, summed, with respect to constant memories."""
+    parts = inputs(4, 2, 3, 6, 5)
+    _, _, late = ExpiringAttention.apply(*parts.values(), 2)
+    for memory in range(5):
+        marked = {**parts, "stored": torch.zeros_like(parts["stored"]), "new": torch.zeros_like(parts["new"])}
+        marked["stored"][:, memory, 0] = 1.0
+        # Scores must stay those of the real memories, so only the reading side is marked.
+        attention = _attention_to(parts, marked)
+        torch.testing.assert_close(late[:, memory], attention[:, 2:].mean(2).sum(1))
+
+
+def _attention_to(parts: dict[str, Tensor], marked: dict[str, Tensor]) -> Tensor:
+    """[B, T, H] attention on the one memory marked by a 1."""
+    real = torch.cat([parts["stored"], parts["new"]], 1)
+    mark = torch.cat([marked["stored"], marked["new"]], 1)[..., :1]
+    widened = {**parts}
+    zeros = torch.zeros(*parts["query"].shape[:-1], 1, dtype=torch.float64)
+    widened["query"] = torch.cat([parts["query"], zeros], -1)
+    both = torch.cat([real, mark], -1)
+    num_stored = parts["stored"].shape[1]
+    widened["stored"], widened["new"] = both[:, :num_stored], both[:, num_stored:]
+    return plain_attention(*widened.values())[..., -1]
