@@ -35,6 +35,17 @@ ENTRIES: dict[str, Entry] = {
         ("corridor-long", "CorridorLong", 200),
         ("corridor-endless", "CorridorEndless", 2_000),
     ]
+} | {
+    short_name: Entry(
+        id=f"MemorySuite/{name}-v0",
+        env="envs.instruction.env:InstructionEnv",
+        vector_env="envs.instruction.vector:InstructionVectorEnv",
+        kwargs={"num_instructions": num_instructions, "min_lines": 20, "num_lines": num_lines},
+    )
+    for short_name, name, num_instructions, num_lines in [
+        ("instruction-short", "InstructionShort", 2, 20),
+        ("instruction-long", "InstructionLong", 6, 2_000),
+    ]
 }
 """By the short name that `--env` takes."""
 

@@ -1,0 +1,1 @@
+"""The instruction world: find the messages in a flood of text and deliver each at the right moment."""
