@@ -335,10 +335,12 @@ class Grammar:
         return answers
 
 
-@functools.cache
 def grammar(num_characters: int, num_messages: int, observable: bool = False) -> Grammar:
-    """The one `Grammar` with these arguments."""
-    return Grammar(num_characters, num_messages, observable)
+    """The `Grammar` with these arguments, shared by all who ask."""
+    return _shared(num_characters, num_messages, observable)
+
+
+_shared = functools.lru_cache(maxsize=64)(Grammar)
 
 
 @functools.cache
