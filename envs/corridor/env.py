@@ -5,22 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
-from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
 from minigrid.core.grid import Grid
 from minigrid.core.world_object import Ball, Door, Wall
 from numpy.typing import NDArray
 
-from envs.corridor.rules import COLORS, CorridorRules, Episodes, Move, class_index, class_name
-
-Observation = NDArray[np.uint8]
+from envs.corridor.rules import CorridorRules, Episodes, class_index, class_name
+from envs.grid_world import COLORS, EMPTY, STEPS, TILE_PIXELS, GridEnv, Move, Observation, symbolic_space
 
 ROW = 1
 """the corridor's row in a grid three cells high"""
-STEPS = {Move.RIGHT: (1, 0), Move.DOWN: (0, 1), Move.LEFT: (-1, 0), Move.UP: (0, -1)}
-TILE_PIXELS = 24
 MAX_DRAWN_CELLS = 25
 """a longer corridor is drawn as a window around the agent"""
 
@@ -30,14 +24,7 @@ def ball(cue: int) -> Ball:
     return Ball(COLORS[cue])  # type: ignore[no-untyped-call]  # MiniGrid leaves it untyped
 
 
-def observation_space(view_size: int) -> spaces.Box[np.uint8]:
-    """[x, y] from the view's top left corner; per cell MiniGrid's object type, color and state."""
-    highest = np.array([max(OBJECT_TO_IDX.values()), len(COLOR_TO_IDX) - 1, 2], dtype=np.uint8)
-    high = np.tile(highest, (view_size, view_size, 1))
-    return spaces.Box(np.zeros_like(high), high, dtype=np.uint8)
-
-
-class CorridorEnv(gym.Env[Observation, np.int64]):
+class CorridorEnv(GridEnv):
     """See a ball, walk a corridor, enter the door of the ball's color.
 
     ## Action space
@@ -60,7 +47,7 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
     remembers does now. At the end also `is_success` and `episode_class` (a range of lengths).
 
     ## Arguments
-    See `CorridorRules`, and `render_mode` ("rgb_array" or None).
+    See `CorridorRules`, and `render_mode` ("rgb_array", "human" or None).
 
     ## Version history
     - v0: first version. Re-created from the description in the Expire-Span paper, whose code for it was
@@ -68,19 +55,16 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
     """
 
     ARGUMENTS = tuple(field.name for field in dataclasses.fields(CorridorRules))
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (as gym.Env declares it)
 
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
         """Build the corridor; arguments and ValueError as `CorridorRules`."""
         self.rules = CorridorRules(**arguments)
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
-        self.render_mode = render_mode
-        self.action_space = spaces.Discrete(len(Move))
+        super().__init__(render_mode, symbolic_space(self.rules.view_size, self.rules.view_size))
         self.view_shape = (self.rules.view_size, self.rules.view_size, 3)
-        self.observation_space = observation_space(self.rules.view_size)
         self.episode_classes = self.rules.episode_classes
         self.correlation_horizon = self.rules.correlation_horizon
+        self.max_return = self.rules.max_return
+        self.memory_free_return = self.rules.memory_free_return
         self._chunk: Episodes | None = None
         self._next_episode = 0
 
@@ -96,6 +80,8 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
         self.place(length, cue, chunk.doors_EN[episode].tolist(), 0)
         self._steps = 0
         self._limit = int(self.rules.time_limit(np.array(self._length)))
+        self._ended = False
+        self._show()
         return self._observe(), self._info()
 
     def place(self, length: int, cue: int, doors: list[int], x: int) -> None:
@@ -109,8 +95,8 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
         return self._observe()
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        move = self._checked(action)
         self._steps += 1
-        move = Move(int(action))
         door = self.rules.door_index(self._x, self._length, move)
         terminated = door is not None
         success = door is not None and self._doors[door] == self._cue
@@ -118,19 +104,19 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
         if self._grid.get(self._x + 1 + dx, ROW + dy) is None:
             self._x += dx
         truncated = not terminated and self._steps >= self._limit
+        self._ended = terminated or truncated
         info = self._info()
-        if terminated or truncated:
+        if self._ended:
             info["is_success"] = success
             info["episode_class"] = class_name(class_index(self._length))
+        self._show()
         return self._observe(), float(success), terminated, truncated, info
 
-    def render(self) -> NDArray[np.uint8] | None:
+    def _picture(self) -> NDArray[np.uint8]:
         """Up to `MAX_DRAWN_CELLS` columns around the agent, which is drawn as a triangle.
 
         All pictures of an environment are equally wide (a video needs that): a short corridor ends in walls.
         """
-        if self.render_mode is None:
-            return None
         width = min(self.rules.bounds[1] + self.rules.num_door_cells + 2, MAX_DRAWN_CELLS)
         left = max(0, min(self._x + 1 - width // 2, self._grid.width - width))
         window = self._grid.slice(left, 0, width, self._grid.height)
@@ -159,7 +145,7 @@ class CorridorEnv(gym.Env[Observation, np.int64]):
                 x, y = self._x + 1 + i - radius, ROW + j - radius
                 inside = 0 <= x < self._grid.width and 0 <= y < self._grid.height
                 cell = self._grid.get(x, y) if inside else Wall()
-                view[i, j] = (OBJECT_TO_IDX["empty"], 0, 0) if cell is None else cell.encode()
+                view[i, j] = EMPTY if cell is None else cell.encode()
         if self.rules.observable:
             view[radius, radius] = ball(self._cue).encode()
         return view

@@ -14,16 +14,14 @@ walls of its last cells, alternately above and below, from x = `length` on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from numbers import Integral
 from typing import Literal, NamedTuple
 
 import numpy as np
-from minigrid.core.constants import COLOR_TO_IDX
 from numpy.typing import NDArray
 
-COLORS = tuple(COLOR_TO_IDX)
-"""MiniGrid's six colors; an environment with n of them uses the first n"""
+from envs.grid_world import COLORS, Move
+
 CHUNK = 64
 """episodes drawn at a time, so that a reset of the batched twin costs little"""
 TIME_LIMIT_EXTRA_STEPS = 4
@@ -32,15 +30,6 @@ CLASS_BOUNDS = (20, 60, 120, 200, 2_000)
 """lengths at which one class of episodes ends and the next begins"""
 
 LengthDistribution = Literal["uniform", "log-uniform"]
-
-
-class Move(IntEnum):
-    """Actions: absolute moves, numbered like MiniGrid's directions."""
-
-    RIGHT = 0
-    DOWN = 1
-    LEFT = 2
-    UP = 3
 
 
 class Episodes(NamedTuple):
@@ -108,6 +97,16 @@ class CorridorRules:
     def num_door_cells(self) -> int:
         """Cells of the corridor that have a door above, most of them another below."""
         return (self.num_colors + 1) // 2
+
+    @property
+    def max_return(self) -> float:
+        """The most an episode can pay."""
+        return 1.0
+
+    @property
+    def memory_free_return(self) -> float:
+        """The most that a policy without memory gets on average: it guesses the color."""
+        return 1.0 if self.observable else 1.0 / self.num_colors
 
     @property
     def correlation_horizon(self) -> tuple[int, int]:

@@ -20,8 +20,9 @@ from minigrid.core.constants import OBJECT_TO_IDX
 
 import envs  # noqa: F401  (registers)
 from envs.corridor.env import CorridorEnv
-from envs.corridor.rules import CorridorRules, Move, class_index, class_name
+from envs.corridor.rules import CorridorRules, class_index, class_name
 from envs.corridor.vector import CorridorVectorEnv
+from envs.grid_world import Move
 from envs.names import ENTRIES
 
 CORRIDORS = [name for name in ENTRIES if name.startswith("corridor")]
