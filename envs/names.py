@@ -23,29 +23,37 @@ class Entry:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+def _family(name: str, variants: dict[str, dict[str, Any]]) -> dict[str, Entry]:
+    """The entries of one kind of environment: its variants' names and the arguments that make them."""
+    title = name.capitalize()
+    return {
+        f"{name}-{variant}": Entry(
+            id=f"MemorySuite/{title}{variant.capitalize()}-v0",
+            env=f"envs.{name}.env:{title}Env",
+            vector_env=f"envs.{name}.vector:{title}VectorEnv",
+            kwargs=kwargs,
+        )
+        for variant, kwargs in variants.items()
+    }
+
+
 ENTRIES: dict[str, Entry] = {
-    short_name: Entry(
-        id=f"MemorySuite/{name}-v0",
-        env="envs.corridor.env:CorridorEnv",
-        vector_env="envs.corridor.vector:CorridorVectorEnv",
-        kwargs={"min_length": 3, "max_length": max_length},
-    )
-    for short_name, name, max_length in [
-        ("corridor-short", "CorridorShort", 20),
-        ("corridor-long", "CorridorLong", 200),
-        ("corridor-endless", "CorridorEndless", 2_000),
-    ]
-} | {
-    short_name: Entry(
-        id=f"MemorySuite/{name}-v0",
-        env="envs.instruction.env:InstructionEnv",
-        vector_env="envs.instruction.vector:InstructionVectorEnv",
-        kwargs={"num_instructions": num_instructions, "min_lines": 20, "num_lines": num_lines},
-    )
-    for short_name, name, num_instructions, num_lines in [
-        ("instruction-short", "InstructionShort", 2, 20),
-        ("instruction-long", "InstructionLong", 6, 2_000),
-    ]
+    **_family(
+        "corridor",
+        {
+            "short": {"min_length": 3, "max_length": 20},
+            "long": {"min_length": 3, "max_length": 200},
+            "endless": {"min_length": 3, "max_length": 2_000},
+        },
+    ),
+    **_family("portal", {"short": {"rooms": 5}, "long": {"rooms": 50}}),
+    **_family(
+        "instruction",
+        {
+            "short": {"num_instructions": 2, "min_lines": 20, "num_lines": 20},
+            "long": {"num_instructions": 6, "min_lines": 20, "num_lines": 2_000},
+        },
+    ),
 }
 """By the short name that `--env` takes."""
 
