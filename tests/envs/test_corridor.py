@@ -24,6 +24,7 @@ from envs.corridor.rules import CorridorRules, class_index, class_name
 from envs.corridor.vector import CorridorVectorEnv
 from envs.grid_world import Move
 from envs.names import ENTRIES
+from tests.envs.same import assert_same
 
 CORRIDORS = [name for name in ENTRIES if name.startswith("corridor")]
 
@@ -262,26 +263,6 @@ def test_the_twin_answers_as_gymnasium_would_with_copies_of_the_reference(observ
         batch.reset(options={"reset_mask": mask.copy()}), copies.reset(options={"reset_mask": mask.copy()})
     )
     assert_same(batch.reset(seed=[1, None, 3, None]), copies.reset(seed=[1, None, 3, None]))
-
-
-def assert_same(mine: Any, theirs: Any) -> None:
-    """Equal in type, keys, shape, dtype and value, all the way down."""
-    assert type(mine) is type(theirs)
-    if isinstance(mine, dict):
-        assert set(mine) == set(theirs)
-        for key in mine:
-            assert_same(mine[key], theirs[key])
-    elif isinstance(mine, tuple):
-        for one, other in zip(mine, theirs, strict=True):
-            assert_same(one, other)
-    elif isinstance(mine, np.ndarray):
-        assert mine.dtype == theirs.dtype
-        if mine.dtype == object:
-            assert_same(tuple(mine), tuple(theirs))
-        else:
-            np.testing.assert_array_equal(mine, theirs)
-    else:
-        assert mine == theirs
 
 
 def test_a_caller_may_change_the_infos_it_was_given() -> None:
