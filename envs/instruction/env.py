@@ -60,6 +60,8 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
       never released.
     """
 
+    episode_metrics = ("correct_messages", "out_of_turn")
+    """what the final info measures of the whole episode besides its success"""
     ARGUMENTS = tuple(field.name for field in dataclasses.fields(InstructionRules))
     metadata: dict[str, Any] = {"render_modes": [*RENDER_MODES], "render_fps": 2}  # noqa: RUF012 (as gym.Env declares it)
 

@@ -23,7 +23,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.instruction.env import RENDER_MODES, check_render_mode, observation_space
+from envs.instruction.env import RENDER_MODES, InstructionEnv, check_render_mode, observation_space
 from envs.instruction.grammar import LINE_LENGTH
 from envs.instruction.page import PAGE_LINES, Entry, as_picture, as_text
 from envs.instruction.rules import CLASS_BOUNDS, InstructionRules, class_name
@@ -37,6 +37,7 @@ class InstructionVectorEnv(VectorEnv[NDArray[np.int64], NDArray[np.int64], NDArr
     the text, which would cost time in every step: ask `lines()` for it.
     """
 
+    episode_metrics = InstructionEnv.episode_metrics
     metadata: dict[str, Any] = {  # noqa: RUF012 (as VectorEnv declares it)
         "render_modes": [*RENDER_MODES],
         "render_fps": 2,

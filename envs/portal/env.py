@@ -67,6 +67,8 @@ class PortalEnv(GridEnv):
       never released. That the doorway shows where it leads, for one step, is ours.
     """
 
+    episode_metrics = ("rooms_passed", "repeated_mistakes")
+    """what the final info measures of the whole episode besides its success"""
     ARGUMENTS = tuple(field.name for field in dataclasses.fields(PortalRules))
 
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:

@@ -46,6 +46,7 @@ WALL = Wall().encode()
 class PortalVectorEnv(BatchedEnv):
     """A batch of `PortalEnv`."""
 
+    episode_metrics = PortalEnv.episode_metrics
     STATE_ARRAYS = (
         "_chunk_kind",
         "_next_episode",
