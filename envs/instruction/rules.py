@@ -160,16 +160,17 @@ class InstructionRules:
 
     def draw(self, rng: np.random.Generator) -> Episodes:
         """Draw the next `chunk_episodes` episodes."""
+        lines = self.grammar
         num_lines_E = self._draw_num_lines(rng)
         instruction_EI, meeting_EI = self._draw_places(rng, num_lines_E)
         shape = instruction_EI.shape
         character_EC = rng.random((len(num_lines_E), self.num_characters)).argsort(axis=1)
         character_EI = character_EC[:, : self.num_instructions]
         message_EI = rng.integers(self.num_messages, size=shape)
-        line_L = self.grammar.draw_distractors(rng, int(num_lines_E.sum()), self.lure_share)
+        line_L = lines.draw_distractors(rng, int(num_lines_E.sum()), self.lure_share)
         first_E1 = (num_lines_E.cumsum() - num_lines_E)[:, None]
-        line_L[first_E1 + instruction_EI] = self.grammar.instruction(character_EI, message_EI)
-        line_L[first_E1 + meeting_EI] = self.grammar.meeting(character_EI, message_EI)
+        line_L[first_E1 + instruction_EI] = lines.instruction(character_EI, message_EI)
+        line_L[first_E1 + meeting_EI] = lines.meeting(character_EI, message_EI)
         return Episodes(num_lines_E, line_L)
 
     def _draw_num_lines(self, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -193,7 +194,7 @@ class InstructionRules:
         fall_EK = rng.random((len(num_lines_E), self.num_marked)) * num_gaps_E[:, None]
         marked_before_EK = fall_EK.argsort(axis=1).argsort(axis=1)
         place_EK = fall_EK.astype(np.int64) + marked_before_EK
-        first_EI, second_EI = np.split(place_EK, 2, axis=1)
+        first_EI, second_EI = place_EK[:, : self.num_instructions], place_EK[:, self.num_instructions :]
         return np.minimum(first_EI, second_EI), np.maximum(first_EI, second_EI)
 
 

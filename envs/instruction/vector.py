@@ -132,15 +132,16 @@ class InstructionVectorEnv(VectorEnv[NDArray[np.int64], NDArray[np.int64], NDArr
         out_of_turn = spoke & ~met
         self._num_right += right
         self._num_out_of_turn += out_of_turn
-        rewards = right / self.rules.num_instructions - out_of_turn * self.rules.speaking_penalty
+        rewards = right * (1 / self.rules.num_instructions) - out_of_turn * self.rules.speaking_penalty
         self._at += 1
         terminated = self._at == self._end
         info: dict[str, Any] = {}
         if terminated.any():
-            final_obs, final_info = self._final(terminated)
+            ended = np.flatnonzero(terminated)
+            final_obs, final_info = self._final(terminated, ended)
             info = {"final_obs": final_obs, "final_info": final_info}
             info |= {f"_{name}": terminated.copy() for name in info}
-            self._begin(np.flatnonzero(terminated))
+            self._begin(ended)
         self._read()
         info |= self._info()
         return self._observe(), rewards, terminated, np.zeros_like(terminated), info
@@ -238,20 +239,26 @@ class InstructionVectorEnv(VectorEnv[NDArray[np.int64], NDArray[np.int64], NDArr
             "_oracle_action": self._everybody.copy(),
         }
 
-    def _final(self, done: NDArray[np.bool_]) -> tuple[NDArray[Any], dict[str, Any]]:
+    def _final(
+        self, done: NDArray[np.bool_], indices: NDArray[np.intp]
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Last observation and info of the episodes that end, laid out as Gymnasium does."""
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for index in np.flatnonzero(done).tolist():
+        classes = final_obs.copy()
+        for index in indices.tolist():
             final_obs[index] = np.zeros(LINE_LENGTH, dtype=np.int64)
-        classes = self._class_names[np.searchsorted(CLASS_BOUNDS, self._end - self._first)]
-        classes[~done] = None
-        num_right = self._num_right * done
+        num_lines = self._end[indices] - self._first[indices]
+        classes[indices] = self._class_names[np.searchsorted(CLASS_BOUNDS, num_lines)]
+        correct_messages = np.zeros(self.num_envs)
+        correct_messages[indices] = self._num_right[indices] / self.rules.num_instructions
+        out_of_turn = np.zeros(self.num_envs, dtype=np.int64)
+        out_of_turn[indices] = self._num_out_of_turn[indices]
         values = {
             "cue": np.zeros(self.num_envs, dtype=bool),
             "oracle_action": np.zeros(self.num_envs, dtype=np.int64),
-            "is_success": num_right == self.rules.num_instructions,
-            "correct_messages": num_right / self.rules.num_instructions,
-            "out_of_turn": self._num_out_of_turn * done,
+            "is_success": correct_messages == 1.0,
+            "correct_messages": correct_messages,
+            "out_of_turn": out_of_turn,
             "episode_class": classes,
         }
         return final_obs, values | {f"_{name}": done.copy() for name in values}
