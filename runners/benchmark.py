@@ -2,9 +2,10 @@
 
     python runners/benchmark.py
 
-Parts: `envs` (batched corridor), `training` (against sb3-contrib's RecurrentPPO, an extra: `.[bench]`),
-`update` (against the machine's own rate of matrix multiplication), `acting` (cost of a step as an
-episode grows). Rivals alternate, so that a busy machine slows both; medians and spreads are printed.
+Parts: `envs` (batched environments against plain ones), `training` (against sb3-contrib's
+RecurrentPPO, an extra: `.[bench]`), `update` (against the machine's own rate of matrix
+multiplication), `acting` (cost of a step as an episode grows). Rivals alternate, so that a busy
+machine slows both; medians and spreads are printed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from runners.progress import ProgressDisplay
 from runners.run_folder import write_json_atomically
 
 Part = Literal["envs", "training", "update", "acting"]
+BENCHMARKED_ENVS = ("corridor-long", "portal-short", "portal-long", "instruction-short", "instruction-long")
 PARTS: tuple[Part, ...] = ("envs", "training", "update", "acting")
 
 
@@ -87,29 +89,54 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure_envs(config: TrainConfig, rounds: int) -> dict[str, Any]:
-    """Steps per second with random actions: batched twin at several sizes, and Gymnasium's way."""
-    env_id = resolve(config.env)
-    arguments: dict[str, Any] = dict(config.env_args)
-    rivals: dict[str, tuple[Any, int]] = {}
-    for num_envs in (16, 64, 1_024):
-        batch = gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **arguments)
-        rivals[f"batched twin, {num_envs} environments"] = (batch, 200)
-    rivals["reference in SyncVectorEnv, 16 environments"] = (
-        gym.make_vec(env_id, 16, vectorization_mode="sync", **arguments),
-        20,
-    )
+    """Steps per second with random actions: every kind's batched twin against its plain environment."""
+    result: dict[str, Any] = {}
+    for name in (config.env, *(other for other in BENCHMARKED_ENVS if other != config.env)):
+        arguments: dict[str, Any] = dict(config.env_args) if name == config.env else {}
+        result |= {f"{name}, {what}": value for what, value in _measure_env(name, arguments, rounds).items()}
+    return result
+
+
+def _measure_env(name: str, arguments: dict[str, Any], rounds: int) -> dict[str, Any]:
+    env_id = resolve(name)
+    batches: dict[int, Any] = {
+        num_envs: gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **arguments)
+        for num_envs in (16, 64, 1_024)
+    }
+    plain: Any = gym.make(env_id, disable_env_checker=True, **arguments).unwrapped
     rng = np.random.default_rng(0)
-    rates: dict[str, list[float]] = {name: [] for name in rivals}
-    for env, _ in rivals.values():
+    rates: dict[int, list[float]] = {num_envs: [] for num_envs in (*batches, 1)}
+    for env in (*batches.values(), plain):
         env.reset(seed=0)
     for _ in range(rounds):
-        for name, (env, steps) in rivals.items():
-            actions = rng.integers(4, size=(steps, env.num_envs))
-            began = time.perf_counter()
-            for row in actions:
-                env.step(row)
-            rates[name].append(steps * env.num_envs / (time.perf_counter() - began))
-    return {name: _spread(values, "steps/s") for name, values in rates.items()}
+        for num_envs, batch in batches.items():
+            rates[num_envs].append(
+                _rate(batch.step, rng.integers(batch.single_action_space.n, size=(200, num_envs)))
+            )
+
+        def step(action: np.ndarray) -> None:
+            _, _, terminated, truncated, _ = plain.step(action[0])
+            if terminated or truncated:
+                plain.reset()
+
+        rates[1].append(_rate(step, rng.integers(plain.action_space.n, size=(2_000, 1))))
+    ratios = [fast / slow for fast, slow in zip(rates[1_024], rates[1], strict=True)]
+    return {
+        **{
+            f"batched twin, {num_envs:,} environments": _spread(rates[num_envs], "steps/s")
+            for num_envs in batches
+        },
+        "one plain environment": _spread(rates[1], "steps/s"),
+        "1,024 in the twin against one": _spread(ratios, "x"),
+    }
+
+
+def _rate(step: Callable[[np.ndarray], object], actions: np.ndarray) -> float:
+    """Environment steps per second."""
+    began = time.perf_counter()
+    for row in actions:
+        step(row)
+    return actions.size / (time.perf_counter() - began)
 
 
 def measure_training(config: TrainConfig, rounds: int) -> dict[str, Any]:
