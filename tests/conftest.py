@@ -1,10 +1,13 @@
-"""What every test relies on: one torch thread, and property tests that try the same examples each time."""
+"""What every test relies on: one torch thread, no screen, and property tests that repeat their examples."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 from hypothesis import settings
 
+os.environ["SDL_VIDEODRIVER"] = "dummy"  # windows open, but nowhere
 torch.set_num_threads(1)
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")

@@ -14,7 +14,7 @@ def assert_same(mine: Any, theirs: Any) -> None:
         assert set(mine) == set(theirs)
         for key in mine:
             assert_same(mine[key], theirs[key])
-    elif isinstance(mine, tuple):
+    elif isinstance(mine, tuple | list):
         for one, other in zip(mine, theirs, strict=True):
             assert_same(one, other)
     elif isinstance(mine, np.ndarray):

@@ -334,14 +334,17 @@ def test_distinct_numbers_are_drawn_evenly(below: int) -> None:
     assert np.abs(off - expected).max() < 5 * np.sqrt(expected)
 
 
-def test_right_doors_are_drawn_evenly_whatever_the_look() -> None:
-    rules = PortalRules(rooms=10)
+def test_right_doors_are_drawn_evenly_whatever_the_look_and_the_room() -> None:
+    rules = PortalRules(rooms=10, num_colors=2)
     rng = np.random.default_rng(0)
-    chunks = [rules.draw(rng) for _ in range(200)]
-    right = np.concatenate([chunk.right_ER for chunk in chunks]).astype(float)
-    look = np.concatenate([chunk.look_ER for chunk in chunks]).astype(float)
-    assert np.abs(right.mean(axis=0) - 0.5).max() < 0.03
-    assert abs(np.corrcoef(right.ravel(), look.ravel())[0, 1]) < 0.02
+    chunks = [rules.draw(rng) for _ in range(300)]
+    right_ER = np.concatenate([chunk.right_ER for chunk in chunks])
+    look_ER = np.concatenate([chunk.look_ER for chunk in chunks])
+    assert np.abs(right_ER.mean(axis=0) - 0.5).max() < 0.02
+    times = np.bincount(look_ER.ravel(), minlength=rules.num_looks)
+    share = np.bincount(look_ER.ravel(), weights=right_ER.ravel()) / times
+    assert np.abs(share - 0.5).max() < 0.07
+    assert np.abs(np.corrcoef(right_ER.T) - np.eye(10)).max() < 0.04
 
 
 @pytest.mark.parametrize(("rooms", "time_limit"), [(1, 11), (2, 12), (3, 20)])
@@ -350,14 +353,16 @@ def test_the_guessing_bound_is_what_guessing_gives(rooms: int, time_limit: int) 
     rng = np.random.default_rng(0)
     costs = [min(steps_to_door(cell, place) for place in pair) for pair in PLACE_PAIRS for cell in CELLS]
     trials = 20_000
+    costs_drawn = rng.choice(costs, size=(trials, time_limit)).tolist()
+    coins = (rng.random((trials, time_limit)) < 0.5).tolist()
     outcomes = np.zeros((trials, 2))
     for trial in range(trials):
         time = room = best = 0
-        while room < rooms:
-            time += int(rng.choice(costs))
-            if time > time_limit:
+        for cost, right in zip(costs_drawn[trial], coins[trial], strict=True):
+            time += cost
+            if time > time_limit or room == rooms:
                 break
-            room = room + 1 if rng.random() < 0.5 else 0
+            room = room + 1 if right else 0
             best = max(best, room)
             time += 1
         outcomes[trial] = room == rooms, best
