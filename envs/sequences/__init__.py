@@ -1,0 +1,1 @@
+"""Supervised streams of tokens that reward a long memory: object collision, copy, text."""
