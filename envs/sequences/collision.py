@@ -124,9 +124,7 @@ class CollisionRules:
         """The next `CHUNK_FRAMES` frames."""
         return self._simulate(rng, state, CHUNK_FRAMES)
 
-    def _simulate(
-        self, rng: np.random.Generator, state: RowState, num_frames: int
-    ) -> tuple[Piece, RowState]:
+    def _simulate(self, rng: np.random.Generator, state: RowState, num_frames: int) -> tuple[Piece, RowState]:
         velocities = _draw_velocities(rng)
         walks = [
             walk(state["position"][particle], state["velocity"][particle], num_frames, velocities)

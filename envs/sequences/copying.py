@@ -8,8 +8,8 @@
 An episode, with n = `string_length`, is n + 1 + d + n tokens: the START token; a string of n symbols, each
 drawn uniformly from an alphabet of `alphabet_size`; d tokens of noise; the CUE token; the string again, all
 but its last symbol. Then the next episode begins, with `is_first` at its START token: nothing earlier is
-needed. Reading the CUE token, the first symbol is to be predicted; reading a symbol of the repetition, the next
-one. Nothing else is scored, n targets an episode.
+needed. Reading the CUE token, the first symbol is to be predicted; reading a symbol of the repetition, the
+next one. Nothing else is scored, n targets an episode.
 
 Every symbol is predicted exactly `distance` tokens after it was shown, so d = distance - n: the distance is
 at least n. It is drawn for each episode, or always the same (`distance`).

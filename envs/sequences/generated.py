@@ -8,7 +8,7 @@ row is the same in any batch and in any process.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Piece(NamedTuple):
 class Rules(Protocol):
     """A task: its arguments (a frozen dataclass of plain types) and how a row of it is drawn."""
 
-    __dataclass_fields__: dict[str, Any]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def name(self) -> str:
@@ -93,7 +93,7 @@ class GeneratedStream(Stream):
 
     def _fill(self, block: Block) -> None:
         for index, reader in enumerate(self._readers):
-            reader.read_into(Block(*(array[index] for array in block)))
+            reader.read_into(block.part(index))
 
     def _options(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self.rules), "seed": self.seed}

@@ -45,6 +45,10 @@ class Block(NamedTuple):
     N tokens, this one included, is enough if distance < N; `UNKNOWN` where there is no telling. For
     oracles and analysis: no model may read it."""
 
+    def part(self, index: Any) -> Block:
+        """Views of the same part of every array."""
+        return Block(self.tokens[index], self.targets[index], self.is_first[index], self.distance[index])
+
 
 class Stream(ABC):
     """Rows of tokens and targets. One reader; reading moves every row on."""
@@ -126,7 +130,7 @@ class Stream(ABC):
         count = num_tokens
         if self.tokens_per_row is not None:
             count = min(num_tokens, self.tokens_per_row - self.position)
-        self._fill(Block(*(array[:, :count] for array in block)))
+        self._fill(block.part(np.s_[:, :count]))
         self.position += count
         return block
 
