@@ -232,6 +232,8 @@ def test_known_rates(easy_question: EasyQuestion) -> None:
     meant, other = (asks_latest, asks_current) if easy_question == "latest" else (asks_current, asks_latest)
     assert meant == pytest.approx(0.4 + 0.6 / 25, abs=0.003)
     assert other < 0.12
+    at_once = (seen.asked == seen.colors).all(axis=2)[hits].mean()
+    assert at_once == pytest.approx(0.4 + 0.6 / 25, abs=0.03), "this frame's collision is the latest"
     quadrants = np.bincount(seen.targets[seen.targets != IGNORE], minlength=4)
     np.testing.assert_allclose(quadrants / quadrants.sum(), 0.25, atol=0.02)
 
