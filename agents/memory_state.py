@@ -13,7 +13,7 @@ Shape letters (logical dimensions, always in this order):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -35,35 +35,46 @@ class LayerMemory:
     """clock reading at which the memory was written; `NEVER` marks an empty slot"""
     tag_BW: Int[Tensor, "B W"]
     """what the caller said about the step (0: nothing); never read by the model"""
+    pooled_BW: Bool[Tensor, "B W"]
+    """whether it has taken the place of several others; then its birth is that of the youngest, at most"""
 
     @property
     def num_slots(self) -> int:
         """W, the width of the store."""
         return self.birth_BW.shape[1]
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Every tensor that takes memory."""
+        return self.hidden_BWD, self.birth_BW, self.tag_BW, self.pooled_BW
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> LayerMemory:
+        """The same change made to every tensor."""
+        return LayerMemory(*map(change, self.tensors()))
+
+    @staticmethod
+    def joined(memories: Sequence[LayerMemory]) -> LayerMemory:
+        """The slots of several stores side by side (a copy)."""
+        parts = zip(*(memory.tensors() for memory in memories), strict=True)
+        return LayerMemory(*(torch.cat(part, 1) for part in parts))
+
     def select(self, rows: Tensor) -> LayerMemory:
         """The same memories for some rows only (a copy)."""
-        return LayerMemory(self.hidden_BWD[rows], self.birth_BW[rows], self.tag_BW[rows])
+        return self.each(lambda part: part[rows])
 
     def split(self, size: int) -> list[LayerMemory]:
         """So many rows each, every part as narrow as its fullest row allows (views)."""
-        rows = zip(
-            torch.split(self.hidden_BWD, size),
-            torch.split(self.birth_BW, size),
-            torch.split(self.tag_BW, size),
-            strict=True,
-        )
+        rows = zip(*(torch.split(part, size) for part in self.tensors()), strict=True)
         return [LayerMemory(*part).trimmed() for part in rows]
 
     def trimmed(self) -> LayerMemory:
         """Without the last slots that no row uses (views)."""
         used = (self.birth_BW != NEVER).any(0).nonzero()
         end = int(used[-1]) + 1 if len(used) else 0
-        return LayerMemory(self.hidden_BWD[:, :end], self.birth_BW[:, :end], self.tag_BW[:, :end])
+        return self.each(lambda part: part[:, :end])
 
     def clone(self) -> LayerMemory:
         """A copy that shares no storage."""
-        return LayerMemory(self.hidden_BWD.clone(), self.birth_BW.clone(), self.tag_BW.clone())
+        return self.each(Tensor.clone)
 
     def forget_rows(self, rows_B: Bool[Tensor, " B"]) -> None:
         """Empty every slot of the rows marked True (an episode begins there)."""
@@ -72,7 +83,12 @@ class LayerMemory:
     def gather(self, slots_BV: Int[Tensor, "B V"], birth_BV: Int[Tensor, "B V"]) -> LayerMemory:
         """Keep only the given slots of each row, in that order, with these times of birth."""
         wide = slots_BV.unsqueeze(-1).expand(-1, -1, self.hidden_BWD.shape[-1])
-        return LayerMemory(self.hidden_BWD.gather(1, wide), birth_BV, self.tag_BW.gather(1, slots_BV))
+        return LayerMemory(
+            self.hidden_BWD.gather(1, wide),
+            birth_BV,
+            self.tag_BW.gather(1, slots_BV),
+            self.pooled_BW.gather(1, slots_BV),
+        )
 
     def grown(self, extra: int) -> LayerMemory:
         """The same memories with `extra` empty slots behind them."""
@@ -80,11 +96,8 @@ class LayerMemory:
             F.pad(self.hidden_BWD, (0, 0, 0, extra)),
             F.pad(self.birth_BW, (0, extra), value=NEVER),
             F.pad(self.tag_BW, (0, extra)),
+            F.pad(self.pooled_BW, (0, extra)),
         )
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Every tensor that takes memory."""
-        yield from (self.hidden_BWD, self.birth_BW, self.tag_BW)
 
 
 @dataclass(slots=True)
@@ -128,10 +141,7 @@ class MemoryState:
 
     def to(self, device: torch.device | str) -> MemoryState:
         """The state on another device."""
-        layers = [
-            LayerMemory(layer.hidden_BWD.to(device), layer.birth_BW.to(device), layer.tag_BW.to(device))
-            for layer in self.layers
-        ]
+        layers = [layer.each(lambda part: part.to(device)) for layer in self.layers]
         return MemoryState(self.clock_B.to(device), layers, self.steps_since_compaction)
 
     def state_dict(self) -> dict[str, Tensor]:

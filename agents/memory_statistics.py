@@ -3,6 +3,7 @@
 Shape letters:
     B  environments
     T  steps of a rollout
+    G  spans of a memory: 1, or one for each head
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class MemoryStatistics:
     def __init__(self, num_envs: int, settings: TransformerSettings) -> None:
         """Start empty."""
         self._num_envs = num_envs
-        self._num_layers = settings.num_layers if settings.remember else 0
+        self._num_layers = settings.num_layers if settings.remembers else 0
         self.begin()
 
     def begin(self) -> None:
@@ -107,7 +108,7 @@ class MemoryStatistics:
             steps = [reports[layer] for reports in self._reports]
             retained_BT = torch.stack([r.retained_B for r in steps], 1).cpu().float()
             on_ramp_BT = torch.stack([r.on_ramp_B for r in steps], 1).cpu().float()
-            span_BT = torch.stack([r.span_B for r in steps], 1).cpu()
+            span_BTG = torch.stack([r.span_BG for r in steps], 1).cpu()
             deleted_BT = (retained_BT[:, :-1] + 1 - retained_BT[:, 1:])[same_episode_BT]
             name = f"memory/layer{layer + 1}"
             result[f"{name}/retained_mean"] = retained_BT.mean().item()
@@ -115,9 +116,9 @@ class MemoryStatistics:
             result[f"{name}/retained_share"] = (retained_BT.sum() / possible_BT.sum().clamp_min(1)).item()
             result[f"{name}/on_ramp_share"] = (on_ramp_BT.sum() / retained_BT.sum().clamp_min(1)).item()
             result[f"{name}/deletions_per_step"] = deleted_BT.mean().item() if deleted_BT.numel() else 0.0
-            result[f"{name}/span_mean"] = span_BT.mean().item()
-            result[f"{name}/span_max"] = span_BT.max().item()
-            result[f"{name}/span_histogram"] = span_BT.flatten().numpy()
+            result[f"{name}/span_mean"] = span_BTG.mean().item()
+            result[f"{name}/span_max"] = span_BTG.max().item()
+            result[f"{name}/span_histogram"] = span_BTG.flatten().numpy()
         if self._precision:
             result["memory/precision"] = float(np.mean(self._precision))
             result["memory/recall"] = float(np.mean(self._recall))

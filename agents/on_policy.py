@@ -32,9 +32,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.archive import read_archive, write_archive
+from agents.block_view import SpanNoise
 from agents.encoders import Features
 from agents.episode_statistics import ALL, DILATED, EPISODE_BASICS, SuccessWindow
-from agents.expire_span import SpanNoise
 from agents.memory_state import MemoryState
 from agents.memory_statistics import MemoryStatistics
 from agents.plain_settings import decode, decode_space, encode, encode_space
@@ -99,8 +99,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         Args:
             policy: "ExpireSpanPolicy" or a class.
             env: a Gymnasium id, an environment or an SB3 VecEnv.
-            span_penalty: how forgetting is rewarded.
-            span_noise: how training disturbs spans.
+            span_penalty: how forgetting is rewarded; ignored by memories that do not learn spans.
+            span_noise: how training disturbs spans; ignored likewise.
             normalize_advantage: per gradient step.
             advantage_std_floor: advantages are divided by their standard deviation, or by this if that is
                 smaller: without reward they are the critic's noise, which must not drown the entropy bonus.
@@ -142,6 +142,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             use_sde=self.use_sde,
             **self.policy_kwargs,
         ).to(self.device)
+        if not self.policy.transformer.learns_spans:  # there is nothing to charge, and nothing to disturb
+            self.span_penalty = SpanPenalty(SpanPenaltySettings(kind="none"))
+            self.span_noise = SpanNoiseSampler(SpanNoiseSettings())
         self.rollout = Rollout(self.n_envs, self.n_steps, self.device)
         self.memory_statistics = MemoryStatistics(self.n_envs, self.policy.transformer.settings)
 

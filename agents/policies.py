@@ -22,10 +22,17 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from agents.block_view import SpanNoise
 from agents.encoders import Features, ObservationEncoder
-from agents.expire_span import PenaltyKind, SpanNoise
 from agents.memory_state import MemoryState
-from agents.transformer import BlockReport, MemoryTransformer, StepReport, TransformerSettings
+from agents.retention import PenaltyKind
+from agents.transformer import (
+    BlockReport,
+    MemoryKind,
+    MemoryTransformer,
+    StepReport,
+    TransformerSettings,
+)
 
 ACTOR_GAIN = 0.01
 """orthogonal gain of the action head, so that the first policy is uniform (as in SB3's PPO)"""
@@ -53,7 +60,7 @@ class Evaluation(NamedTuple):
 
 
 class ExpireSpanPolicy(BasePolicy):
-    """Actor and critic on a transformer whose memories expire."""
+    """Actor and critic on a transformer with a memory: Expire-Span by default, or another kind."""
 
     def __init__(  # noqa: D417 (see TransformerSettings)
         self,
@@ -65,11 +72,14 @@ class ExpireSpanPolicy(BasePolicy):
         num_layers: int = 2,
         num_heads: int = 4,
         feedforward_multiplier: int = 4,
-        remember: bool = True,
+        memory: MemoryKind = "expire-span",
         max_span: int = 1024,
         ramp: int = 16,
         initial_span_fraction: float = 0.1,
         span_divisor: float = 1.0,
+        memory_size: int = 64,
+        compressed_size: int = 64,
+        compression_rate: int = 4,
         position_window: int = 16,
         query_key_gain: float = 1.0,
         layer_drop: float = 0.0,
@@ -107,11 +117,14 @@ class ExpireSpanPolicy(BasePolicy):
                 num_layers=num_layers,
                 num_heads=num_heads,
                 feedforward_multiplier=feedforward_multiplier,
-                remember=remember,
+                memory=memory,
                 max_span=max_span,
                 ramp=ramp,
                 initial_span_fraction=initial_span_fraction,
                 span_divisor=span_divisor,
+                memory_size=memory_size,
+                compressed_size=compressed_size,
+                compression_rate=compression_rate,
                 position_window=position_window,
                 query_key_gain=query_key_gain,
                 layer_drop=layer_drop,

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from agents.block_view import SpanNoise
 from agents.encoders import Features
-from agents.expire_span import SpanNoise
 from agents.memory_state import MemoryState
 
 

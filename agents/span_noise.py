@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from agents.expire_span import SpanNoise
+from agents.block_view import SpanNoise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

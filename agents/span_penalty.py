@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agents.expire_span import PenaltyForm, PenaltyKind
+from agents.retention import PenaltyForm, PenaltyKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +19,7 @@ class SpanPenaltySettings:
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
     form: PenaltyForm = "capped"
-    """see `agents.expire_span.PenaltyKind`"""
+    """see `agents.retention.PenaltyKind`"""
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
     use_steps: float = 0.0

@@ -1,40 +1,36 @@
-"""A causal transformer whose layers remember earlier steps and let them expire.
+"""A causal transformer whose layers remember earlier steps and forget them again.
 
 Pre-norm layers. Each layer attends over its own earlier inputs h_i, never over the step itself, and
-deletes a memory for good once its span has passed. `step` takes one step (acting), `block` takes
-many at once (learning, language modelling); they compute the same numbers. Nothing
-here knows of reinforcement learning, and no buffer is sized by an episode or by the maximum span.
-
-What query t of a block sees, for W = 2 stored memories (s), T = 4 steps and an episode that begins
-at step 2 (1: visible as long as its span lasts):
-
-          s0 s1  0  1  2  3
-    t=0    1  1  .  .  .  .
-    t=1    1  1  1  .  .  .
-    t=2    .  .  .  .  .  .      is_first: nothing from before, nothing of itself
-    t=3    .  .  .  .  1  .
+deletes a memory for good once its span has passed; how long that is, its `Retention` says. `step` takes
+one step (acting), `block` takes many at once (learning, language modelling); they compute the same numbers.
+Nothing here knows of reinforcement learning, and no buffer is sized by an episode or by the maximum span.
 
 Shape letters (logical dimensions, always in this order):
     B  rows of the batch          W  stored memories (slots)
-    T  steps in this block        M  all memories of a block, W + T, the stored ones first
-    H  heads                      K  size of one head
-    D  model width                P  recent steps that have a relative position
+    T  steps in this block        M  all memories of a block: stored ones, pooled ones, those of its steps
+    H  heads                      G  spans of a memory: 1 if the heads share it, else H
+    D  model width                K  size of one head
+    P  recent steps that have a relative position
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from agents.expire_span import ExpireSpan, PenaltyKind, SpanNoise, ramp_penalty, span_cost, use_discount
+from agents.adaptive_span import AdaptiveSpan
+from agents.block_view import BlockView, SpanNoise
+from agents.compressive import Compressive
+from agents.expire_span import ExpireSpan
 from agents.expiring_attention import INVISIBLE, ExpiringAttention
 from agents.memory_state import NEVER, LayerMemory, MemoryState
+from agents.retention import FixedSpan, PenaltyKind, Retention, use_discount
 
 COMPACTION_INTERVAL_STEPS = 64
 """Acting looks this often whether the stores are wider than their fullest row needs."""
@@ -42,6 +38,9 @@ SCORES_IN_CACHE = 2**18
 """Scores (one number per query, head and memory) that attention handles at a time on a CPU: one MiB."""
 SPARE_SLOTS = 4
 """Empty slots left in the fullest row by a compaction, so that the next steps need not grow it."""
+
+
+MemoryKind = Literal["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,12 +51,22 @@ class TransformerSettings:
     num_layers: int = 2
     num_heads: int = 4
     feedforward_multiplier: int = 4
-    remember: bool = True
-    """False: the memory-free control, the same torso without its attention"""
+    memory: MemoryKind = "expire-span"
+    """"none": the memory-free control, the same torso without its attention"""
     max_span: int = 1024
+    """L (expire-span, adaptive-span)"""
     ramp: int = 16
+    """R (expire-span, adaptive-span)"""
     initial_span_fraction: float = 0.1
+    """p (expire-span, adaptive-span)"""
     span_divisor: float = 1.0
+    """d (expire-span)"""
+    memory_size: int = 64
+    """S, steps for which a memory is kept (transformer-xl, compressive)"""
+    compressed_size: int = 64
+    """N, means that are kept of older memories (compressive)"""
+    compression_rate: int = 4
+    """c, memories in a mean (compressive)"""
     position_window: int = 16
     """P: learned relative position keys for so many last steps (0: none)"""
     query_key_gain: float = 1.0
@@ -65,16 +74,50 @@ class TransformerSettings:
     layer_drop: float = 0.0
     """probability that a block skips a layer in training"""
 
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a memory at all."""
+        return self.memory != "none"
+
+
+def make_retention(settings: TransformerSettings) -> Retention:
+    """What a layer's memories do; raises ValueError for an unknown kind or an impossible setting."""
+    match settings.memory:
+        case "expire-span":
+            return ExpireSpan(
+                settings.width,
+                max_span=settings.max_span,
+                ramp=settings.ramp,
+                initial_span_fraction=settings.initial_span_fraction,
+                span_divisor=settings.span_divisor,
+            )
+        case "adaptive-span":
+            return AdaptiveSpan(
+                settings.num_heads,
+                max_span=settings.max_span,
+                ramp=settings.ramp,
+                initial_span_fraction=settings.initial_span_fraction,
+            )
+        case "transformer-xl":
+            return FixedSpan(size=settings.memory_size)
+        case "compressive":
+            return Compressive(
+                size=settings.memory_size,
+                compressed_size=settings.compressed_size,
+                compression_rate=settings.compression_rate,
+            )
+    raise ValueError(f"memory must be one of {', '.join(get_args(MemoryKind))}, got {settings.memory!r}")
+
 
 class StepReport(NamedTuple):
     """What one layer did with its memories in a step."""
 
-    span_B: Float[Tensor, " B"]
+    span_BG: Float[Tensor, "B G"]
     """e_i of the memory written now, in steps"""
     retained_B: Int[Tensor, " B"]
-    """memories the step could see"""
+    """memories the step could see with at least one head"""
     on_ramp_B: Int[Tensor, " B"]
-    """those of them that are fading"""
+    """those of them that no head sees in full any more"""
     tagged_B: Int[Tensor, " B"]
     """those of them whose tag is positive"""
 
@@ -82,10 +125,10 @@ class StepReport(NamedTuple):
 class BlockReport(NamedTuple):
     """What one layer did with its memories in a block."""
 
-    span_BT: Float[Tensor, "B T"]
+    span_BGT: Float[Tensor, "B G T"]
     """e_i of the memories written now, in steps, with gradient"""
     penalty_B: Float[Tensor, " B"] | None
-    """the span penalty per row; None unless asked for"""
+    """the span penalty per row; None unless asked for, and if spans are not learned"""
 
 
 class StepOutput(NamedTuple):
@@ -129,11 +172,11 @@ class MemoryLayer(nn.Module):
         self.num_heads = heads
         self.head_size = width // heads
         self.position_window = settings.position_window
-        self.remember = settings.remember
+        self.remembers = settings.remembers
         self.feedforward_norm = nn.LayerNorm(width)
         self.widen = orthogonal(nn.Linear(width, settings.feedforward_multiplier * width), gain=2**0.5)
         self.narrow = orthogonal(nn.Linear(settings.feedforward_multiplier * width, width))
-        if not settings.remember:
+        if not settings.remembers:
             return
         self.memory_norm = nn.LayerNorm(width)
         self.query = orthogonal(nn.Linear(width, width), settings.query_key_gain)
@@ -141,13 +184,7 @@ class MemoryLayer(nn.Module):
         self.key = orthogonal(nn.Linear(width, width, bias=False), settings.query_key_gain)
         self.value = orthogonal(nn.Linear(width, width, bias=False))
         self.attention_out = orthogonal(nn.Linear(width, width))
-        self.expire_span = ExpireSpan(
-            width,
-            max_span=settings.max_span,
-            ramp=settings.ramp,
-            initial_span_fraction=settings.initial_span_fraction,
-            span_divisor=settings.span_divisor,
-        )
+        self.retention = make_retention(settings)
         if self.position_window:
             # Oldest first: entry j belongs to age P - j, as `_positions_in_block` wants it.
             self.position_HPK = nn.Parameter(torch.zeros(heads, self.position_window, self.head_size))
@@ -156,7 +193,8 @@ class MemoryLayer(nn.Module):
         """An empty store."""
         weight = self.feedforward_norm.weight
         integers = torch.zeros(batch, 0, dtype=torch.long, device=weight.device)
-        return LayerMemory(weight.new_zeros(batch, 0, weight.shape[0]).detach(), integers, integers.clone())
+        hidden_BWD = weight.new_zeros(batch, 0, weight.shape[0]).detach()
+        return LayerMemory(hidden_BWD, integers, integers.clone(), integers.bool())
 
     def feedforward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """The second half of the layer, residual included."""
@@ -175,31 +213,45 @@ class MemoryLayer(nn.Module):
         write: bool,
     ) -> tuple[Tensor, LayerMemory, StepReport]:
         """One step; `memory` is updated in place (and returned, since it may have grown)."""
-        batch = x_BD.shape[0]
+        batch, heads = x_BD.shape[0], self.num_heads
+        retention = self.retention
         h_BD = self.memory_norm(x_BD)
         query_BHK, question_BHD = self._queries(h_BD)
         # One pass over the memories gives the scores of all heads and, last, what the spans depend on.
-        questions = torch.cat([question_BHD, self.expire_span.predictor.weight.expand(batch, 1, -1)], 1)
-        answer = torch.bmm(questions, memory.hidden_BWD.transpose(1, 2))
-        score_BHW, span_BW = answer[:, :-1], self.expire_span.span(answer[:, -1])
+        probe_1D = retention.probe_1D
+        if probe_1D is not None:
+            question_BHD = torch.cat([question_BHD, probe_1D.expand(batch, 1, -1)], 1)
+        answer = torch.bmm(question_BHD, memory.hidden_BWD.transpose(1, 2))
+        score_BHW = answer[:, :heads]
+        span_BGW = retention.spans(answer[:, heads:], memory.birth_BW, memory.pooled_BW)
         if noise is not None:
-            span_BW = noise.apply(span_BW, slice(0, 1))
+            span_BGW = noise.apply(span_BGW, slice(0, 1))
         age_BW = clock_B.unsqueeze(1) - memory.birth_BW
-        mask_BW = self.expire_span.mask(span_BW - age_BW)
-        alive_BW = mask_BW > 0.0
-        retained_B = alive_BW.sum(1)
+        mask_BGW = retention.mask(span_BGW - age_BW.unsqueeze(1))
+        strongest_BW = _strongest(mask_BGW)
+        seen_BW = strongest_BW > 0.0
+        retained_B = seen_BW.sum(1)
+        sees_BG = (retained_B > 0).unsqueeze(1) if retention.num_spans == 1 else (mask_BGW > 0.0).any(2)
         if self.position_window:
-            score_BHW += self._positions(query_BHK.unsqueeze(2), age_BW.unsqueeze(1)).squeeze(2)
-        score_BHW += _log_mask(mask_BW).unsqueeze(1)
+            position_age_BW = self._position_ages(age_BW, memory)
+            score_BHW += self._positions(query_BHK.unsqueeze(2), position_age_BW.unsqueeze(1)).squeeze(2)
+        score_BHW += _log_mask(mask_BGW)
         attention_BHW = score_BHW.softmax(-1)  # equation 4: softmax(a + log m) = m exp(a) / sum m exp(a)
-        read_BHD = torch.bmm(attention_BHW, memory.hidden_BWD) * (retained_B > 0).view(batch, 1, 1)
+        read_BHD = torch.bmm(attention_BHW, memory.hidden_BWD) * sees_BG.unsqueeze(2)
         y_BD = self.feedforward(x_BD + self._values(read_BHD))
 
-        span_B = self.expire_span(h_BD.unsqueeze(1)).squeeze(1)
-        on_ramp_B = retained_B - (mask_BW == 1.0).sum(1)
-        report = StepReport(span_B, retained_B, on_ramp_B, (alive_BW & (memory.tag_BW > 0)).sum(1))
+        written_BGT = retention.spans(
+            retention.products(h_BD.unsqueeze(1)), clock_B.unsqueeze(1), pooled_BM=None
+        )
+        report = StepReport(
+            span_BG=written_BGT.squeeze(2),
+            retained_B=retained_B,
+            on_ramp_B=retained_B - (strongest_BW == 1.0).sum(1),
+            tagged_B=(seen_BW & (memory.tag_BW > 0)).sum(1),
+        )
         if write:
-            gone_BW = self.expire_span.mask(span_BW - (age_BW + 1)) <= 0.0  # the next query would not see it
+            next_mask_BGW = retention.mask(span_BGW - (age_BW + 1).unsqueeze(1))
+            gone_BW = retention.merge(memory, _strongest(next_mask_BGW) <= 0.0)
             memory = self._write(h_BD, memory, clock_B, gone_BW, tag_B)
         return y_BD, memory, report
 
@@ -221,6 +273,8 @@ class MemoryLayer(nn.Module):
         memory.hidden_BWD[row_B, slot_B] = h_BD
         memory.birth_BW[row_B, slot_B] = clock_B
         memory.tag_BW[row_B, slot_B] = 0 if tag_B is None else tag_B
+        if self.retention.pools:
+            memory.pooled_BW[row_B, slot_B] = False
         return memory
 
     # -- learning -------------------------------------------------------------------------------
@@ -251,16 +305,16 @@ class MemoryLayer(nn.Module):
                 strict=True,
             )
         ]
-        read_BTHD, span_BT, penalty_B = parts[0]
+        read_BTHD, span_BGT, penalty_B = parts[0]
         if len(parts) > 1:
-            read_BTHD, span_BT = (
+            read_BTHD, span_BGT = (
                 torch.cat([part[0] for part in parts]),
                 torch.cat([part[1] for part in parts]),
             )
             penalties = [part[2] for part in parts if part[2] is not None]
             penalty_B = torch.cat(penalties) if penalties else None
         y_BTD = self.feedforward(x_BTD + self._values(read_BTHD))
-        return y_BTD, h_BTD, BlockReport(span_BT, penalty_B)
+        return y_BTD, h_BTD, BlockReport(span_BGT, penalty_B)
 
     def _rows_at_a_time(self, view: BlockView, memory: LayerMemory) -> int:
         """So few that attention's arrays stay in the processor's cache, and a row is padded by its like."""
@@ -279,38 +333,67 @@ class MemoryLayer(nn.Module):
         view: BlockView,
         penalty: PenaltyKind | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What a block's queries read from memory [B, T, H, D], its spans [B, T], its penalties [B]."""
-        ramp = self.expire_span.ramp
-        span_BT, stored_span_BW = self.expire_span(h_BTD), self.expire_span(memory.hidden_BWD)
-        seen_span_BM = view.seen_spans(stored_span_BW, span_BT)
-        birth_BM = view.relative_births(memory)
+        """What a block's queries read from memory [B, T, H, D], its spans [B, G, T], its penalties [B]."""
+        retention = self.retention
+        new = view.new_memory(h_BTD)
+        pooled = retention.pool(memory, new, view)
+        contents = [memory, new] if pooled is None else [memory, pooled.memory, new]
+        spans = [retention.spans_of(part) for part in contents]
+        span_BGT = spans[-1]
+        birth_BM = view.relative(torch.cat([part.birth_BW for part in contents], 1))
+        end_BGM = torch.cat(view.disturbed(spans), 2) + birth_BM.unsqueeze(1)
+        new_BND, hidden_BTN = h_BTD, view.hidden_BTT
+        if pooled is not None:
+            new_BND = torch.cat([pooled.memory.hidden_BWD, h_BTD], 1)
+            hidden_BTN = torch.cat([pooled.hidden_BTP, hidden_BTN], 2)
         near, inside = self._positions_of_block(query_BTHK.transpose(1, 2), view, memory)
         # Seen from step R of the block on, everything stored is older than the ramp.
-        late = ramp if penalty is not None and penalty.use_steps else None
-        read_BTHD, mask_BTM, late_BW = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
+        late = retention.ramp if penalty is not None and penalty.use_steps else None
+        read_BTHD, mask_BTGM, late_BW = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
             question_BTHD,
             memory.hidden_BWD,
-            h_BTD,
+            new_BND,
             near,
             inside,
-            (seen_span_BM + birth_BM) / ramp + 1.0,
-            view.stored_time_BT / ramp,
-            view.step_T / ramp,
-            view.hidden_BTT,
+            end_BGM / retention.ramp + 1.0,
+            view.stored_time_BT / retention.ramp,
+            view.step_T / retention.ramp,
+            hidden_BTN,
             late,
         )
         penalty_B = None
-        if penalty is not None and penalty.form != "ramp":
-            cap_steps = penalty.cap_steps if penalty.form == "capped" else None
-            penalty_B = span_cost(span_BT, cap_steps).mean(1)
-        elif penalty is not None:
-            remaining_BTM = (seen_span_BM + birth_BM).unsqueeze(1) - view.step_T.unsqueeze(1)
-            penalty_B = ramp_penalty(remaining_BTM, mask_BTM, ramp)
-        if penalty is not None and late_BW is not None:
-            penalty_B = (
-                penalty_B - use_discount(stored_span_BW, late_BW, penalty.use_steps) / span_BT.shape[1]
-            )
-        return read_BTHD, span_BT, penalty_B
+        if penalty is not None:
+            penalty_B = retention.penalty(penalty, span_BGT, end_BGM, mask_BTGM, view.step_T)
+        if penalty is not None and penalty_B is not None and late_BW is not None:
+            discount_B = use_discount(spans[0], late_BW, penalty.use_steps)
+            penalty_B = penalty_B - discount_B / span_BGT.shape[2]
+        return read_BTHD, span_BGT, penalty_B
+
+    def after_block(self, memory: LayerMemory, h_BTD: Float[Tensor, "B T D"], view: BlockView) -> LayerMemory:
+        """What the query after a block would still see, per row; `h_BTD` are the memories written in it."""
+        num_steps = h_BTD.shape[1]
+        retention = self.retention
+        new = view.new_memory(h_BTD.detach())
+        pooled = retention.pool(memory, new, view)
+        contents, episodes = [memory, new], [torch.zeros_like(memory.birth_BW), view.episode_BT]
+        if pooled is not None:
+            contents.insert(1, pooled.memory)
+            episodes.insert(1, pooled.episode_BP)
+        spans = view.disturbed([retention.spans_of(part) for part in contents])
+        everything = LayerMemory.joined(contents)
+        remaining_BGM = torch.cat(spans, 2) + (view.relative(everything.birth_BW) - num_steps).unsqueeze(1)
+        alive_BM = _strongest(retention.mask(remaining_BGM)) > 0.0
+        return _keep(everything, alive_BM & (torch.cat(episodes, 1) == view.episode_BT[:, -1:]))
+
+    def compacted(
+        self, memory: LayerMemory, clock_B: Int[Tensor, " B"], noise: SpanNoise | None
+    ) -> LayerMemory:
+        """Only what a query at this time would see, in the narrowest store."""
+        span_BGW = self.retention.spans_of(memory)
+        if noise is not None:
+            span_BGW = noise.apply(span_BGW, slice(0, 1))
+        age_BW = clock_B.unsqueeze(1) - memory.birth_BW
+        return _keep(memory, _strongest(self.retention.mask(span_BGW - age_BW.unsqueeze(1))) > 0.0)
 
     def _queries(self, h: Float[Tensor, "*N D"]) -> tuple[Tensor, Tensor]:
         """Queries, scaled [*N, H, K], and the same taken through the key projection [*N, H, D]."""
@@ -329,6 +412,12 @@ class MemoryLayer(nn.Module):
         return self.attention_out(value_ND.view(*read.shape[:-2], -1))
 
     # -- relative positions ----------------------------------------------------------------------
+
+    def _position_ages(self, age_BW: Int[Tensor, "B W"], memory: LayerMemory) -> Int[Tensor, "B W"]:
+        """Ages, but older than the window for pooled memories: they have no position."""
+        if not self.retention.pools:
+            return age_BW
+        return age_BW.masked_fill(memory.pooled_BW, self.position_window + 1)
 
     def _positions(
         self, query_BHTK: Float[Tensor, "B H T K"], age_BTM: Int[Tensor, "B T M"]
@@ -352,7 +441,7 @@ class MemoryLayer(nn.Module):
         if not self.position_window:
             return None, None
         inside = self._positions_inside(query_BHTK)
-        age_BW = view.clock_B.unsqueeze(1) - memory.birth_BW
+        age_BW = self._position_ages(view.clock_B.unsqueeze(1) - memory.birth_BW, memory)
         near_columns = (age_BW <= self.position_window).any(0).nonzero()
         if not len(near_columns):
             return None, inside
@@ -377,73 +466,6 @@ class MemoryLayer(nn.Module):
         return padded.view(batch, heads, num_steps + 1, num_steps)[:, :, 1:]
 
 
-@dataclass(frozen=True, slots=True)
-class BlockView:
-    """Who may see whom in a block, shared by its layers."""
-
-    clock_B: Int[Tensor, " B"]
-    """clock reading at the first step"""
-    step_T: Float[Tensor, " T"]
-    """0, 1, 2, ..."""
-    episode_BT: Int[Tensor, "B T"]
-    """0: the episode that was under way before the block"""
-    hidden_BTT: Bool[Tensor, "B T T"]
-    """where a query may not look inside the block: True at the dots drawn in the module's docstring"""
-    stored_time_BT: Float[Tensor, "B T"]
-    """the step; infinite where nothing stored may be seen, so that every stored memory has expired"""
-    noise: SpanNoise | None
-
-    @classmethod
-    def of(
-        cls,
-        state: MemoryState,
-        is_first_BT: Bool[Tensor, "B T"],
-        noise: SpanNoise | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> BlockView:
-        """Prepare what does not depend on the layer; times are kept in `dtype`, or better."""
-        num_steps = is_first_BT.shape[1]
-        device = is_first_BT.device
-        step_T = torch.arange(num_steps, device=device, dtype=torch.promote_types(dtype, torch.float32))
-        episode_BT = is_first_BT.long().cumsum(1)
-        not_later_TT = torch.ones(num_steps, num_steps, dtype=torch.bool, device=device).triu()
-        hidden_BTT = not_later_TT | (episode_BT.unsqueeze(2) != episode_BT.unsqueeze(1))
-        stored_time_BT = step_T.masked_fill(episode_BT != 0, torch.inf)
-        return cls(state.clock_B, step_T, episode_BT, hidden_BTT, stored_time_BT, noise)
-
-    def split(self, size: int) -> list[BlockView]:
-        """Views of so many rows each."""
-        rows = zip(
-            torch.split(self.clock_B, size),
-            torch.split(self.episode_BT, size),
-            torch.split(self.hidden_BTT, size),
-            torch.split(self.stored_time_BT, size),
-            strict=True,
-        )
-        views = [
-            BlockView(clock, self.step_T, episode, hidden, time, None)
-            for clock, episode, hidden, time in rows
-        ]
-        if self.noise is None:
-            return views
-        noises = zip(
-            torch.split(self.noise.limit_BT, size), torch.split(self.noise.rate_BT, size), strict=True
-        )
-        return [replace(view, noise=SpanNoise(*noise)) for view, noise in zip(views, noises, strict=True)]
-
-    def seen_spans(self, stored_BW: Float[Tensor, "B W"], new_BT: Float[Tensor, "B T"]) -> Tensor:
-        """Spans of all memories [B, M] as the noise lets them be seen."""
-        if self.noise is not None:
-            stored_BW = self.noise.apply(stored_BW, slice(0, 1))
-            new_BT = self.noise.apply(new_BT, slice(None))
-        return torch.cat([stored_BW, new_BT], 1)
-
-    def relative_births(self, memory: LayerMemory) -> Float[Tensor, "B M"]:
-        """Births counted from the first step of the block (negative for stored memories)."""
-        stored_BW = (memory.birth_BW - self.clock_B.unsqueeze(1)).to(self.step_T.dtype)
-        return torch.cat([stored_BW, self.step_T.expand(stored_BW.shape[0], -1)], 1)
-
-
 class MemoryTransformer(nn.Module):
     """A stack of `MemoryLayer`, with its memory as explicit state."""
 
@@ -457,6 +479,16 @@ class MemoryTransformer(nn.Module):
             MemoryLayer(settings) for _ in range(settings.num_layers)
         )
         self.final_norm = nn.LayerNorm(settings.width)
+
+    @property
+    def learns_spans(self) -> bool:
+        """Whether training moves spans, so that they can be charged for and disturbed."""
+        return any(layer.retention.learns for layer in self._remembering())
+
+    @property
+    def short_term_window(self) -> int:
+        """Steps for which any memory lasts."""
+        return max((layer.retention.short_term_window for layer in self._remembering()), default=0)
 
     def initial_state(self, batch: int) -> MemoryState:
         """Empty memories for `batch` rows."""
@@ -481,10 +513,11 @@ class MemoryTransformer(nn.Module):
             x_BD: embedded inputs.
             state: memories so far. Used up: it is updated in place; `clone()` it to keep it.
             is_first_B: True where an episode begins with this step; its row forgets everything.
-            noise: span noise of this step, parts of shape [B, 1].
+            noise: span noise of this step, parts of shape [B, 1]; for learned spans only.
             tag_B: a number to store beside each new memory, for the caller's own use.
             write: False leaves the state as it is (to ask what the model would say).
         """
+        assert noise is None or self.learns_spans
         if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
             state = self.compact(state, noise)
         reports = []
@@ -492,7 +525,7 @@ class MemoryTransformer(nn.Module):
         if starts and not write:
             state = state.clone()
         for index, layer in enumerate(self.layers):
-            if not self.settings.remember:
+            if not self.settings.remembers:
                 x_BD = layer.feedforward(x_BD)
                 continue
             memory = state.layers[index]
@@ -524,17 +557,18 @@ class MemoryTransformer(nn.Module):
             x_BTD: embedded inputs.
             state: memories before the block; left as it is.
             is_first_BT: True where an episode begins.
-            noise: span noise, parts of shape [B, T].
+            noise: span noise, parts of shape [B, T]; for learned spans only.
             tag_BT: a number to store beside each new memory.
             penalty: also give the span penalty, of this kind.
             need_state: False saves the work of deleting and storing.
         """
-        view = BlockView.of(state, is_first_BT, noise, x_BTD.dtype)
+        assert noise is None or self.learns_spans
+        view = BlockView.of(state, is_first_BT, noise, tag_BT, x_BTD.dtype)
         layers: list[LayerMemory] = []
         reports = []
         for index, layer in enumerate(self.layers):
             skipped = self.training and bool(torch.rand(()) < self.settings.layer_drop)
-            if not self.settings.remember:
+            if not self.settings.remembers:
                 x_BTD = x_BTD if skipped else layer.feedforward(x_BTD)
                 continue
             memory = state.layers[index]
@@ -542,49 +576,23 @@ class MemoryTransformer(nn.Module):
             x_BTD = x_BTD if skipped else y_BTD
             reports.append(report)
             if need_state:
-                layers.append(self._after_block(layer, memory, view, h_BTD, tag_BT))
+                with torch.no_grad():
+                    layers.append(layer.after_block(memory, h_BTD, view))
         new_state = MemoryState(state.clock_B + x_BTD.shape[1], layers) if need_state else None
         return BlockOutput(self.final_norm(x_BTD), new_state, reports)
 
     @torch.no_grad()
     def compact(self, state: MemoryState, noise: SpanNoise | None = None) -> MemoryState:
         """Narrow every store to its fullest row, expired memories left out, under the present weights."""
-        layers = []
-        for layer, memory in zip(self._remembering(), state.layers, strict=True):
-            span_BW = layer.expire_span(memory.hidden_BWD)
-            if noise is not None:
-                span_BW = noise.apply(span_BW, slice(0, 1))
-            age_BW = state.clock_B.unsqueeze(1) - memory.birth_BW
-            layers.append(_keep(memory, layer.expire_span.mask(span_BW - age_BW) > 0.0))
+        layers = [
+            layer.compacted(memory, state.clock_B, noise)
+            for layer, memory in zip(self._remembering(), state.layers, strict=True)
+        ]
         return MemoryState(state.clock_B, layers)
-
-    @torch.no_grad()
-    def _after_block(
-        self,
-        layer: MemoryLayer,
-        memory: LayerMemory,
-        view: BlockView,
-        h_BTD: Float[Tensor, "B T D"],
-        tag_BT: Int[Tensor, "B T"] | None,
-    ) -> LayerMemory:
-        """What the query after this block would still see, per row."""
-        batch, num_steps, _ = h_BTD.shape
-        step_BT = torch.arange(num_steps, device=h_BTD.device).expand(batch, -1)
-        tag_BT = torch.zeros_like(step_BT) if tag_BT is None else tag_BT
-        everything = LayerMemory(
-            torch.cat([memory.hidden_BWD, h_BTD.detach()], 1),
-            torch.cat([memory.birth_BW, view.clock_B.unsqueeze(1) + step_BT], 1),
-            torch.cat([memory.tag_BW, tag_BT], 1),
-        )
-        span_BM = view.seen_spans(layer.expire_span(memory.hidden_BWD), layer.expire_span(h_BTD))
-        remaining_BM = span_BM + view.relative_births(memory) - num_steps
-        last_B1 = view.episode_BT[:, -1:]
-        episode_BM = torch.cat([torch.zeros_like(memory.birth_BW), view.episode_BT], 1)
-        return _keep(everything, (layer.expire_span.mask(remaining_BM) > 0.0) & (episode_BM == last_B1))
 
     def _remembering(self) -> list[MemoryLayer]:
         """The layers that have a memory: all, or none in the memory-free control."""
-        return [layer for layer in self.layers if layer.remember]
+        return [layer for layer in self.layers if layer.remembers]
 
 
 def _keep(memory: LayerMemory, alive_BW: Bool[Tensor, "B W"]) -> LayerMemory:
@@ -595,6 +603,11 @@ def _keep(memory: LayerMemory, alive_BW: Bool[Tensor, "B W"]) -> LayerMemory:
         dim=1, descending=True, stable=True
     )
     return memory.gather(order_BW[:, :num_slots], birth_BW[:, :num_slots])
+
+
+def _strongest(mask_BGW: Float[Tensor, "B G W"]) -> Float[Tensor, "B W"]:
+    """m_ti for the head that sees the memory best."""
+    return mask_BGW.squeeze(1) if mask_BGW.shape[1] == 1 else mask_BGW.amax(1)
 
 
 def _log_mask(mask: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

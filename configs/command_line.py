@@ -125,6 +125,8 @@ def options_of(kind: type[Any], prefix: str = "") -> dict[str, Any]:
 def settings_from_words(words: Sequence[str], options: Mapping[str, Any]) -> list[Setting]:
     """Read `--memory.max-span 64`, `--memory.max_span=64`, `--csv` and `--env-arg length=10`.
 
+    A group that has an option called kind may stand for it: `--memory none` is `--memory.kind none`.
+
     Raises:
         ValueError: an unknown option, a missing value or a word that belongs to no option.
     """
@@ -296,6 +298,8 @@ def _resolve_name(name: str, options: Mapping[str, Any], source: str | None) -> 
         return option
     members = [known for known in options if known.startswith(f"{option}.")]
     origin = f" in {source}" if source is not None else ""
+    if source is None and f"{option}.kind" in options:
+        return f"{option}.kind"
     if members:
         raise ValueError(f"{option}{origin} is a group of options, not an option: {', '.join(members)}")
     nearest = _nearest(option, options)

@@ -25,24 +25,37 @@ PRESETS = Path(__file__).parent
 """Folder of the presets that `--env` picks by name."""
 
 Schedule = Literal["constant", "linear"]
+MemoryKind = Literal["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
-    """What the policy remembers, and for how long (Expire-Span; capitals are the paper's symbols)."""
+    """What the policy remembers, and for how long; capitals are the papers' symbols."""
 
-    kind: Literal["expire-span", "none"] = "expire-span"
-    """"none" is the memory-free control: the same torso and width, no attention to the past"""
+    kind: MemoryKind = "expire-span"
+    """`--memory KIND` for short. "expire-span": each memory gets a span of its own; "transformer-xl": the
+    last `size` steps; "adaptive-span": each head learns one span for all memories; "compressive": the last
+    `size` steps, and means of older ones; "none": the memory-free control, the same torso and width, no
+    attention to the past. Options that a kind does not have are ignored"""
     max_span: int = 1024
-    """L: longest span a memory can be given, in steps; give it room, several times the longest need"""
+    """L: longest span that can be learned, in steps; give it room, several times the longest need. Like the
+    next two for expire-span and adaptive-span"""
     ramp: int = 16
     """R: steps over which an expiring memory fades out; only there does the task teach spans"""
     initial_span_fraction: float = 0.1
     """p: spans start at this share of `max_span`"""
     span_divisor: float = 1.0
-    """d: divides what the span predictor sees, so that spans do not jump when `max_span` is very large"""
+    """d: divides what the span predictor sees, so that spans do not jump when `max_span` is very large
+    (expire-span)"""
+    size: int = 64
+    """S: steps for which a memory is kept as it was (transformer-xl, compressive)"""
+    compressed_size: int = 64
+    """N: so many means of older memories are kept (compressive)"""
+    compression_rate: int = 4
+    """c: memories in a mean (compressive)"""
     random_shortening: bool = False
-    """in training, clamp the spans of an episode to u * `max_span` with u uniform between 0 and 1"""
+    """in training, clamp the spans of an episode to u * `max_span` with u uniform between 0 and 1. Like the
+    next three for expire-span and adaptive-span"""
     time_dilation_max: float = 1.0
     """in training, the clock of an episode may run up to so many times faster (1: never): surviving 200 of
     its steps then teaches surviving more"""
@@ -58,13 +71,37 @@ class MemoryConfig:
         _check("memory.max_span", self.max_span, "[1, inf)")
         _check("memory.ramp", self.ramp, "[1, inf)")
         _check("memory.initial_span_fraction", self.initial_span_fraction, "(0, 1)")
+        _check("memory.size", self.size, "[1, inf)")
+        _check("memory.compressed_size", self.compressed_size, "[1, inf)")
+        _check("memory.compression_rate", self.compression_rate, "[1, inf)")
         _check("memory.span_divisor", self.span_divisor, "(0, inf)")
         _check("memory.time_dilation_max", self.time_dilation_max, "[1, inf)")
         _check("memory.time_dilation_probability", self.time_dilation_probability, "[0, 1]")
         _check("memory.time_dilation_growth", self.time_dilation_growth, "[1, inf)")
         _check("memory.position_window", self.position_window, "[0, inf)")
-        if self.ramp > self.max_span:
+        if self.learns_spans and self.ramp > self.max_span:
             raise ValueError(f"memory.ramp ({self.ramp}) must not exceed memory.max_span ({self.max_span})")
+
+    @property
+    def learns_spans(self) -> bool:
+        """Whether training decides how long memories last."""
+        return self.kind in ("expire-span", "adaptive-span")
+
+    @property
+    def summary(self) -> str:
+        """The memory in a few words."""
+        match self.kind:
+            case "expire-span":
+                return f"Expire-Span up to {self.max_span:,} steps, ramp {self.ramp}"
+            case "adaptive-span":
+                return f"Adaptive-Span up to {self.max_span:,} steps, ramp {self.ramp}"
+            case "transformer-xl":
+                return f"Transformer-XL, the last {self.size:,} steps"
+            case "compressive":
+                means = f"{self.compressed_size:,} means of {self.compression_rate}"
+                return f"Compressive, the last {self.size:,} steps and {means}"
+            case "none":
+                return "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,13 +228,13 @@ class A2CConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PenaltyConfig:
-    """What remembering costs: the weight alpha of the span penalty (equation 6)."""
+    """What remembering costs: the weight alpha of the span penalty (equation 6), where spans are learned."""
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
     """"constraint": charge only while the worst class of episodes still succeeds; "fixed": always `weight`"""
     form: Literal["capped", "all", "ramp"] = "capped"
     """"all": equation 6 on every memory; "capped": the same with a cap on what one memory costs; "ramp": as
-    the released code, on fading memories only"""
+    the released code, on fading memories only. An adaptive-span always pays the mean span of its heads"""
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
     use_steps: float = 0.0
@@ -241,7 +278,8 @@ class StopConfig:
     min_episodes: int = 30
     """every class must have at least so many of them"""
     retained: float | None = None
-    """and no layer may retain more memories than this on average; none: not required"""
+    """and no layer may retain more memories than this on average (where spans are learned: no training makes
+    other memories smaller); none: not required"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""

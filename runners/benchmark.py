@@ -260,7 +260,7 @@ def shorten_spans(agent: MemoryOnPolicyAlgorithm) -> None:
     """Give every memory the span that a trained agent gives the useless ones: less than the ramp."""
     with torch.no_grad():
         for name, parameter in agent.policy.named_parameters():
-            if name.endswith("expire_span.predictor.bias"):
+            if name.endswith("retention.predictor.bias"):
                 parameter.fill_(-12.0)
 
 

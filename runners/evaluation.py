@@ -75,7 +75,7 @@ class EvaluationResult:
     correlation_horizon: tuple[int, int] | None
     """fewest and most steps between a cue and its use, as the environment declares them"""
     short_term_window: int
-    """steps for which any memory lasts, even one with a span of 0: the ramp"""
+    """steps for which any memory lasts: the ramp (spans can be 0), or the size of a memory of fixed size"""
     steps_per_second: float
     """of all environments together, environment and agent"""
     over_time: list[Stretch] = field(default_factory=list)
@@ -251,7 +251,7 @@ def evaluate(
         cue_recall=totals.recalled / totals.asked if totals.asked else None,
         metrics=_metric_means(finished),
         correlation_horizon=horizons[0],
-        short_term_window=policy.transformer.settings.ramp if num_layers else 0,
+        short_term_window=policy.transformer.short_term_window,
         steps_per_second=step * num_envs / elapsed,
         over_time=over_time,
     )

@@ -128,13 +128,12 @@ def _evaluate_best(config: TrainConfig, folder: RunFolder) -> EvaluationResult:
 
 def _facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: RunFolder) -> dict[str, object]:
     parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
-    policy, memory = config.policy, config.memory
-    kind = f"Expire-Span up to {memory.max_span:,} steps, ramp {memory.ramp}"
+    policy = config.policy
     return {
         "environment": f"{config.env} x {config.num_envs}",
         "algorithm": f"{config.algo.upper()}, up to {config.total_steps:,} steps",
         "policy": f"{policy.num_layers} layers of width {policy.width}, {parameters:,} parameters",
-        "memory": kind if memory.kind == "expire-span" else "none",
+        "memory": config.memory.summary,
         "device": f"{agent.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}",
         "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
         "run folder": shown(folder.path),

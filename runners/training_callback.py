@@ -94,12 +94,16 @@ class TrainingCallback(BaseCallback):
     def _retained(self) -> list[float]:
         return self.model.memory_statistics.retained_means()
 
+    def _forgettable(self) -> list[float]:
+        """Memories retained per layer, if training can make them fewer."""
+        return self._retained() if self.model.policy.transformer.learns_spans else []
+
     def _score(self) -> list[float]:
         """The larger the better: success up to what counts as solved, then as few memories as possible."""
         enough = self._config.stop.success or 1.0
         worst = self.model.success_window.worst()
         if worst is not None:
-            return [1.0, min(worst, enough), -float(np.sum(self._retained()))]
+            return [1.0, min(worst, enough), -float(np.sum(self._forgettable()))]
         episodes = list(self.model.ep_info_buffer or [])
         return [0.0, float(np.mean([episode["r"] for episode in episodes])), 0.0] if episodes else []
 
@@ -108,7 +112,7 @@ class TrainingCallback(BaseCallback):
         worst = self.model.success_window.worst()
         if stop.success is None or worst is None or worst < stop.success:
             return False
-        return stop.retained is None or max(self._retained(), default=0.0) <= stop.retained
+        return stop.retained is None or max(self._forgettable(), default=0.0) <= stop.retained
 
     def _show(self) -> None:
         successes = list(self.model.ep_success_buffer or [])

@@ -1,72 +1,149 @@
-"""The method as its equations stand, one number at a time: slow, and easy to believe.
+"""The methods as their definitions stand, one number at a time: slow, and easy to believe.
 
-Nothing is deleted, cached, batched or vectorized over memories. Tests compare the product with it.
+Nothing is deleted, cached, batched or vectorized over memories: every step looks at the whole episode and
+asks the definition of its kind of memory what there is to be seen. Tests compare the product with it.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agents.expire_span import SMALLEST_MASK
+from agents.adaptive_span import AdaptiveSpan
+from agents.compressive import Compressive
+from agents.expire_span import ExpireSpan
+from agents.retention import SMALLEST_MASK, FixedSpan
 from agents.transformer import MemoryLayer, MemoryTransformer
 
 
-def reference_outputs(
+class Written(NamedTuple):
+    """What a layer wrote in one step of the present episode."""
+
+    clock: int
+    h_D: Tensor
+    tag: int
+
+
+class Seen(NamedTuple):
+    """What a step can see."""
+
+    vector_D: Tensor
+    weights: list[Tensor]
+    """m_ti for each head"""
+    age: int | None
+    """None: it has no position"""
+    tag: int
+
+
+class Reference(NamedTuple):
+    """What the product should give for one sequence."""
+
+    y_TD: Tensor
+    retained_TL: list[list[int]]
+    """memories that at least one head can see"""
+    on_ramp_TL: list[list[int]]
+    tagged_TL: list[list[int]]
+
+
+def reference(
     model: MemoryTransformer,
     x_TD: Tensor,
     is_first: list[bool],
+    tags: list[int] | None = None,
     *,
     limit: float = math.inf,
     rate: float = 1.0,
-) -> Tensor:
-    """Outputs [T, D] for one sequence that starts with empty memories."""
-    start, steps = 0, []
-    history: list[list[Tensor]] = [[] for _ in model.layers]
-    for t, first in enumerate(is_first):
+    clock: int = 0,
+) -> Reference:
+    """One sequence that starts with empty memories, the row's clock reading `clock`."""
+    tags = [0] * len(is_first) if tags is None else tags
+    result = Reference(torch.empty(0), [], [], [])
+    steps = []
+    episode: list[list[Written]] = [[] for _ in model.layers]
+    for now, (x_D, first, tag) in enumerate(zip(x_TD, is_first, tags, strict=True), start=clock):
         if first:
-            start = t
-            history = [[] for _ in model.layers]
-        x_D = x_TD[t]
-        for layer, memories in zip(model.layers, history, strict=True):
+            episode = [[] for _ in model.layers]
+        for counts in result[1:]:
+            counts.append([])
+        for layer, written in zip(model.layers, episode, strict=True):
             assert isinstance(layer, MemoryLayer)
             h_D = layer.memory_norm(x_D)
-            x_D = x_D + layer.attention_out(_read(layer, h_D, memories, t - start, limit, rate))
+            memories = seen(layer, written, now, limit, rate)
+            x_D = x_D + layer.attention_out(_read(layer, h_D, memories))
             x_D = x_D + layer.narrow(F.relu(layer.widen(layer.feedforward_norm(x_D))))
-            memories.append(h_D)
+            strongest = [max(weight.item() for weight in memory.weights) for memory in memories]
+            result.retained_TL[-1].append(sum(m > 0 for m in strongest))
+            result.on_ramp_TL[-1].append(sum(0 < m < 1 for m in strongest))
+            result.tagged_TL[-1].append(
+                sum(m > 0 and memory.tag > 0 for m, memory in zip(strongest, memories, strict=True))
+            )
+            written.append(Written(now, h_D, tag))
         steps.append(model.final_norm(x_D))
-    return torch.stack(steps)
+    return result._replace(y_TD=torch.stack(steps))
 
 
-def _read(
-    layer: MemoryLayer, h_D: Tensor, memories: list[Tensor], t: int, limit: float, rate: float
-) -> Tensor:
-    """Equations 1 to 4 for one query; `memories[i]` was written at step i of the episode."""
+def seen(layer: MemoryLayer, written: list[Written], now: int, limit: float, rate: float) -> list[Seen]:
+    """The memories of an episode as the step at `now` sees them."""
+    retention = layer.retention
+    if isinstance(retention, Compressive):
+        return _seen_compressed(layer, written, now, retention)
+    memories = []
+    for clock, h_D, tag in written:
+        age = now - clock
+        if isinstance(retention, ExpireSpan):
+            logit = retention.predictor(h_D / retention.span_divisor).squeeze(-1)
+            spans = [retention.max_span * torch.sigmoid(logit)] * layer.num_heads  # e_i (1)
+        elif isinstance(retention, AdaptiveSpan):
+            spans = [retention.max_span * torch.sigmoid(logit) for logit in retention.logit_G]
+        if isinstance(retention, ExpireSpan | AdaptiveSpan):
+            remaining = [torch.clamp(span, max=limit) / rate - age for span in spans]  # r_ti (2)
+            weights = [(1 + r / retention.ramp).clamp(0, 1) for r in remaining]  # m_ti (3)
+            weights = [m if m.item() > SMALLEST_MASK else torch.zeros_like(m) for m in weights]
+        else:
+            assert isinstance(retention, FixedSpan)
+            weights = [h_D.new_tensor(float(age <= retention.size))] * layer.num_heads
+        memories.append(Seen(h_D, weights, age, tag))
+    return memories
+
+
+def _seen_compressed(
+    layer: MemoryLayer, written: list[Written], now: int, retention: Compressive
+) -> list[Seen]:
+    """Groups on the row's clock: as they are, then as their mean, then not at all."""
+    size, rate, means = retention.size, retention.compression_rate, retention.compressed_size
+    memories = []
+    for group in sorted({memory.clock // rate for memory in written}):
+        members = [memory for memory in written if memory.clock // rate == group]
+        last_clock = group * rate + rate - 1  # of the whole group, whether or not the episode has come there
+        age_of_group = now - last_clock
+        one = [torch.ones_like(members[0].h_D[0])] * layer.num_heads
+        if age_of_group <= size:
+            memories += [Seen(member.h_D, one, now - member.clock, member.tag) for member in members]
+        elif age_of_group <= size + rate * means:
+            mean_D = torch.stack([member.h_D for member in members]).mean(0)
+            memories.append(Seen(mean_D, one, None, max(member.tag for member in members)))
+    return memories
+
+
+def _read(layer: MemoryLayer, h_D: Tensor, memories: list[Seen]) -> Tensor:
+    """Equation 4 for one query."""
     size = layer.head_size
     query_D = layer.query(h_D)
-    expire = layer.expire_span
-    weights: list[Tensor] = []  # m_ti
-    for i, memory_D in enumerate(memories):
-        logit = expire.predictor(memory_D / expire.span_divisor).squeeze(-1)
-        span = torch.clamp(expire.max_span * torch.sigmoid(logit), max=limit) / rate  # e_i (1)
-        remaining = span - (t - i)  # r_ti (2)
-        mask = (1 + remaining / expire.ramp).clamp(0, 1)  # m_ti (3)
-        weights.append(mask if mask.item() > SMALLEST_MASK else torch.zeros_like(mask))
     heads = []
     for head in range(layer.num_heads):
         part = slice(head * size, (head + 1) * size)
         numerator, denominator = torch.zeros_like(h_D[part]), torch.zeros_like(h_D[0])
-        for i, (memory_D, m) in enumerate(zip(memories, weights, strict=True)):
-            key_K, value_K = layer.key(memory_D)[part], layer.value(memory_D)[part]
+        for memory in memories:
+            key_K, value_K = layer.key(memory.vector_D)[part], layer.value(memory.vector_D)[part]
             query_K = query_D[part] * size**-0.5
             score = query_K @ key_K
-            age = t - i
-            if layer.position_window and age <= layer.position_window:
-                score = score + query_K @ layer.position_HPK[head, layer.position_window - age]
-            numerator = numerator + m * score.exp() * value_K
-            denominator = denominator + m * score.exp()
-        heads.append(numerator / denominator if denominator.item() > 0 else numerator)  # (4)
+            if memory.age is not None and memory.age <= layer.position_window:
+                score = score + query_K @ layer.position_HPK[head, layer.position_window - memory.age]
+            numerator = numerator + memory.weights[head] * score.exp() * value_K
+            denominator = denominator + memory.weights[head] * score.exp()
+        heads.append(numerator / denominator if denominator.item() > 0 else numerator)
     return torch.cat(heads)

@@ -294,7 +294,7 @@ def test_learns_to_say_what_it_saw_first(make: Any) -> None:
 
 @pytest.mark.learning
 def test_without_memory_the_same_policy_stays_at_chance() -> None:
-    model = ppo(vec(RepeatFirst, 32), learning_rate=3e-3, batch_size=256, policy_kwargs={"remember": False})
+    model = ppo(vec(RepeatFirst, 32), learning_rate=3e-3, batch_size=256, policy_kwargs={"memory": "none"})
     model.learn(40_000)
     mean, _ = evaluate_policy(model, vec(RepeatFirst, 10), n_eval_episodes=400)
     assert 0.4 < mean < 0.6

@@ -6,14 +6,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from agents.expire_span import ExpireSpan, SpanNoise, ramp_penalty
+from agents.block_view import SpanNoise
+from agents.expire_span import ExpireSpan
+from agents.retention import ramp_penalty
+
+
+def spans(module: ExpireSpan, hidden: Tensor) -> Tensor:
+    """[B, M], since the heads share a span."""
+    birth = torch.zeros(hidden.shape[:2], dtype=torch.long)
+    return module.spans(module.products(hidden), birth, None).squeeze(1)
 
 
 def test_ramp_by_hand() -> None:
     """Span 4, ramp 2: alive up to age 4, half at 5, gone from 6."""
     module = ExpireSpan(3, max_span=8, ramp=2, initial_span_fraction=0.5)
-    span = module(torch.zeros(1, 1, 3))
+    span = spans(module, torch.zeros(1, 1, 3))
     assert span.item() == pytest.approx(4.0)
     mask = module.mask(span - torch.tensor([0, 4, 5, 6, 7]))
     assert mask.flatten().tolist() == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0])
@@ -22,7 +31,7 @@ def test_ramp_by_hand() -> None:
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 0.9])
 def test_every_span_starts_at_the_stated_fraction(fraction: float) -> None:
     module = ExpireSpan(5, max_span=1000, ramp=3, initial_span_fraction=fraction)
-    torch.testing.assert_close(module(torch.randn(2, 7, 5)), torch.full((2, 7), 1000 * fraction))
+    torch.testing.assert_close(spans(module, torch.randn(2, 7, 5)), torch.full((2, 7), 1000 * fraction))
 
 
 def test_divisor_shrinks_the_influence_of_the_hidden_state() -> None:
@@ -31,7 +40,7 @@ def test_divisor_shrinks_the_influence_of_the_hidden_state() -> None:
     for module in (plain, divided):
         torch.nn.init.ones_(module.predictor.weight)
     hidden = torch.randn(1, 6, 4)
-    torch.testing.assert_close(divided(5.0 * hidden), plain(hidden))
+    torch.testing.assert_close(spans(divided, 5.0 * hidden), spans(plain, hidden))
 
 
 @given(
@@ -45,7 +54,7 @@ def test_a_memory_never_comes_back(max_span: int, ramp: int, seed: int, scale: f
     generator = torch.Generator().manual_seed(seed)
     module = ExpireSpan(4, max_span=max_span, ramp=ramp)
     torch.nn.init.normal_(module.predictor.weight, std=scale, generator=generator)
-    span = module(torch.randn(1, 5, 4, generator=generator)).detach()
+    span = spans(module, torch.randn(1, 5, 4, generator=generator)).detach()
     assert bool((span >= 0).all())
     assert bool((span <= max_span).all())
     mask = module.mask(span.unsqueeze(1) - torch.arange(max_span + ramp + 2).view(1, -1, 1))
@@ -59,7 +68,7 @@ def test_gradient_reaches_the_predictor_only_on_the_ramp() -> None:
     module = ExpireSpan(2, max_span=8, ramp=2, initial_span_fraction=0.5)
     for age, learns in [(0, False), (5, True), (8, False)]:
         module.zero_grad()
-        module.mask(module(torch.ones(1, 3, 2)) - age).sum().backward()
+        module.mask(spans(module, torch.ones(1, 3, 2)) - age).sum().backward()
         assert module.predictor.bias.grad is not None
         assert bool(module.predictor.bias.grad != 0) is learns, f"age {age}"
 
@@ -68,7 +77,7 @@ def test_ramp_penalty_by_hand() -> None:
     """Two queries, ramp 4: pairs with r = -1 and -3 lie on the ramp, those with 2 and -5 do not."""
     remaining = torch.tensor([[[2.0, -1.0], [-3.0, -5.0]]], requires_grad=True)
     mask = (1 + remaining.detach() / 4).clamp(0, 1)
-    penalty = ramp_penalty(remaining, mask, 4)
+    penalty = ramp_penalty(remaining.unsqueeze(2), mask.unsqueeze(2), 4)
     assert penalty.tolist() == pytest.approx([(-1.0 - 3.0) / (4 * 2)])
     penalty.sum().backward()
     assert remaining.grad is not None
@@ -78,10 +87,11 @@ def test_ramp_penalty_by_hand() -> None:
 def test_noise_clamps_then_divides() -> None:
     noise = SpanNoise(torch.tensor([[6.0, 100.0]]), torch.tensor([[2.0, 4.0]]))
     torch.testing.assert_close(
-        noise.apply(torch.tensor([[8.0, 8.0]]), slice(None)), torch.tensor([[3.0, 2.0]])
+        noise.apply(torch.tensor([[[8.0, 8.0]]]), slice(None)), torch.tensor([[[3.0, 2.0]]])
     )
     torch.testing.assert_close(
-        noise.apply(torch.tensor([[8.0, 4.0, 1.0]]), slice(0, 1)), torch.tensor([[3.0, 2.0, 0.5]])
+        noise.apply(torch.tensor([[[8.0, 4.0, 1.0], [9.0, 2.0, 0.0]]]), slice(0, 1)),
+        torch.tensor([[[3.0, 2.0, 0.5], [3.0, 1.0, 0.0]]]),
     )
 
 

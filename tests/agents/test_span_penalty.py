@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from agents.expire_span import span_cost
+from agents.retention import span_cost
 from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 

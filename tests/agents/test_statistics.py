@@ -37,7 +37,7 @@ def test_dilated_episodes_count_only_when_asked() -> None:
 
 def report(retained: int, tagged: int) -> StepReport:
     return StepReport(
-        torch.tensor([5.0]), torch.tensor([retained]), torch.tensor([retained // 2]), torch.tensor([tagged])
+        torch.tensor([[5.0]]), torch.tensor([retained]), torch.tensor([retained // 2]), torch.tensor([tagged])
     )
 
 

@@ -11,14 +11,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.expire_span import SpanNoise
+from agents.adaptive_span import AdaptiveSpan
+from agents.block_view import BlockView, SpanNoise
+from agents.expire_span import ExpireSpan
 from agents.memory_state import NEVER, MemoryState
-from agents.transformer import BlockView, MemoryTransformer, TransformerSettings
-from tests.agents.reference_transformer import reference_outputs
+from agents.retention import SMALLEST_MASK, PenaltyForm, PenaltyKind
+from agents.transformer import MemoryKind, MemoryTransformer, TransformerSettings, make_retention
+from tests.agents.reference_transformer import reference
 
 SMALL = TransformerSettings(
-    width=8, num_layers=2, num_heads=2, max_span=12, ramp=3, initial_span_fraction=0.3, position_window=4
+    width=8,
+    num_layers=2,
+    num_heads=2,
+    max_span=12,
+    ramp=3,
+    initial_span_fraction=0.3,
+    memory_size=5,
+    compressed_size=2,
+    compression_rate=3,
+    position_window=4,
 )
+
+
+KINDS: list[MemoryKind] = ["expire-span", "transformer-xl", "adaptive-span", "compressive"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def lively(settings: TransformerSettings, seed: int = 0, *, spread: float = 1.5) -> MemoryTransformer:
@@ -26,7 +42,10 @@ def lively(settings: TransformerSettings, seed: int = 0, *, spread: float = 1.5)
     torch.manual_seed(seed)
     model = MemoryTransformer(settings).double().eval()
     for layer in model.layers:
-        torch.nn.init.normal_(layer.expire_span.predictor.weight, std=spread)
+        if isinstance(layer.retention, ExpireSpan):
+            torch.nn.init.normal_(layer.retention.predictor.weight, std=spread)
+        if isinstance(layer.retention, AdaptiveSpan):
+            torch.nn.init.normal_(layer.retention.logit_G, std=spread)
         if settings.position_window:
             torch.nn.init.normal_(layer.position_HPK)
     return model
@@ -64,49 +83,98 @@ def by_blocks(
     return torch.cat(outputs, 1)
 
 
-shapes: dict[str, Any] = {
-    "seed": st.integers(0, 2**16),
-    "heads": st.sampled_from([1, 2, 4]),
-    "max_span": st.sampled_from([1, 4, 12, 100]),
-    "ramp": st.sampled_from([1, 3, 20]),
-    "window": st.sampled_from([0, 1, 4, 40]),
-    "rate": st.sampled_from([0.0, 0.1, 0.5]),
-}
-
-
-@settings(max_examples=25)
-@given(**shapes)
-def test_step_and_block_equal_the_reference(
-    seed: int, heads: int, max_span: int, ramp: int, window: int, rate: float
-) -> None:
-    """Spans near L with R < T included, where the released code crashes."""
-    model = lively(
-        replace(SMALL, num_heads=heads, max_span=max_span, ramp=ramp, position_window=window),
-        seed,
-        spread=4.0,
+@st.composite
+def transformers(draw: st.DrawFn) -> TransformerSettings:
+    """Every kind, with memories shorter and longer than blocks, windows, groups and each other."""
+    return replace(
+        SMALL,
+        memory=draw(st.sampled_from(KINDS)),
+        num_heads=draw(st.sampled_from([1, 2, 4])),
+        max_span=draw(st.sampled_from([1, 4, 12, 100])),
+        ramp=draw(st.sampled_from([1, 3, 20])),
+        memory_size=draw(st.sampled_from([1, 2, 5, 30])),
+        compressed_size=draw(st.sampled_from([1, 2, 9])),
+        compression_rate=draw(st.sampled_from([1, 2, 3, 7])),
+        position_window=draw(st.sampled_from([0, 1, 4, 40])),
     )
-    batch, steps = 3, 17
-    x = torch.randn(batch, steps, 8, dtype=torch.float64)
+
+
+seeds = st.integers(0, 2**16)
+rates = st.sampled_from([0.0, 0.1, 0.5])
+
+
+@settings(max_examples=50)
+@given(chosen=transformers(), seed=seeds, rate=rates)
+def test_step_and_block_equal_the_reference(chosen: TransformerSettings, seed: int, rate: float) -> None:
+    """Outputs and counts; spans near L with R < T included, where the released code crashes."""
+    model = lively(chosen, seed, spread=4.0)
+    batch, steps = 2, 16
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, steps, 8, dtype=torch.float64, generator=generator)
+    tags = torch.randint(-1, 2, (batch, steps), generator=generator).clamp_min(0)
     first = episode_starts(seed, batch, steps, rate)
     with torch.no_grad():
-        expected = torch.stack([reference_outputs(model, x[b], first[b].tolist()) for b in range(batch)])
-        stepped, _ = by_steps(model, x, first, model.initial_state(batch))
-        torch.testing.assert_close(stepped, expected, rtol=1e-9, atol=1e-10)
-        for sizes in ([steps], [1, 5, 11], [8, 8, 1]):
-            torch.testing.assert_close(by_blocks(model, x, first, sizes), expected, rtol=1e-9, atol=1e-10)
+        expected = [reference(model, x[b], first[b].tolist(), tags[b].tolist()) for b in range(batch)]
+        y = torch.stack([row.y_TD for row in expected])
+        state = model.initial_state(batch)
+        for t in range(steps):
+            output = model.step(x[:, t], state, first[:, t], tag_B=tags[:, t])
+            state = output.state
+            torch.testing.assert_close(output.y_BD, y[:, t], rtol=1e-9, atol=1e-10)
+            for layer, report in enumerate(output.reports):
+                assert report.retained_B.tolist() == [row.retained_TL[t][layer] for row in expected]
+                assert report.on_ramp_B.tolist() == [row.on_ramp_TL[t][layer] for row in expected]
+                assert report.tagged_B.tolist() == [row.tagged_TL[t][layer] for row in expected]
+        for sizes in ([steps], [1, 5, 10], [7, 8, 1]):
+            torch.testing.assert_close(by_blocks(model, x, first, sizes), y, rtol=1e-9, atol=1e-10)
 
 
-@settings(max_examples=15)
-@given(seed=st.integers(0, 2**16), limit=st.floats(0.0, 12.0), rate=st.floats(1.0, 9.0))
-def test_span_noise_is_the_same_in_step_block_and_reference(seed: int, limit: float, rate: float) -> None:
-    model = lively(SMALL, seed)
+@settings(max_examples=40)
+@given(chosen=transformers(), seed=seeds, rate=rates, cut=st.integers(1, 14))
+def test_a_block_leaves_what_steps_leave(
+    chosen: TransformerSettings, seed: int, rate: float, cut: int
+) -> None:
+    """The same memories in every row, whichever way they came there, and no slot for anything else."""
+    model = lively(chosen, seed)
+    x = torch.randn(3, 15, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    tags = torch.arange(45).view(3, 15) % 4
+    first = episode_starts(seed, 3, 15, rate)
+    with torch.no_grad():
+        stepped = model.initial_state(3)
+        for t in range(15):
+            stepped = model.step(x[:, t], stepped, first[:, t], tag_B=tags[:, t]).state
+        blocked: MemoryState | None = model.initial_state(3)
+        for part in (slice(0, cut), slice(cut, 15)):
+            assert blocked is not None
+            blocked = model.block(x[:, part], blocked, first[:, part], tag_BT=tags[:, part]).state
+        assert blocked is not None
+    for one, other in zip(model.compact(stepped).layers, model.compact(blocked).layers, strict=True):
+        used = one.birth_BW != NEVER
+        fullest = int(used.sum(1).max())
+        assert used.sum(1).tolist() == (other.birth_BW != NEVER).sum(1).tolist()
+        used = used[:, :fullest]
+        for mine, theirs in zip(one.tensors(), other.tensors(), strict=True):
+            torch.testing.assert_close(mine[:, :fullest][used], theirs[:, :fullest][used])
+
+
+@settings(max_examples=30)
+@given(
+    kind=st.sampled_from(["expire-span", "adaptive-span"]),
+    seed=seeds,
+    limit=st.floats(0.0, 12.0),
+    rate=st.floats(1.0, 9.0),
+)
+def test_span_noise_is_the_same_in_step_block_and_reference(
+    kind: MemoryKind, seed: int, limit: float, rate: float
+) -> None:
+    model = lively(replace(SMALL, memory=kind), seed)
     x = torch.randn(1, 15, 8, dtype=torch.float64)
     first = episode_starts(seed, 1, 15, 0.15)
     noise = SpanNoise(torch.full((1, 15), limit), torch.full((1, 15), rate))
     with torch.no_grad():
-        expected = reference_outputs(
+        expected = reference(
             model, x[0], first[0].tolist(), limit=float(torch.tensor(limit)), rate=float(torch.tensor(rate))
-        )
+        ).y_TD
         stepped, _ = by_steps(model, x, first, model.initial_state(1), noise)
         torch.testing.assert_close(stepped[0], expected, rtol=1e-6, atol=1e-6)  # noise is float32
         torch.testing.assert_close(
@@ -114,26 +182,139 @@ def test_span_noise_is_the_same_in_step_block_and_reference(seed: int, limit: fl
         )
 
 
-def test_gradients_equal_those_of_the_reference() -> None:
-    """Every parameter, the span predictors included, with episode ends inside the block."""
-    model = lively(SMALL, 3)
-    x = torch.randn(2, 14, 8, dtype=torch.float64)
-    first = episode_starts(3, 2, 14, 0.15)
-    direction = torch.randn(2, 14, 8, dtype=torch.float64)
-    (model.block(x, model.initial_state(2), first).y_BTD * direction).sum().backward()
-    mine = {
-        name: parameter.grad.clone()
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
-    model.zero_grad()
-    expected = torch.stack([reference_outputs(model, x[b], first[b].tolist()) for b in range(2)])
-    (expected * direction).sum().backward()
-    for name, parameter in model.named_parameters():
+@settings(max_examples=30)
+@given(chosen=transformers(), seed=seeds, rate=rates)
+def test_gradients_equal_those_of_the_reference(chosen: TransformerSettings, seed: int, rate: float) -> None:
+    """Every parameter and the inputs, with episode ends inside the block."""
+    model = lively(chosen, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 14, 8, dtype=torch.float64, generator=generator)
+    first = episode_starts(seed, 2, 14, rate)
+    direction = torch.randn(2, 14, 8, dtype=torch.float64, generator=generator)
+
+    def gradients(block: bool) -> dict[str, Tensor]:
+        model.zero_grad()
+        inputs = x.clone().requires_grad_()
+        if block:
+            y = model.block(inputs, model.initial_state(2), first).y_BTD
+        else:
+            y = torch.stack([reference(model, inputs[b], first[b].tolist()).y_TD for b in range(2)])
+        (y * direction).sum().backward()
+        assert inputs.grad is not None
+        of_model = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        return {"inputs": inputs.grad, **of_model}
+
+    mine, expected = gradients(True), gradients(False)
+    for name, gradient in expected.items():
         torch.testing.assert_close(
-            mine[name], parameter.grad, rtol=1e-7, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}"
+            mine[name], gradient, rtol=1e-7, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}"
         )
-    assert float(mine["layers.0.expire_span.predictor.weight"].abs().max()) > 0
+
+
+@pytest.mark.parametrize("kind", ["expire-span", "adaptive-span"])
+def test_the_task_teaches_spans(kind: MemoryKind) -> None:
+    """The control of the test above: with a ramp to stand on, their gradient is not zero."""
+    model = lively(replace(SMALL, memory=kind, ramp=20), 3)
+    x, first = torch.randn(2, 14, 8, dtype=torch.float64), torch.zeros(2, 14, dtype=torch.bool)
+    model.block(x, model.initial_state(2), first).y_BTD.square().sum().backward()
+    learned = [p for name, p in model.named_parameters() if "retention" in name]
+    assert learned
+    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in learned)
+
+
+@settings(max_examples=30)
+@given(chosen=transformers(), seed=seeds, form=st.sampled_from(["all", "capped", "ramp"]))
+def test_penalties_equal_their_definitions(chosen: TransformerSettings, seed: int, form: PenaltyForm) -> None:
+    """Expire-Span: mean cost of what is written, or the ramp's; Adaptive-Span: mean span of the heads."""
+    model = lively(chosen, seed)
+    x = torch.randn(2, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    first = episode_starts(seed, 2, 9, 0.2)
+    reports = model.block(x, model.initial_state(2), first, penalty=PenaltyKind(form, 5.0)).reports
+    h = model.layers[0].memory_norm(x)
+    retention, penalty = model.layers[0].retention, reports[0].penalty_B
+    if isinstance(retention, AdaptiveSpan):
+        expected = torch.stack([(retention.max_span * torch.sigmoid(b)) for b in retention.logit_G]).mean()
+        expected = expected.expand(2)
+    elif isinstance(retention, ExpireSpan):
+        span = retention.max_span * torch.sigmoid(retention.predictor(h)).squeeze(-1)
+        if form == "ramp":
+            expected = torch.stack([_ramp_pairs(span[b], first[b].tolist(), chosen.ramp) for b in range(2)])
+        else:
+            cost = span if form == "all" else 5.0 * (1.0 - torch.exp(-span / 5.0))
+            expected = cost.mean(1)
+    else:
+        assert penalty is None
+        return
+    assert penalty is not None
+    torch.testing.assert_close(penalty, expected)
+
+
+def _ramp_pairs(span_T: Tensor, is_first: list[bool], ramp: int) -> Tensor:
+    """Sum of r_ti over the pairs of one episode that lie on the ramp, over R * T."""
+    total, start = torch.zeros_like(span_T[0]), 0
+    for t, begins in enumerate(is_first):
+        start = t if begins else start
+        for i in range(start, t):
+            remaining = span_T[i] - (t - i)
+            mask = (1 + remaining / ramp).clamp(0, 1).item()
+            if SMALLEST_MASK < mask < 1:
+                total = total + remaining
+    return total / (ramp * len(is_first))
+
+
+@settings(max_examples=20)
+@given(seed=seeds, size=st.integers(1, 9), kept=st.integers(1, 5), rate=rates)
+def test_means_of_single_steps_are_a_longer_transformer_xl(
+    seed: int, size: int, kept: int, rate: float
+) -> None:
+    xl = lively(replace(SMALL, memory="transformer-xl", memory_size=size + kept, position_window=0), seed)
+    single = replace(SMALL, memory="compressive", memory_size=size, compressed_size=kept, compression_rate=1)
+    compressive = lively(replace(single, position_window=0), seed)
+    compressive.load_state_dict(xl.state_dict())
+    x, first = torch.randn(2, 17, 8, dtype=torch.float64), episode_starts(seed, 2, 17, rate)
+    with torch.no_grad():
+        torch.testing.assert_close(by_blocks(compressive, x, first, [5, 12]), by_blocks(xl, x, first, [9, 8]))
+
+
+def test_compression_as_drawn() -> None:
+    """The table in the docstring of agents/compressive.py: S = 3, c = 2, N = 2."""
+    drawn = replace(
+        SMALL, num_layers=1, memory="compressive", memory_size=3, compression_rate=2, compressed_size=2
+    )
+    model = lively(drawn)
+    state, first = model.initial_state(1), torch.zeros(1, dtype=torch.bool)
+    contents = {}
+    for query in range(10):
+        memory = model.compact(state).layers[0]
+        used = memory.birth_BW[0] != NEVER
+        contents[query] = sorted(
+            zip(memory.birth_BW[0, used].tolist(), memory.pooled_BW[0, used].tolist(), strict=True)
+        )
+        state = model.step(torch.randn(1, 8, dtype=torch.float64), state, first).state
+    a, b, c = (1, True), (3, True), (5, True)
+    assert contents[4] == [(i, False) for i in (0, 1, 2, 3)]
+    assert contents[5] == [a, *((i, False) for i in (2, 3, 4))]
+    assert contents[6] == [a, *((i, False) for i in (2, 3, 4, 5))]
+    assert contents[7] == [a, b, *((i, False) for i in (4, 5, 6))]
+    assert contents[8] == [a, b, *((i, False) for i in (4, 5, 6, 7))]
+    assert contents[9] == [b, c, *((i, False) for i in (6, 7, 8))]
+
+
+@every_kind
+def test_rows_whose_clocks_differ_pool_by_their_own(kind: MemoryKind) -> None:
+    """A row that began three steps earlier is as it would be alone."""
+    model = lively(replace(SMALL, memory=kind, memory_size=3, compression_rate=4, compressed_size=2))
+    x = torch.randn(2, 20, 8, dtype=torch.float64)
+    first = torch.zeros(2, 20, dtype=torch.bool)
+    first[:, 0] = first[1, 9] = True
+    state = model.initial_state(2)
+    state.clock_B += torch.tensor([0, 3])
+    with torch.no_grad():
+        expected = torch.stack(
+            [reference(model, x[b], first[b].tolist(), clock=3 * b).y_TD for b in range(2)]
+        )
+        torch.testing.assert_close(by_steps(model, x, first, state.clone())[0], expected)
+        torch.testing.assert_close(model.block(x, state, first).y_BTD, expected)
 
 
 def test_mask_as_drawn() -> None:
@@ -153,9 +334,12 @@ def test_mask_as_drawn() -> None:
     ]
 
 
+@every_kind
 @pytest.mark.parametrize("acting", [True, False])
-def test_nothing_crosses_an_episode_boundary_nor_comes_from_the_future(acting: bool) -> None:
-    model = lively(SMALL)
+def test_nothing_crosses_an_episode_boundary_nor_comes_from_the_future(
+    acting: bool, kind: MemoryKind
+) -> None:
+    model = lively(replace(SMALL, memory=kind))
     x = torch.randn(2, 20, 8, dtype=torch.float64)
     first = torch.zeros(2, 20, dtype=torch.bool)
     first[:, [0, 9]] = True
@@ -181,7 +365,7 @@ def test_nothing_crosses_an_episode_boundary_nor_comes_from_the_future(acting: b
 def test_rows_delete_what_they_may_whatever_the_others_keep() -> None:
     """One row remembers everything, the other nothing: each holds what it would hold alone."""
     model = MemoryTransformer(replace(SMALL, num_layers=1, max_span=1000, ramp=2, position_window=0)).eval()
-    predictor = model.layers[0].expire_span.predictor
+    predictor = model.layers[0].retention.predictor
     with torch.no_grad():
         predictor.weight.zero_()
         predictor.weight[0, 0] = 50.0
@@ -216,9 +400,10 @@ def test_the_store_is_as_wide_as_the_fullest_row_whatever_the_maximum_span() -> 
     assert state.clock_B.tolist() == [2_000] * 3
 
 
-def test_acting_follows_a_change_of_the_weights() -> None:
+@every_kind
+def test_acting_follows_a_change_of_the_weights(kind: MemoryKind) -> None:
     """Anything derived from old weights would make acting differ from learning after an update."""
-    model = lively(SMALL)
+    model = lively(replace(SMALL, memory=kind))
     x, first = torch.randn(2, 12, 8, dtype=torch.float64), torch.zeros(2, 12, dtype=torch.bool)
     with torch.no_grad():
         _, state = by_steps(model, x[:, :6], first[:, :6], model.initial_state(2))
@@ -235,8 +420,9 @@ def test_acting_follows_a_change_of_the_weights() -> None:
         torch.testing.assert_close(by_steps(model, x[:, 6:], first[:, 6:], state)[0], expected)
 
 
-def test_asking_without_writing_leaves_the_state_as_it_is() -> None:
-    model = lively(SMALL)
+@every_kind
+def test_asking_without_writing_leaves_the_state_as_it_is(kind: MemoryKind) -> None:
+    model = lively(replace(SMALL, memory=kind))
     x, first = torch.randn(2, 8, 8, dtype=torch.float64), torch.zeros(2, 8, dtype=torch.bool)
     _, state = by_steps(model, x, first, model.initial_state(2))
     before = {name: value.clone() for name, value in state.state_dict().items()}
@@ -246,8 +432,9 @@ def test_asking_without_writing_leaves_the_state_as_it_is() -> None:
     assert torch.equal(asked.y_BD, told.y_BD)
 
 
-def test_state_survives_its_flat_form() -> None:
-    model = lively(SMALL)
+@every_kind
+def test_state_survives_its_flat_form(kind: MemoryKind) -> None:
+    model = lively(replace(SMALL, memory=kind))
     x, first = torch.randn(2, 20, 8, dtype=torch.float64), torch.zeros(2, 20, dtype=torch.bool)
     _, state = by_steps(model, x[:, :10], first[:, :10], model.initial_state(2))
     copy = MemoryState.from_state_dict({name: value.clone() for name, value in state.state_dict().items()})
@@ -257,8 +444,8 @@ def test_state_survives_its_flat_form() -> None:
 
 
 def test_memory_free_twin_has_no_memory_and_no_attention() -> None:
-    model = MemoryTransformer(replace(SMALL, remember=False)).eval()
-    assert not any("query" in name or "expire" in name for name, _ in model.named_parameters())
+    model = MemoryTransformer(replace(SMALL, memory="none")).eval()
+    assert not any("query" in name or "retention" in name for name, _ in model.named_parameters())
     state, x = model.initial_state(2), torch.randn(2, 8)
     first = torch.zeros(2, dtype=torch.bool)
     once = model.step(x, state, first)
@@ -277,7 +464,25 @@ def test_layer_drop_skips_layers_only_in_training() -> None:
     assert any(not torch.allclose(output, calm) for output in outputs)
 
 
-@pytest.mark.parametrize("change", [{"num_heads": 3}, {"layer_drop": 1.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_heads": 3},
+        {"layer_drop": 1.0},
+        {"memory_size": 0, "memory": "transformer-xl"},
+        {"memory_size": 0, "memory": "compressive"},
+        {"compressed_size": 0, "memory": "compressive"},
+        {"compression_rate": 0, "memory": "compressive"},
+        {"max_span": 0, "memory": "adaptive-span"},
+    ],
+)
 def test_impossible_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         MemoryTransformer(replace(SMALL, **change))
+
+
+def test_an_unknown_memory_is_refused() -> None:
+    chosen = replace(SMALL)
+    object.__setattr__(chosen, "memory", "lstm")
+    with pytest.raises(ValueError, match=r"memory must be one of expire-span, transformer-xl.*got 'lstm'"):
+        make_retention(chosen)

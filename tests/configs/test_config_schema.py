@@ -33,10 +33,13 @@ arguments = st.dictionaries(
 )
 memories = st.builds(
     schema.MemoryConfig,
-    kind=st.sampled_from(["expire-span", "none"]),
+    kind=st.sampled_from(["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]),
     max_span=st.integers(100, 10**6),
     ramp=st.integers(1, 100),
     initial_span_fraction=number(0.001, 0.999),
+    size=st.integers(1, 10**4),
+    compressed_size=st.integers(1, 10**4),
+    compression_rate=st.integers(1, 100),
     span_divisor=number(0.1, 100.0),
     random_shortening=st.booleans(),
     time_dilation_max=number(1.0, 1e4),
@@ -140,6 +143,9 @@ def test_the_command_line_wins_over_yaml_and_the_last_word_wins(tmp_path: Path) 
         (["--memory.max-span", "99"], "memory.max_span", 99),
         (["--memory.max_span=99"], "memory.max_span", 99),
         (["--total_steps", "1_000_000"], "total_steps", 1_000_000),
+        (["--memory", "transformer-xl"], "memory.kind", "transformer-xl"),
+        (["--memory=none"], "memory.kind", "none"),
+        (["--penalty", "fixed"], "penalty.kind", "fixed"),
         (["--csv"], "csv", True),
         (["--csv", "--seed", "1"], "csv", True),
         (["--csv", "False"], "csv", False),
@@ -197,7 +203,13 @@ BAD_COMMAND_LINES = {
     "--ramp 4": "did you mean memory.ramp?",
     "--learning-rate 1": "did you mean ppo.learning_rate or a2c.learning_rate?",
     "--tarck offline": "did you mean track?",
-    "--memory none": "memory is a group of options",
+    "--policy none": "policy is a group of options",
+    "--memory lstm": "memory.kind must be one of expire-span, transformer-xl, adaptive-span",
+    "--memory": "memory.kind needs a value: one of expire-span",
+    "--memory.size 0": "memory.size must be at least 1, got 0",
+    "--memory.compressed-size 0": "memory.compressed_size must be at least 1, got 0",
+    "--memory.compression-rate 0": "memory.compression_rate must be at least 1, got 0",
+    "--memory adaptive-span --memory.ramp 2000": "memory.ramp (2000) must not exceed memory.max_span (1024)",
     "--zzzzzz 1": "zzzzzz is not an option",
     "--seed": "seed needs a value: an integer",
     "--seed --csv": "seed needs a value: an integer",
@@ -208,7 +220,7 @@ BAD_COMMAND_LINES = {
     "--algo dqn": "algo must be one of ppo, a2c, got 'dqn'",
     "--track yes": "track must be one of offline, online, disabled",
     "--device gpu": "device must be one of cpu, cuda, auto",
-    "--memory.kind lstm": "memory.kind must be one of expire-span, none",
+    "--memory.kind lstm": "adaptive-span, compressive, none, got 'lstm'",
     "--memory.ramp 0": "memory.ramp must be at least 1, got 0",
     "--memory.ramp 2000": "memory.ramp (2000) must not exceed memory.max_span (1024)",
     "--memory.initial-span-fraction 1": "memory.initial_span_fraction must lie in (0, 1), got 1.0",
@@ -378,6 +390,12 @@ def test_other_programs_use_the_same_parser(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         command_line.parse(OtherProgram, ["-h"])
     assert "how many" in capsys.readouterr().out
+
+
+def test_options_of_other_memories_are_ignored() -> None:
+    words = ["--memory.ramp", "2000"]
+    for kind in ("transformer-xl", "compressive", "none"):
+        assert load(["--memory", kind, *words]).memory.ramp == 2000
 
 
 def test_direct_use_refuses_nan_and_names_the_option() -> None:
