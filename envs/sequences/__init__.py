@@ -1,1 +1,1 @@
-"""Supervised streams of tokens that reward a long memory: object collision, copy, text."""
+"""Supervised streams of tokens that reward a long memory: object collision, copy, instruction, text."""

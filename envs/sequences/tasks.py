@@ -11,13 +11,15 @@ from envs.sequences.collision import CollisionRules
 from envs.sequences.copying import CopyRules
 from envs.sequences.default_text import default_text
 from envs.sequences.generated import GeneratedStream
+from envs.sequences.instruction import InstructionTextRules
 from envs.sequences.stream import Stream, require_whole_numbers
 from envs.sequences.text import Corpus, TextStream
 
 TEXT = "text"
-GENERATED: dict[str, type[CollisionRules] | type[CopyRules]] = {
+GENERATED: dict[str, type[CollisionRules] | type[CopyRules] | type[InstructionTextRules]] = {
     "collision": CollisionRules,
     "copy": CopyRules,
+    "instruction": InstructionTextRules,
 }
 TASKS = (*GENERATED, TEXT)
 HELD_OUT_TOKENS = 1 << 22

@@ -21,6 +21,7 @@ from envs.sequences.tasks import HELD_OUT_TOKENS, TASKS, make_stream
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "collision": {"warm_up_frames": 50},
     "copy": {"string_length": 3, "alphabet_size": 4, "min_distance": 5, "max_distance": 60},
+    "instruction": {"num_lines": 300},
     "text": {},
 }
 Make = Callable[..., Stream]
@@ -91,7 +92,7 @@ def test_a_row_does_not_depend_on_who_reads_it(make: Make) -> None:
     assert_same(Block(*(np.concatenate(arrays) for arrays in zip(*shares, strict=True))), whole)
 
 
-@pytest.mark.parametrize("task", ["collision", "copy"])
+@pytest.mark.parametrize("task", ["collision", "copy", "instruction"])
 def test_a_generated_row_does_not_depend_on_the_batch(task: str) -> None:
     few, many = (make_stream(task, num_rows=rows, seed=3).read(9_000) for rows in (2, 5))
     assert_same(few, many.part(slice(2)))
@@ -153,9 +154,9 @@ def test_a_state_of_other_arguments_is_refused() -> None:
         make_stream("copy").load_state_dict(state)
 
 
-@pytest.mark.parametrize("task", ["collision", "copy"])
+@pytest.mark.parametrize("task", ["collision", "copy", "instruction"])
 def test_splits_seeds_and_rows_share_nothing(task: str) -> None:
-    """No two rows of any split or seed show a run of 64 equal tokens that is not all noise of chance."""
+    """No two rows of any split or seed begin alike."""
     rows = [
         row
         for part in SPLITS
