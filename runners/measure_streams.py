@@ -4,8 +4,8 @@
     python runners/measure_streams.py --part oracle --warm-up-frames 200000
 
 `oracle`: for both questions of object collision, the error of an oracle that sees the last N tokens and
-guesses when they do not hold the answer. `speed`: object collision's frames per minute and every task's tokens
-per second, read in blocks as training reads them, by wall clock and by this process's own time.
+guesses when they do not hold the answer. `speed`: object collision's frames per minute and every task's
+tokens per second, read in blocks as training reads them, by wall clock and by this process's own time.
 """
 
 from __future__ import annotations

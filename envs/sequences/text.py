@@ -53,7 +53,7 @@ class Corpus:
 
         Raises:
             FileNotFoundError: there is none; the message says where enwik8 is.
-            ValueError: it is empty, compressed or no file, or called enwik8 without being it.
+            ValueError: it is empty, compressed, unreadable or no file, or called enwik8 without being it.
         """
         self.path = Path(data)
         if not self.path.exists():
@@ -67,8 +67,11 @@ class Corpus:
             raise ValueError(f"data: {str(self.path)!r} is compressed, unpack it first")
         if self.path.stat().st_size == 0:
             raise ValueError(f"data: the file {str(self.path)!r} is empty")
-        with open(self.path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            with open(self.path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise ValueError(f"data: {str(self.path)!r} cannot be read ({error})") from error
         self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         self.is_enwik8 = len(self.bytes) == ENWIK8_BYTES and self.sha256 == ENWIK8_SHA256
         if self.path.stem.lower() == ENWIK8 and not self.is_enwik8:

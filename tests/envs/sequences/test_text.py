@@ -109,6 +109,17 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         Corpus(tmp_path)
 
 
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, b"x" * 100)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(text.mmap, "mmap", refuse)
+    with pytest.raises(ValueError, match="data: .* cannot be read .not yours."):
+        Corpus(path)
+
+
 def test_a_file_too_short_for_its_rows(tmp_path: Path) -> None:
     corpus = Corpus(write(tmp_path, b"x" * 100))
     with pytest.raises(ValueError, match=r"the valid split of .* has 5 bytes, too few for num_rows = 5"):
