@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise PermissionError("not yours")
 
     monkeypatch.setattr(text.mmap, "mmap", refuse)
-    with pytest.raises(ValueError, match="data: .* cannot be read .not yours."):
+    with pytest.raises(ValueError, match=r"data: .* cannot be read .not yours."):
         Corpus(path)
 
 
