@@ -465,7 +465,7 @@ def corridor_guesses() -> list[Policy]:
 
 
 def portal_guesses() -> list[Policy]:
-    """Go to the nearer door, the first in reading order, the lower color, or one or the other by cell."""
+    """Go to the nearer door, the first in reading order, the lower color, or each from half the cells."""
 
     def go(choose: Callable[[np.ndarray, Look, tuple[int, int]], int | None]) -> Policy:
         def decide(observation: np.ndarray) -> int:

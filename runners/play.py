@@ -1,0 +1,224 @@
+"""Play an environment yourself, to find out what it asks of a memory.
+
+    python runners/play.py --env portal-short --seed 3 --env-arg rooms=3
+
+In a window with the arrow keys; environments of text in the terminal, by typing the number of an action.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: import from the checkout, not from runners/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import pygame
+import tyro
+from gymnasium import spaces
+from minigrid.core.actions import Actions
+from minigrid.minigrid_env import MiniGridEnv
+
+from configs import command_line
+from configs.command_line import Scalar, or_exit
+from envs.names import resolve
+from envs.window import Window
+
+LEAVE = ("escape", "q")
+"""keys, and words in the terminal, that end the program"""
+AGAIN = "r"
+"""key, and word, that begins another episode"""
+MINIGRID_KEYS = {
+    "left": Actions.left,
+    "right": Actions.right,
+    "up": Actions.forward,
+    "space": Actions.toggle,
+    "page up": Actions.pickup,
+    "page down": Actions.drop,
+    "return": Actions.done,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlayCommand:
+    """Play an environment yourself, to find out what it asks of a memory."""
+
+    env: str = "portal-short"
+    """short name or Gymnasium id"""
+    env_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="env-arg")] = field(
+        default_factory=dict
+    )
+    """argument of the environment, such as rooms=3; repeatable"""
+    seed: int | None = None
+    """of the first episode; none: another one each time"""
+    screen: Literal["auto", "window", "terminal"] = "auto"
+    """where to play; auto: text in the terminal, pictures in a window"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Play until the player has had enough."""
+    command = command_line.parse(PlayCommand, argv)
+    try:
+        or_exit(lambda: run(command))
+    except KeyboardInterrupt:
+        print()
+    return 0
+
+
+def run(command: PlayCommand) -> None:
+    """Do what the command says.
+
+    Raises:
+        ValueError: the environment or its arguments are not as they must be, or there is no screen.
+    """
+    bare = _make(command, None)
+    modes = bare.metadata.get("render_modes", [])
+    bare.close()
+    in_terminal = command.screen == "terminal" or (command.screen == "auto" and "ansi" in modes)
+    mode = "ansi" if in_terminal else "rgb_array"
+    if mode not in modes:
+        raise ValueError(f"env: {command.env} cannot be played here: it has no render mode {mode!r}")
+    env = _make(command, mode)
+    if not isinstance(env.action_space, spaces.Discrete):
+        raise ValueError(
+            f"env: {command.env} has the action space {env.action_space}; only Discrete can be played"
+        )
+    try:
+        if in_terminal:
+            play_in_terminal(env, command.seed)
+        else:
+            play_in_window(env, command.seed, Window(command.env))
+    except pygame.error as error:
+        raise ValueError(f"screen: no window can be opened: {error}") from error
+    finally:
+        env.close()
+
+
+def play_in_window(env: gym.Env[Any, Any], seed: int | None, window: Window) -> None:
+    """Show pictures and take keys until the window is closed."""
+    actions = key_actions(env)
+    print(f"Keys: {', '.join(actions)}; {AGAIN} for another episode; {' or '.join(LEAVE)} to leave.")
+    game = Game(env, seed)
+    while True:
+        window.show(np.asarray(env.render()))
+        window.caption(game.summary() + (" (any key: next episode)" if game.ended else ""))
+        key = window.next_key()
+        if key is None or key in LEAVE:
+            break
+        if key == AGAIN or game.ended:
+            game.begin()
+        elif key in actions:
+            game.act(actions[key])
+            if game.ended:
+                print(game.summary())
+    window.close()
+
+
+def play_in_terminal(env: gym.Env[Any, Any], seed: int | None) -> None:
+    """Print what there is to see and read the number of an action; enter alone is action 0."""
+    space = env.action_space
+    assert isinstance(space, spaces.Discrete)
+    low, high = int(space.start), int(space.start + space.n - 1)
+    print(f"Type an action, {low} to {high} (enter alone: {low}); {AGAIN} for another episode; q to leave.")
+    game = Game(env, seed)
+    print(env.render())
+    while True:
+        try:
+            word = input("> ").strip()
+        except EOFError:
+            return
+        if word in LEAVE:
+            return
+        if word == AGAIN:
+            game.begin()
+        else:
+            action = low if not word else int(word) if word.lstrip("-").isdecimal() else None
+            if action is None or not low <= action <= high:
+                print(f"{word!r} is no action; type a number from {low} to {high}, {AGAIN} or q")
+                continue
+            reward = game.act(action)
+            if reward:
+                print(f"reward {reward:g}")
+            if game.ended:
+                print(env.render())
+                print(game.summary())
+                game.begin()
+        print(env.render())
+
+
+class Game:
+    """The episode being played, and its score."""
+
+    def __init__(self, env: gym.Env[Any, Any], seed: int | None) -> None:
+        """Begin the first episode."""
+        self.env = env
+        self.episode = 0
+        self._seed = seed
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin the next episode."""
+        _, info = self.env.reset(seed=self._seed)
+        self._seed = None
+        self._present = set(info)
+        self.episode += 1
+        self.steps, self.total, self.ended = 0, 0.0, False
+        self._final: dict[str, Any] = {}
+
+    def act(self, action: int) -> float:
+        """Take one step and return its reward."""
+        _, reward, terminated, truncated, info = self.env.step(np.int64(action))
+        self.steps += 1
+        self.total += float(reward)
+        self.ended = terminated or truncated
+        if self.ended:
+            # What only the last info has is about the episode as a whole.
+            self._final = {name: value for name, value in info.items() if name not in self._present}
+        return float(reward)
+
+    def summary(self) -> str:
+        """The score in a line."""
+        parts = [f"episode {self.episode}: return {self.total:.3f} after {self.steps} steps"]
+        for name, value in self._final.items():
+            if name == "is_success":
+                parts.append("success" if value else "no success")
+            elif isinstance(value, bool | int | float | str | np.generic):
+                parts.append(f"{name.replace('_', ' ')} {value}")
+        return ", ".join(parts)
+
+
+def key_actions(env: gym.Env[Any, Any]) -> dict[str, int]:
+    """Action by key: what the environment says itself, MiniGrid's own, or the digits."""
+    if env.has_wrapper_attr("keys_to_action"):
+        own: Mapping[str, int] = env.get_wrapper_attr("keys_to_action")
+        return {key: int(action) for key, action in own.items()}
+    if isinstance(env.unwrapped, MiniGridEnv):
+        return {key: int(action) for key, action in MINIGRID_KEYS.items()}
+    space = env.action_space
+    assert isinstance(space, spaces.Discrete)
+    return {str(key): int(space.start) + key for key in range(min(10, int(space.n)))}
+
+
+def _make(command: PlayCommand, render_mode: str | None) -> gym.Env[Any, Any]:
+    arguments: dict[str, Any] = {"render_mode": render_mode, **command.env_args}
+    try:
+        return gym.make(resolve(command.env), disable_env_checker=True, **arguments)
+    except (ValueError, TypeError) as error:
+        raise ValueError(str(error) if str(error).startswith("env:") else f"env_args: {error}") from error
+    except (ImportError, gym.error.Error) as error:
+        raise ValueError(f"env: {command.env} cannot be made: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
