@@ -28,6 +28,7 @@ from agents.memory_state import MemoryState
 from agents.retention import PenaltyKind
 from agents.transformer import (
     BlockReport,
+    MemoryDetail,
     MemoryKind,
     MemoryTransformer,
     StepReport,
@@ -46,6 +47,8 @@ class Decision(NamedTuple):
     log_prob_B: Float[Tensor, " B"]
     state: MemoryState
     reports: list[StepReport]
+    distribution: Distribution
+    """of the actions; valid until the policy is asked again"""
 
 
 class Evaluation(NamedTuple):
@@ -162,13 +165,20 @@ class ExpireSpanPolicy(BasePolicy):
         *,
         tag_B: Int[Tensor, " B"] | None = None,
         deterministic: bool = False,
+        details: list[MemoryDetail] | None = None,
     ) -> Decision:
-        """Choose an action for each environment; `state` is updated in place."""
-        output = self.transformer.step(self.encoder(features), state, is_first_B, noise, tag_B=tag_B)
+        """Choose an action for each environment; `state` is updated in place.
+
+        `details`, if given, receives what each layer saw (see `MemoryTransformer.step`).
+        """
+        output = self.transformer.step(
+            self.encoder(features), state, is_first_B, noise, tag_B=tag_B, details=details
+        )
         distribution = self._distribution(output.y_BD)
         actions = distribution.get_actions(deterministic=deterministic)
         values_B = self.value_net(output.y_BD).squeeze(-1)
-        return Decision(actions, values_B, distribution.log_prob(actions), output.state, output.reports)
+        log_prob_B = distribution.log_prob(actions)
+        return Decision(actions, values_B, log_prob_B, output.state, output.reports, distribution)
 
     @torch.no_grad()
     def predict_values(

@@ -122,6 +122,19 @@ class StepReport(NamedTuple):
     """those of them whose tag is positive"""
 
 
+class MemoryDetail(NamedTuple):
+    """Every slot of one layer as a step saw it, for recording (`agents.recording`)."""
+
+    birth_BW: Int[Tensor, "B W"]
+    """clock reading at which the memory was written; only where the mask is above 0 is there a memory"""
+    span_BW: Float[Tensor, "B W"]
+    """e_i, in steps; the longest, if heads differ"""
+    mask_BW: Float[Tensor, "B W"]
+    """m_ti; the largest, if heads differ"""
+    attention_BHW: Float[Tensor, "B H W"]
+    """a'_ti; a step that sees nothing attends to nothing"""
+
+
 class BlockReport(NamedTuple):
     """What one layer did with its memories in a block."""
 
@@ -211,6 +224,7 @@ class MemoryLayer(nn.Module):
         tag_B: Int[Tensor, " B"] | None,
         *,
         write: bool,
+        details: list[MemoryDetail] | None = None,
     ) -> tuple[Tensor, LayerMemory, StepReport]:
         """One step; `memory` is updated in place (and returned, since it may have grown)."""
         batch, heads = x_BD.shape[0], self.num_heads
@@ -249,6 +263,9 @@ class MemoryLayer(nn.Module):
             on_ramp_B=retained_B - (strongest_BW == 1.0).sum(1),
             tagged_B=(seen_BW & (memory.tag_BW > 0)).sum(1),
         )
+        if details is not None:
+            seen_BHW = attention_BHW * (mask_BGW > 0.0)
+            details.append(MemoryDetail(memory.birth_BW.clone(), span_BGW.amax(1), strongest_BW, seen_BHW))
         if write:
             next_mask_BGW = retention.mask(span_BGW - (age_BW + 1).unsqueeze(1))
             gone_BW = retention.merge(memory, _strongest(next_mask_BGW) <= 0.0)
@@ -506,6 +523,7 @@ class MemoryTransformer(nn.Module):
         *,
         tag_B: Int[Tensor, " B"] | None = None,
         write: bool = True,
+        details: list[MemoryDetail] | None = None,
     ) -> StepOutput:
         """Take one step, without gradients.
 
@@ -516,6 +534,7 @@ class MemoryTransformer(nn.Module):
             noise: span noise of this step, parts of shape [B, 1]; for learned spans only.
             tag_B: a number to store beside each new memory, for the caller's own use.
             write: False leaves the state as it is (to ask what the model would say).
+            details: if given, one entry per layer is appended: what it saw.
         """
         assert noise is None or self.learns_spans
         if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
@@ -531,7 +550,9 @@ class MemoryTransformer(nn.Module):
             memory = state.layers[index]
             if starts:
                 memory.forget_rows(is_first_B)
-            x_BD, memory, report = layer.step(x_BD, memory, state.clock_B, noise, tag_B, write=write)
+            x_BD, memory, report = layer.step(
+                x_BD, memory, state.clock_B, noise, tag_B, write=write, details=details
+            )
             if write:
                 state.layers[index] = memory
             reports.append(report)

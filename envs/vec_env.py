@@ -336,7 +336,7 @@ def make_vec_env(
     env_id = resolve(name)
     spec = gym.spec(env_id)
     kwargs = env_kwargs or {}
-    _check_arguments(name, spec, kwargs)
+    check_arguments(name, spec, kwargs)
     try:
         if env_id in {entry.id for entry in ENTRIES.values()}:
             env = gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **options, **kwargs)
@@ -364,7 +364,7 @@ def make_vec_env(
     return GymnasiumVecEnv(env, seed=seed)
 
 
-def _check_arguments(name: str, spec: gym.envs.registration.EnvSpec, kwargs: dict[str, Any]) -> None:
+def check_arguments(name: str, spec: gym.envs.registration.EnvSpec, kwargs: dict[str, Any]) -> None:
     """Refuse arguments that the environment does not have."""
     entry: Any = spec.entry_point
     if isinstance(entry, str):

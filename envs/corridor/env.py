@@ -117,8 +117,7 @@ class CorridorEnv(GridEnv):
 
         All pictures of an environment are equally wide (a video needs that): a short corridor ends in walls.
         """
-        width = min(self.rules.bounds[1] + self.rules.num_door_cells + 2, MAX_DRAWN_CELLS)
-        left = max(0, min(self._x + 1 - width // 2, self._grid.width - width))
+        width, left = self._drawn_width, self.frame_origin[0]
         window = self._grid.slice(left, 0, width, self._grid.height)
         agent = (self._x + 1 - left, ROW)
         seen = np.zeros((width, self._grid.height), dtype=bool)
@@ -126,6 +125,24 @@ class CorridorEnv(GridEnv):
         seen[max(0, agent[0] - radius) : agent[0] + radius + 1] = True
         image: NDArray[np.uint8] = window.render(TILE_PIXELS, agent, Move.RIGHT, highlight_mask=seen)
         return image
+
+    # Where things are in the picture (docs/recording.md); a world cell is one of the MiniGrid grid.
+    frame_tile = TILE_PIXELS
+    action_names = tuple(move.name.lower() for move in Move)
+
+    @property
+    def agent_cell(self) -> tuple[int, int]:
+        """World cell that the agent is in."""
+        return self._x + 1, ROW
+
+    @property
+    def frame_origin(self) -> tuple[int, int]:
+        """World cell in the upper left corner of `render`'s picture."""
+        return max(0, min(self._x + 1 - self._drawn_width // 2, self._grid.width - self._drawn_width)), 0
+
+    @property
+    def _drawn_width(self) -> int:
+        return min(self.rules.bounds[1] + self.rules.num_door_cells + 2, MAX_DRAWN_CELLS)
 
     def _build_grid(self) -> Grid:
         """Walls all around; cell (1, ROW) is x = 0."""
