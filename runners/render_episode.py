@@ -1,0 +1,113 @@
+"""Show what an agent remembers in an episode: a video, a GIF, or the whole episode on one sheet.
+
+python runners/render_episode.py --run runs/NAME --out episode.mp4 --seed 7
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: import from the checkout, not from runners/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from agents.episode_record import EpisodeRecord
+from configs import command_line
+from configs.command_line import Scalar, or_exit
+from runners.episodes import TrainedAgent
+from runners.overlay import EpisodePicture, draw_sheet
+from runners.video import write_gif, write_mp4, write_png
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderCommand:
+    """Show what an agent remembers in an episode."""
+
+    run: Path | None = None
+    """run folder of the agent"""
+    record: Path | None = None
+    """show a recorded episode instead of playing one (record_episode.py)"""
+    out: Path = Path("episode.mp4")
+    """file to write: .mp4, .gif, or .png (the whole episode on one sheet)"""
+    checkpoint: Literal["best", "latest"] = "best"
+    """which of the run's checkpoints"""
+    seed: int = 0
+    """seeds the environment and the sampled actions"""
+    deterministic: bool = False
+    """take the most likely action instead of sampling"""
+    layer: int | None = None
+    """show only this layer's memories, from 1; none: all layers'"""
+    fps: float = 10.0
+    """pictures per second"""
+    max_steps: int | None = None
+    """stop after so many steps; none: at the end of the episode"""
+    env: str | None = None
+    """another environment than the one trained on; none: the same"""
+    env_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="env-arg")] = field(
+        default_factory=dict
+    )
+    """argument of the environment, such as length=100; repeatable"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if (self.run is None) == (self.record is None):
+            raise ValueError("give either run (plays an episode) or record (shows a recorded one)")
+        if self.out.suffix not in (".mp4", ".gif", ".png"):
+            raise ValueError(f"out must end in .mp4, .gif or .png, got {self.out}")
+        if self.fps <= 0:
+            raise ValueError(f"fps must be greater than 0, got {self.fps}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Play or read an episode, draw it."""
+    command = command_line.parse(RenderCommand, argv)
+    torch.set_num_threads(1)
+    record = or_exit(lambda: episode_of(command))
+    or_exit(lambda: render(record, command.out, layer=command.layer, fps=command.fps))
+    facts = record.facts
+    print(f"{record.num_steps:,} steps, return {facts['return']:g}: {command.out}")
+    return 0
+
+
+def episode_of(command: RenderCommand) -> EpisodeRecord:
+    """The episode that the command asks for; ValueError says what is wrong with it."""
+    if command.record is not None:
+        return EpisodeRecord.load(command.record)
+    assert command.run is not None
+    trained = TrainedAgent.open(command.run, command.checkpoint, env=command.env, env_args=command.env_args)
+    return trained.record(seed=command.seed, deterministic=command.deterministic, max_steps=command.max_steps)
+
+
+def render(record: EpisodeRecord, out: Path, *, layer: int | None = None, fps: float = 10.0) -> None:
+    """Draw an episode into a file; its ending says how.
+
+    Args:
+        record: the episode.
+        out: .mp4, .gif or .png (one sheet).
+        layer: show only this layer's memories, from 1; None: all.
+        fps: pictures per second.
+
+    Raises:
+        ValueError: there is no such layer, or the ending is another.
+    """
+    if out.suffix == ".png":
+        write_png(draw_sheet(record, layer=layer), out)
+        return
+    pictures = EpisodePicture(record, layer=layer).steps()
+    if out.suffix == ".mp4":
+        write_mp4(pictures, out, fps)
+    elif out.suffix == ".gif":
+        write_gif(pictures, out, fps)
+    else:
+        raise ValueError(f"out must end in .mp4, .gif or .png, got {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
