@@ -24,7 +24,7 @@ CURVE: Color = (0, 90, 156)
 SECOND_CURVE: Color = (150, 156, 168)
 
 # Anchors of matplotlib's "plasma" from 0.375 on: perceptually even, and none of it is as dark as a floor.
-_SPAN_ANCHORS = np.array(
+SPAN_ANCHORS = np.array(
     [
         (168, 34, 150),
         (203, 70, 121),
@@ -40,10 +40,10 @@ _SPAN_ANCHORS = np.array(
 def span_color(remaining: ArrayLike, max_span: float) -> NDArray[np.float64]:
     """Color of a memory with so many remaining steps, [..., 3]; logarithmic up to the maximum span."""
     steps = np.clip(np.asarray(remaining, dtype=np.float64), 1.0, max(max_span, 2.0))
-    position = np.log(steps) / np.log(max(max_span, 2.0)) * (len(_SPAN_ANCHORS) - 1)
-    below = np.minimum(position.astype(int), len(_SPAN_ANCHORS) - 2)
+    position = np.log(steps) / np.log(max(max_span, 2.0)) * (len(SPAN_ANCHORS) - 1)
+    below = np.minimum(position.astype(int), len(SPAN_ANCHORS) - 2)
     part = (position - below)[..., None]
-    return _SPAN_ANCHORS[below] * (1 - part) + _SPAN_ANCHORS[below + 1] * part
+    return SPAN_ANCHORS[below] * (1 - part) + SPAN_ANCHORS[below + 1] * part
 
 
 def attention_color(attention: ArrayLike, mask: ArrayLike) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 
@@ -86,6 +86,36 @@ class TrainedAgent:
             )
         finally:
             env.close()
+
+
+class EpisodeChoice(Protocol):
+    """What the commands that show an episode have in common; see their options."""
+
+    @property
+    def run(self) -> Path | None: ...
+    @property
+    def record(self) -> Path | None: ...
+    @property
+    def checkpoint(self) -> Literal["best", "latest"]: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def deterministic(self) -> bool: ...
+    @property
+    def max_steps(self) -> int | None: ...
+    @property
+    def env(self) -> str | None: ...
+    @property
+    def env_args(self) -> Mapping[str, Scalar]: ...
+
+
+def episode_of(choice: EpisodeChoice) -> EpisodeRecord:
+    """The episode that a command asks for, read or played; ValueError says what is wrong with it."""
+    if choice.record is not None:
+        return EpisodeRecord.load(choice.record)
+    assert choice.run is not None
+    trained = TrainedAgent.open(choice.run, choice.checkpoint, env=choice.env, env_args=choice.env_args)
+    return trained.record(seed=choice.seed, deterministic=choice.deterministic, max_steps=choice.max_steps)
 
 
 def make_env(name: str, env_args: Mapping[str, Scalar], *, pictures: bool = True) -> gym.Env[Any, Any]:

@@ -120,7 +120,7 @@ class EpisodePicture:
                 attended.left, attended.offset = choice.left, choice.height + GAP
                 rows[-1].append(attended)
         self.scene = scene
-        strip = WorldPanel(record, self.shown_layers) if _needs_world(record) else None
+        strip = WorldPanel(record, self.shown_layers) if needs_world(record) else None
         self.world = strip
         if strip is not None:
             rows.insert(2, [strip])
@@ -204,7 +204,7 @@ def draw_sheet(record: EpisodeRecord, *, layer: int | None = None, moments: int 
         panel.top = top
         top += panel.height + GAP
     sheet = Image.new("RGB", (WIDTH, top + top % 2), PAPER)
-    _text(sheet, (MARGIN, MARGIN // 2 + 6), _title(record), 22)
+    _text(sheet, (MARGIN, MARGIN // 2 + 6), title(record), 22)
     for index, (step, tile) in enumerate(zip(steps, tiles, strict=False)):
         row, column = divmod(index, columns)
         x = MARGIN + column * (tile.width + GAP)
@@ -474,7 +474,7 @@ class _TitlePanel(_Panel):
         self._record = record
 
     def prepare(self, image: Image.Image) -> None:
-        _text(image, (self.left, self.top + 4), _title(self._record), 22)
+        _text(image, (self.left, self.top + 4), title(self._record), 22)
 
     def draw(self, image: Image.Image, step: int) -> None:
         record = self._record
@@ -526,7 +526,7 @@ class _ChoicePanel(_Panel):
     def _draw_probabilities(self, image: Image.Image, step: int) -> None:
         record = self._record
         probabilities = record.choice_TA[step]
-        taken = _taken(record, step)
+        taken = taken_choices(record, step)
         order = np.arange(len(probabilities))
         if len(order) > SHOWN_ACTIONS:
             order = np.sort(np.argsort(-probabilities)[:SHOWN_ACTIONS])
@@ -535,7 +535,7 @@ class _ChoicePanel(_Panel):
         _text(image, (self.left, self.top), "chance of each action, and the one taken", 15, FAINT_INK)
         for row, index in enumerate(order.tolist()):
             y = self.top + 26 + row * self.row_height
-            _text(image, (left - 10, y), _choice_name(record, index), 15, anchor="ra")
+            _text(image, (left - 10, y), choice_name(record, index), 15, anchor="ra")
             pen.rectangle((left, y + 2, left + length, y + 17), fill=(238, 240, 244))
             end = left + round(length * float(probabilities[index]))
             if end > left:
@@ -552,9 +552,7 @@ class _ChoicePanel(_Panel):
         for index in range(min(size, SHOWN_ACTIONS)):
             y = self.top + 26 + index * self.row_height
             mean, deviation = record.choice_TA[step, index], record.choice_TA[step, size + index]
-            text = (
-                f"{_choice_name(record, index)}: {mean:+.3f} +- {deviation:.3f}, taken {action[index]:+.3f}"
-            )
+            text = f"{choice_name(record, index)}: {mean:+.3f} +- {deviation:.3f}, taken {action[index]:+.3f}"
             _text(image, (self.left, y), text, 15)
 
 
@@ -880,7 +878,7 @@ def pack(layer: LayerRecord, num_steps: int) -> NDArray[np.int64]:
     return row_M
 
 
-def _needs_world(record: EpisodeRecord) -> bool:
+def needs_world(record: EpisodeRecord) -> bool:
     """Whether the pictures never show all visited cells at once."""
     if not record.knows_cells or record.frame(0) is None:
         return False
@@ -894,14 +892,15 @@ def _needs_world(record: EpisodeRecord) -> bool:
     return not bool(fits.all())
 
 
-def _title(record: EpisodeRecord) -> str:
+def title(record: EpisodeRecord) -> str:
+    """Which episode this is."""
     facts = record.facts
     arguments = "".join(f", {key} {value}" for key, value in facts.get("env_args", {}).items())
     outcome = {True: ", success", False: ", failure", None: ""}[facts["is_success"]]
     return f"{facts.get('env_name') or facts['env']}{arguments}, seed {facts['seed']}{outcome}"
 
 
-def _taken(record: EpisodeRecord, step: int) -> set[int]:
+def taken_choices(record: EpisodeRecord, step: int) -> set[int]:
     """Which entries of `choice_TA` the action of a step stands for."""
     action = np.asarray(record.action_T[step])
     size = record.choice_TA.shape[1]
@@ -916,16 +915,15 @@ def _signed(number: float) -> str:
     return f"{number:+g}" if number else "0"
 
 
-def _choice_name(record: EpisodeRecord, index: int) -> str:
+def choice_name(record: EpisodeRecord, index: int) -> str:
+    """What an entry of `choice_TA` is called."""
     names = record.facts["action_names"]
     return names[index] if names is not None and index < len(names) else f"action {index}"
 
 
 def _action_text(record: EpisodeRecord, step: int) -> str:
     action = np.asarray(record.action_T[step])
-    return (
-        _choice_name(record, int(action)) if action.ndim == 0 and action.dtype.kind in "iu" else str(action)
-    )
+    return choice_name(record, int(action)) if action.ndim == 0 and action.dtype.kind in "iu" else str(action)
 
 
 def _stairs(panel: _TimePanel, values: NDArray[Any], low: float, high: float) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ import tyro
 from agents.episode_record import EpisodeRecord
 from configs import command_line
 from configs.command_line import Scalar, or_exit
-from runners.episodes import TrainedAgent
+from runners.episodes import episode_of
 from runners.overlay import EpisodePicture, draw_sheet
 from runners.video import write_gif, write_mp4, write_png
 
@@ -74,15 +74,6 @@ def main(argv: list[str] | None = None) -> int:
     facts = record.facts
     print(f"{record.num_steps:,} steps, return {facts['return']:g}: {command.out}")
     return 0
-
-
-def episode_of(command: RenderCommand) -> EpisodeRecord:
-    """The episode that the command asks for; ValueError says what is wrong with it."""
-    if command.record is not None:
-        return EpisodeRecord.load(command.record)
-    assert command.run is not None
-    trained = TrainedAgent.open(command.run, command.checkpoint, env=command.env, env_args=command.env_args)
-    return trained.record(seed=command.seed, deterministic=command.deterministic, max_steps=command.max_steps)
 
 
 def render(record: EpisodeRecord, out: Path, *, layer: int | None = None, fps: float = 10.0) -> None:
