@@ -9,16 +9,18 @@ Shape letters:
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from agents.retention_score import RetentionScore
 from agents.transformer import StepReport, TransformerSettings
 
 RECENT_EPISODES = 100
-"""episodes over which precision and recall are averaged, as SB3's episode statistics"""
+"""episodes (or cues) over which precision, recall and retention are averaged, as SB3's episode statistics"""
 
 
 class MemoryStatistics:
@@ -39,6 +41,7 @@ class MemoryStatistics:
         self._sums_B4 = torch.zeros(*shape, 4)
         self._precision: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._recall: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self.retention = RetentionScore(self._num_envs, recent_cues=RECENT_EPISODES)
         self.begin_rollout()
 
     def begin_rollout(self) -> None:
@@ -122,9 +125,14 @@ class MemoryStatistics:
         if self._precision:
             result["memory/precision"] = float(np.mean(self._precision))
             result["memory/recall"] = float(np.mean(self._recall))
+        lost, slack = self.retention.premature_rate(), self.retention.slack_mean()
+        if lost is not None:
+            result["memory/premature_rate"] = lost
+        if slack is not None:
+            result["memory/slack_mean"] = slack
         return result
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         return {
             "possible": self._possible_B,
@@ -132,9 +140,10 @@ class MemoryStatistics:
             "sums": self._sums_B4,
             "precision": torch.tensor(list(self._precision), dtype=torch.float64),
             "recall": torch.tensor(list(self._recall), dtype=torch.float64),
+            "retention": self.retention.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._possible_B, self._cue_seen_B, self._sums_B4 = (
             state["possible"],
@@ -143,3 +152,4 @@ class MemoryStatistics:
         )
         self._precision = deque(state["precision"].tolist(), maxlen=RECENT_EPISODES)
         self._recall = deque(state["recall"].tolist(), maxlen=RECENT_EPISODES)
+        self.retention.load_state_dict(state["retention"])

@@ -40,6 +40,7 @@ from agents.memory_statistics import MemoryStatistics
 from agents.plain_settings import decode, decode_space, encode, encode_space
 from agents.policies import ExpireSpanPolicy
 from agents.random_state import random_state, set_random_state
+from agents.retention_score import cue_done_numbers
 from agents.rollout import Rollout
 from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
@@ -124,7 +125,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.stop_training = False
         """a callback may set this in `on_rollout_start`, when everything belongs to whole updates"""
         self._memory: MemoryState | None = None
-        self._last_tags: np.ndarray | None = None
+        self._last_tags = np.zeros(0, dtype=np.int64)
+        self._last_done_cues = np.zeros(0, dtype=np.int64)
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,  # type: ignore[arg-type]  # None while loading, as in SB3
@@ -185,7 +187,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _begin(self, env: VecEnv) -> None:
         """Nothing remembered, every environment at the start of an episode."""
         self._memory = self.policy.initial_state(env.num_envs)
-        self._last_tags = cue_numbers(getattr(env, "reset_infos", [{}] * env.num_envs))
+        infos = getattr(env, "reset_infos", [{}] * env.num_envs)
+        self._last_tags = cue_numbers(infos)
+        self._last_done_cues = cue_done_numbers(infos)
         self.memory_statistics.begin()
         for classes in env.get_attr("episode_classes") if env.has_attr("episode_classes") else []:
             self.success_window.expect(tuple(classes))
@@ -222,6 +226,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             is_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
             noise = self.span_noise.sample(is_first_B, policy.transformer.settings.max_span)
             tag_B = torch.as_tensor(self._last_tags, device=self.device)
+            retention = self.memory_statistics.retention
+            starts = np.asarray(self._last_episode_starts)
+            retention.before_step(policy.transformer, self._memory, starts, noise)
             decision = policy.act(features, self._memory, is_first_B, noise, tag_B=tag_B)
             self._memory = decision.state
             new_obs, rewards, dones, infos = env.step(policy.to_env(decision.actions))
@@ -233,11 +240,21 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             rollout.add(features, decision.actions, is_first_B, decision.values_B, decision.log_prob_B, noise)
             rollout.rewards_BT[:, t] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
             self.memory_statistics.add(decision.reports, is_first_B, tag_B)
+            retention.after_step(
+                policy.transformer,
+                self._memory,
+                decision.reports,
+                self._last_tags,
+                self._last_done_cues,
+                dones,
+                noise=noise,
+            )
             self._update_info_buffer(infos, dones)
             self._record_outcomes(infos, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
             self._last_tags = cue_numbers(infos)
+            self._last_done_cues = cue_done_numbers(infos)
 
         policy.encoder.collecting = False  # the next rollout counts the last observation
         last_features = self._features(self._last_obs)
@@ -484,6 +501,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             "last_obs": self._last_obs,
             "last_episode_starts": self._last_episode_starts,
             "last_tags": self._last_tags,
+            "last_done_cues": self._last_done_cues,
             "episodes": list(self.ep_info_buffer or []),
             "successes": [bool(success) for success in self.ep_success_buffer or []],
             "success_window": self.success_window.state_dict(),
@@ -507,6 +525,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._last_obs = state["last_obs"]
             self._last_episode_starts = state["last_episode_starts"]
             self._last_tags = state["last_tags"]
+            self._last_done_cues = state["last_done_cues"]
         # Last: building environments and models may have drawn from the generators.
         set_random_state(state["random"], self.device)
 

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.episode_statistics import EPISODE_BASICS
 from agents.on_policy import MemoryOnPolicyAlgorithm, cue_numbers
+from agents.retention_score import RetentionScore, cue_done_numbers
 
 MAX_ENVS = 100
 """episodes played side by side"""
@@ -69,13 +70,17 @@ class EvaluationResult:
     cue_precision: float | None
     """share of the held memories that were cues"""
     cue_recall: float | None
-    """share of the steps after a cue at which some layer still held one"""
+    """share of the steps that needed a cue at which some layer still held it (`agents.retention_score`)"""
     metrics: dict[str, float]
     """means over episodes of what else the environment measures"""
     correlation_horizon: tuple[int, int] | None
     """fewest and most steps between a cue and its use, as the environment declares them"""
     short_term_window: int
     """steps for which any memory lasts: the ramp (spans can be 0), or the size of a memory of fixed size"""
+    premature_rate: float | None
+    """share of the cues that were gone at their last use"""
+    slack_mean: float | None
+    """steps for which a cue would be kept beyond its last use"""
     steps_per_second: float
     """of all environments together, environment and agent"""
     over_time: list[Stretch] = field(default_factory=list)
@@ -114,6 +119,9 @@ class EvaluationResult:
             rows["cue to use"] = (
                 f"{shortest:,} to {longest:,} steps; the short-term window of {window} covers {covered}"
             )
+        if self.premature_rate is not None:
+            kept = "" if self.slack_mean is None else f", kept {self.slack_mean:,.0f} steps too long"
+            rows["cues, last use"] = f"lost too early {self.premature_rate:.1%}{kept}"
         rows["memory held"] = f"{self.bytes_held_mean / 1024:.1f} KiB per environment"
         rows["speed"] = f"{self.steps_per_second:,.0f} steps/s"
         return rows
@@ -168,9 +176,10 @@ def evaluate(
     state = policy.initial_state(num_envs)
     num_layers = len(state.layers)
     starts = np.ones(num_envs, dtype=bool)
-    tags = cue_numbers(getattr(env, "reset_infos", [{}] * num_envs))
+    infos: list[dict[str, Any]] = getattr(env, "reset_infos", [{}] * num_envs)
+    tags, done_cues = cue_numbers(infos), cue_done_numbers(infos)
+    retention = RetentionScore(num_envs)
     age_B = np.zeros(num_envs, dtype=np.int64)
-    cue_seen_B = np.zeros(num_envs, dtype=bool)
     left_B = np.full(num_envs, episodes // num_envs)
     finished: list[dict[str, Any]] = []
     totals = _Totals(num_layers)
@@ -183,7 +192,7 @@ def evaluate(
     while left_B.any():
         playing_B = left_B > 0
         age_B[starts] = 0
-        cue_seen_B[starts] = False
+        retention.before_step(policy.transformer, state, starts)
         thinking = time.perf_counter()
         features = policy.encoder.preprocess(policy.obs_to_tensor(observation)[0])
         decision = policy.act(
@@ -203,18 +212,16 @@ def evaluate(
             -1, num_envs
         )
         for part in (totals, stretch):
-            part.add(
-                retained_LB, tagged_LB, age_B, cue_seen_B, playing_B, state.bytes_held / num_envs, seconds
-            )
-        cue_seen_B |= tags > 0
+            part.add(retained_LB, tagged_LB, age_B, playing_B, state.bytes_held / num_envs, seconds)
         age_B += 1
         observation, _, dones, infos = env.step(actions)
+        retention.after_step(policy.transformer, state, decision.reports, tags, done_cues, dones, playing_B)
         step += 1
         for row in np.flatnonzero(dones & playing_B):
             finished.append(infos[row])
             left_B[row] -= 1
         starts = dones
-        tags = cue_numbers(infos)
+        tags, done_cues = cue_numbers(infos), cue_done_numbers(infos)
         if step == stretch_end:
             over_time.append(stretch.as_stretch(stretch_start, step, num_envs))
             stretch, stretch_start, stretch_end = _Totals(num_layers), step, 2 * stretch_end
@@ -248,10 +255,12 @@ def evaluate(
         possible_mean=totals.possible / totals.rows,
         bytes_held_mean=totals.bytes / totals.steps,
         cue_precision=totals.tagged / totals.retained_L.sum() if totals.retained_L.sum() else None,
-        cue_recall=totals.recalled / totals.asked if totals.asked else None,
         metrics=_metric_means(finished),
         correlation_horizon=horizons[0],
         short_term_window=policy.transformer.short_term_window,
+        cue_recall=retention.recall(),
+        premature_rate=retention.premature_rate(),
+        slack_mean=retention.slack_mean(),
         steps_per_second=step * num_envs / elapsed,
         over_time=over_time,
     )
@@ -273,14 +282,13 @@ class _Totals:
         self.retained_L = np.zeros(num_layers)
         self.retained_max_L = np.zeros(num_layers, dtype=np.int64)
         self.possible = self.bytes = self.seconds = 0.0
-        self.tagged = self.asked = self.recalled = self.rows = self.steps = 0
+        self.tagged = self.rows = self.steps = 0
 
     def add(
         self,
         retained_LB: np.ndarray,
         tagged_LB: np.ndarray,
         age_B: np.ndarray,
-        cue_seen_B: np.ndarray,
         playing_B: np.ndarray,
         bytes_held: float,
         seconds: float,
@@ -289,10 +297,7 @@ class _Totals:
         self.retained_L += retained_LB.sum(1)
         self.retained_max_L = np.maximum(self.retained_max_L, retained_LB.max(1, initial=0))
         self.possible += float(age_B[playing_B].sum())
-        asked_B = cue_seen_B & playing_B
         self.tagged += int(tagged_LB[:, playing_B].sum())
-        self.asked += int(asked_B.sum())
-        self.recalled += int((tagged_LB.sum(0)[asked_B] > 0).sum())
         self.rows += int(playing_B.sum())
         self.bytes += bytes_held
         self.seconds += seconds

@@ -1,0 +1,184 @@
+"""Was every cue kept until it was needed, and for how long after that?
+
+The environment says which steps show something to be remembered: `info["cue"]` is the number of the cue in
+sight (True counts as 1, 0 is none). A cue is *needed* from the step after it was first seen up to its *last
+use*: the step whose `info["cue_done"]` names it or, if the environment does not tell, the last step of the
+episode. (Numbers may be used again; a cue seen after its last use is a new one.) It is *held* at a step if
+that step sees a memory of it, in any layer: one with m > 0 whose own step showed the cue.
+
+recall          of all pairs of a needed cue and a step that needs it, the share in which it is held
+premature rate  of all cues that were needed, the share that is no longer held at the last use
+slack           of a cue that is held at its last use: steps after that for which a memory of it would still
+                be seen, though the episode may be over by then; 0 is perfect thrift
+precision       (elsewhere) of all pairs of a retained memory and a step that sees it, the share that are cues
+
+Shape letters:
+    B  environments
+    W  slots of a layer's store
+    C  cue numbers
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.block_view import SpanNoise
+from agents.memory_state import LayerMemory, MemoryState
+from agents.retention import SMALLEST_MASK
+from agents.transformer import MemoryTransformer, StepReport
+
+
+class RetentionScore:
+    """Counts cues needed, held, lost and kept too long, for a batch of environments."""
+
+    def __init__(self, num_envs: int, *, recent_cues: int | None = None) -> None:
+        """Start empty.
+
+        Args:
+            num_envs: B.
+            recent_cues: average premature rate and slack over so many last cues; None: over all.
+        """
+        self._needed_BC = np.zeros((num_envs, 1), dtype=bool)
+        self._held_BC: NDArray[np.bool_] | None = None
+        self._lost: deque[bool] = deque(maxlen=recent_cues)
+        self._slack: deque[int] = deque(maxlen=recent_cues)
+        self.asked = 0
+        """pairs of a needed cue and a step"""
+        self.recalled = 0
+        """those of them in which it was held"""
+
+    @property
+    def needed_B(self) -> NDArray[np.bool_]:
+        """Where the present step needs some cue."""
+        return np.asarray(self._needed_BC.any(1))
+
+    def before_step(
+        self,
+        transformer: MemoryTransformer,
+        state: MemoryState,
+        is_first_B: NDArray[np.bool_],
+        noise: SpanNoise | None = None,
+    ) -> None:
+        """To be called before the policy acts; looks into the memory only if cues have several numbers."""
+        self._needed_BC[is_first_B] = False
+        self._held_BC = None
+        if self._needed_BC.shape[1] > 1:
+            numbers = range(1, self._needed_BC.shape[1] + 1)
+            later = [_visible_steps(transformer, state, number, noise) > 0 for number in numbers]
+            self._held_BC = np.stack(later, 1) & ~is_first_B[:, None]
+
+    def after_step(
+        self,
+        transformer: MemoryTransformer,
+        state: MemoryState,
+        reports: Sequence[StepReport],
+        cue_B: NDArray[np.int64],
+        done_B: NDArray[np.int64],
+        ended_B: NDArray[np.bool_],
+        playing_B: NDArray[np.bool_] | None = None,
+        noise: SpanNoise | None = None,
+    ) -> None:
+        """To be called after the policy and the environments acted.
+
+        Args:
+            transformer: whose memory it is.
+            state: after the step.
+            reports: of the step.
+            cue_B: number of the cue that the step saw; 0: none.
+            done_B: number of the cue that the step used for the last time; 0: none.
+            ended_B: where the step was the last of its episode.
+            playing_B: environments that count; None: all.
+            noise: span noise of the step.
+        """
+        if not reports:
+            return
+        needed_BC = self._needed_BC if playing_B is None else self._needed_BC & playing_B[:, None]
+        held_BC = self._held_BC
+        if held_BC is None:  # all cues are number 1: what the reports count
+            tagged_B = torch.stack([report.tagged_B for report in reports]).sum(0)
+            held_BC = (tagged_B > 0).cpu().numpy()[:, None]
+        self.asked += int(needed_BC.sum())
+        self.recalled += int((needed_BC & held_BC).sum())
+        used_BC = done_B[:, None] == np.arange(1, needed_BC.shape[1] + 1)
+        used_BC |= ended_B[:, None]
+        used_BC &= needed_BC
+        for number in np.flatnonzero(used_BC.any(0)).tolist():
+            later_B = _visible_steps(transformer, state, number + 1, noise)
+            for row in np.flatnonzero(used_BC[:, number]).tolist():
+                self._lost.append(not held_BC[row, number])
+                if held_BC[row, number]:
+                    self._slack.append(int(later_B[row]))
+        self._needed_BC &= ~used_BC
+        self._see(cue_B)
+
+    def _see(self, cue_B: NDArray[np.int64]) -> None:
+        most = int(cue_B.max(initial=0))
+        if most > self._needed_BC.shape[1]:
+            extra = most - self._needed_BC.shape[1]
+            self._needed_BC = np.pad(self._needed_BC, ((0, 0), (0, extra)))
+        rows = np.flatnonzero(cue_B > 0)
+        self._needed_BC[rows, cue_B[rows] - 1] = True
+
+    def recall(self) -> float | None:
+        """See the module; None if no cue was needed."""
+        return self.recalled / self.asked if self.asked else None
+
+    def premature_rate(self) -> float | None:
+        """See the module; None if no cue came to its last use."""
+        return float(np.mean(self._lost)) if self._lost else None
+
+    def slack_mean(self) -> float | None:
+        """See the module, in steps; None if no cue was held at its last use."""
+        return float(np.mean(self._slack)) if self._slack else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {
+            "needed": self._needed_BC.copy(),
+            "lost": list(self._lost),
+            "slack": list(self._slack),
+            "asked": self.asked,
+            "recalled": self.recalled,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._needed_BC = np.array(state["needed"], dtype=bool)
+        self._lost = deque(map(bool, state["lost"]), maxlen=self._lost.maxlen)
+        self._slack = deque(map(int, state["slack"]), maxlen=self._slack.maxlen)
+        self.asked, self.recalled = int(state["asked"]), int(state["recalled"])
+
+
+def cue_done_numbers(infos: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """The cue that each environment's present observation needs for the last time (0: none)."""
+    return np.fromiter((int(info.get("cue_done", 0)) for info in infos), dtype=np.int64, count=len(infos))
+
+
+@torch.no_grad()
+def _visible_steps(
+    transformer: MemoryTransformer, state: MemoryState, number: int, noise: SpanNoise | None
+) -> NDArray[np.int64]:
+    """For how many of the next steps some memory of a cue will be seen, per environment."""
+    longest_B = np.zeros(state.batch_size, dtype=np.int64)
+    for layer, memory in zip(transformer.layers, state.layers, strict=False):
+        span_BGW = layer.retention.spans_of(memory)
+        remaining_BW = _remaining(span_BGW, memory, state.clock_B, noise)
+        margin = layer.retention.ramp * (1.0 - SMALLEST_MASK)
+        steps_BW = torch.ceil(remaining_BW + margin).clamp(min=0).masked_fill(memory.tag_BW != number, 0)
+        if memory.num_slots:
+            longest_B = np.maximum(longest_B, steps_BW.max(1).values.long().cpu().numpy())
+    return longest_B
+
+
+def _remaining(span_BGW: Tensor, memory: LayerMemory, clock_B: Tensor, noise: SpanNoise | None) -> Tensor:
+    """r_ti of the head that sees a memory longest, as the next step will see it; long past where none is."""
+    if noise is not None:
+        span_BGW = noise.apply(span_BGW, slice(0, 1))
+    return span_BGW.amax(1) - (clock_B.unsqueeze(1) - memory.birth_BW)
