@@ -211,9 +211,8 @@ class _Writer:
 
     def remember(self, decision: Decision, action: Any, details: list[MemoryDetail]) -> None:
         """Keep what the policy decided, and what it saw."""
-        kind, choice = choice_of(decision.distribution)
-        self._choice_kind = kind
-        self._choice.append(choice)
+        self._choice_kind, choices = choices_of(decision.distribution)
+        self._choice.append(choices[0])
         self._action.append(np.asarray(action))
         self._value.append(decision.values_B.item())
         self._log_prob.append(decision.log_prob_B.item())
@@ -302,8 +301,8 @@ class _Writer:
         )
 
 
-def choice_of(distribution: Distribution) -> tuple[str, NDArray[np.float32]]:
-    """What the policy's choice is drawn from, as numbers: see `EpisodeRecord.choice_TA`."""
+def choices_of(distribution: Distribution) -> tuple[str, NDArray[np.float32]]:
+    """What the policy's choices are drawn from, [B, A]: see `EpisodeRecord.choice_TA`."""
     inner: Any = distribution.distribution
     if isinstance(distribution, CategoricalDistribution | BernoulliDistribution):
         parts, kind = [inner.probs], PROBABILITIES
@@ -312,7 +311,7 @@ def choice_of(distribution: Distribution) -> tuple[str, NDArray[np.float32]]:
     else:
         assert isinstance(distribution, DiagGaussianDistribution)
         parts, kind = [inner.mean, inner.stddev], MEAN_AND_DEVIATION
-    return kind, torch.cat([part.detach().flatten() for part in parts]).cpu().numpy().astype(np.float32)
+    return kind, torch.cat([part.detach() for part in parts], 1).cpu().numpy().astype(np.float32)
 
 
 def place_of(env: gym.Env[Any, Any]) -> tuple[tuple[int, int], tuple[int, int], int]:

@@ -204,12 +204,12 @@ def draw_sheet(record: EpisodeRecord, *, layer: int | None = None, moments: int 
         panel.top = top
         top += panel.height + GAP
     sheet = Image.new("RGB", (WIDTH, top + top % 2), PAPER)
-    _text(sheet, (MARGIN, MARGIN // 2 + 6), title(record), 22)
+    write_text(sheet, (MARGIN, MARGIN // 2 + 6), title(record), 22)
     for index, (step, tile) in enumerate(zip(steps, tiles, strict=False)):
         row, column = divmod(index, columns)
         x = MARGIN + column * (tile.width + GAP)
         y = MARGIN // 2 + head + row * tile_height
-        _text(sheet, (x, y + 2), _fitted(_moment_caption(record, step), 15, tile.width), 15, FAINT_INK)
+        write_text(sheet, (x, y + 2), fitted(_moment_caption(record, step), 15, tile.width), 15, FAINT_INK)
         sheet.paste(tile, (x, y + caption))
     for panel in panels:
         panel.prepare(sheet)
@@ -332,9 +332,11 @@ class FramePanel(_Panel):
             size = right - left
             if what.remaining >= 1.0 and size >= 36:
                 text = f"{what.remaining:.0f}"
-                _text(image, (right - RIM - 2, bottom - RIM - 1), text, 13, PAPER, anchor="rs", outline=INK)
+                write_text(
+                    image, (right - RIM - 2, bottom - RIM - 1), text, 13, PAPER, anchor="rs", outline=INK
+                )
             if what.is_cue:
-                _diamond(pen, (left + RIM + 6, top + RIM + 6), 5)
+                draw_diamond(pen, (left + RIM + 6, top + RIM + 6), 5)
         for cell in expired:
             box = self.cell_box(cell, step)
             if box is not None:
@@ -369,7 +371,7 @@ class WorldPanel(_Panel):
         self._visited = {tuple(cell) for cell in cells.tolist()}
 
     def prepare(self, image: Image.Image) -> None:
-        _text(image, (MARGIN, self.top + 6), "visited", 15, FAINT_INK)
+        write_text(image, (MARGIN, self.top + 6), "visited", 15, FAINT_INK)
         pen = ImageDraw.Draw(image)
         for cell in self._visited:
             pen.rectangle(_inside(self.cell_box(cell)), fill=(228, 231, 237))
@@ -395,7 +397,7 @@ class WorldPanel(_Panel):
             box = self.cell_box(cell)
             pen.rectangle(_inside(box), fill=_rgb(color))
             if what.is_cue:
-                _diamond(pen, ((box[0] + box[2]) // 2, box[1] - 1), 4)
+                draw_diamond(pen, ((box[0] + box[2]) // 2, box[1] - 1), 4)
         left, top, right, bottom = self.cell_box(tuple(record.cell_T1[step].tolist()))
         x = (left + right) // 2
         pen.polygon([(x - 6, bottom + 9), (x + 6, bottom + 9), (x, bottom + 1)], fill=INK)
@@ -413,8 +415,8 @@ class TextPanel(_Panel):
         self.split = self.left + round(self.width * 0.52)
 
     def prepare(self, image: Image.Image) -> None:
-        _text(image, (self.left, self.top), "read last", 15, FAINT_INK)
-        _text(image, (self.split, self.top), "older, and still remembered", 15, FAINT_INK)
+        write_text(image, (self.left, self.top), "read last", 15, FAINT_INK)
+        write_text(image, (self.split, self.top), "older, and still remembered", 15, FAINT_INK)
 
     def line_box(self, row: int, *, older: bool = False) -> tuple[int, int, int, int]:
         """The tinted block in front of a line."""
@@ -453,16 +455,16 @@ class TextPanel(_Panel):
                     if what.remaining >= 1.0:
                         ink = INK if mixed @ (0.299, 0.587, 0.114) > 120 else PAPER
                         place = ((left + right) // 2, (top + bottom) // 2)
-                        _text(image, place, f"{what.remaining:.0f}", 14, ink, anchor="mm")
+                        write_text(image, place, f"{what.remaining:.0f}", 14, ink, anchor="mm")
                 elif line_step in expired:
                     _dashed_box(pen, box, dark=True)
                 is_cue = line_step < record.num_steps and bool(record.cue_T[line_step])
                 if is_cue:
-                    _diamond(pen, (right + 9, (top + bottom) // 2), 5)
+                    draw_diamond(pen, (right + 9, (top + bottom) // 2), 5)
                 room = (self.split if not older else WIDTH - MARGIN) - right - 30
-                line = _fitted(f"{line_step}: {record.lines[line_step]}", 15, room)
+                line = fitted(f"{line_step}: {record.lines[line_step]}", 15, room)
                 now = line_step == step and not older
-                _text(image, (right + 18, top), line, 15, INK if now or what is not None else FAINT_INK)
+                write_text(image, (right + 18, top), line, 15, INK if now or what is not None else FAINT_INK)
 
 
 class _TitlePanel(_Panel):
@@ -474,7 +476,7 @@ class _TitlePanel(_Panel):
         self._record = record
 
     def prepare(self, image: Image.Image) -> None:
-        _text(image, (self.left, self.top + 4), title(self._record), 22)
+        write_text(image, (self.left, self.top + 4), title(self._record), 22)
 
     def draw(self, image: Image.Image, step: int) -> None:
         record = self._record
@@ -483,11 +485,11 @@ class _TitlePanel(_Panel):
             text = f"step {step} of {record.num_steps}"
         else:
             text = f"over after {record.num_steps} steps, return {record.facts['return']:g}"
-        _text(image, (right, self.top + 4), text, 22, anchor="ra")
+        write_text(image, (right, self.top + 4), text, 22, anchor="ra")
         if step < record.num_steps and record.cue_T[step]:
             x = right - 300
-            _diamond(ImageDraw.Draw(image), (x - 12, self.top + 17), 7)
-            _text(image, (x, self.top + 4), "cue in sight", 20)
+            draw_diamond(ImageDraw.Draw(image), (x - 12, self.top + 17), 7)
+            write_text(image, (x, self.top + 4), "cue in sight", 20)
 
 
 class _ChoicePanel(_Panel):
@@ -516,8 +518,8 @@ class _ChoicePanel(_Panel):
         rows = [("value", f"{record.value_T[step]:.3f}"), ("reward", _signed(record.reward_T[step]))]
         for index, (name, value) in enumerate([*rows, ("return", f"{gained:g}")]):
             y = self.top + 26 + index * self.row_height
-            _text(image, (column, y), name, 15, FAINT_INK)
-            _text(image, (right, y), value, 15, anchor="ra")
+            write_text(image, (column, y), name, 15, FAINT_INK)
+            write_text(image, (right, y), value, 15, anchor="ra")
 
     def _bars(self) -> tuple[int, int]:
         """Left end and length of a bar for probability 1."""
@@ -532,15 +534,15 @@ class _ChoicePanel(_Panel):
             order = np.sort(np.argsort(-probabilities)[:SHOWN_ACTIONS])
         pen = ImageDraw.Draw(image)
         left, length = self._bars()
-        _text(image, (self.left, self.top), "chance of each action, and the one taken", 15, FAINT_INK)
+        write_text(image, (self.left, self.top), "chance of each action, and the one taken", 15, FAINT_INK)
         for row, index in enumerate(order.tolist()):
             y = self.top + 26 + row * self.row_height
-            _text(image, (left - 10, y), choice_name(record, index), 15, anchor="ra")
+            write_text(image, (left - 10, y), choice_name(record, index), 15, anchor="ra")
             pen.rectangle((left, y + 2, left + length, y + 17), fill=(238, 240, 244))
             end = left + round(length * float(probabilities[index]))
             if end > left:
                 pen.rectangle((left, y + 2, end, y + 17), fill=CURVE)
-            _text(image, (left + length + 10, y), f"{probabilities[index]:.1%}", 15)
+            write_text(image, (left + length + 10, y), f"{probabilities[index]:.1%}", 15)
             if index in taken:
                 pen.rectangle((left - 2, y, left + length + 2, y + 19), outline=INK, width=2)
 
@@ -548,12 +550,14 @@ class _ChoicePanel(_Panel):
         record = self._record
         size = record.choice_TA.shape[1] // 2
         action = np.asarray(record.action_T[step]).reshape(-1)
-        _text(image, (self.left, self.top), "action: mean and deviation, and the one taken", 15, FAINT_INK)
+        write_text(
+            image, (self.left, self.top), "action: mean and deviation, and the one taken", 15, FAINT_INK
+        )
         for index in range(min(size, SHOWN_ACTIONS)):
             y = self.top + 26 + index * self.row_height
             mean, deviation = record.choice_TA[step, index], record.choice_TA[step, size + index]
             text = f"{choice_name(record, index)}: {mean:+.3f} +- {deviation:.3f}, taken {action[index]:+.3f}"
-            _text(image, (self.left, y), text, 15)
+            write_text(image, (self.left, y), text, 15)
 
 
 class _AttendedPanel(_Panel):
@@ -577,7 +581,7 @@ class _AttendedPanel(_Panel):
         return sorted(((attention, birth) for birth, attention in most.items()), reverse=True)[: self.count]
 
     def prepare(self, image: Image.Image) -> None:
-        _text(image, (self.left, self.top), "attends most to what it saw at", 15, FAINT_INK)
+        write_text(image, (self.left, self.top), "attends most to what it saw at", 15, FAINT_INK)
 
     def draw(self, image: Image.Image, step: int) -> None:
         pen = ImageDraw.Draw(image)
@@ -585,31 +589,31 @@ class _AttendedPanel(_Panel):
             x, y = self.left + index * (self.side + 32), self.top + 26
             image.paste(self._thumbnail(birth), (x, y))
             if self._record.cue_T[birth]:
-                _diamond(pen, (x + self.side - 10, y + 10), 5)
-            _text(image, (x, y + self.side + 3), f"step {birth}: {attention:.2f}", 13)
+                draw_diamond(pen, (x + self.side - 10, y + 10), 5)
+            write_text(image, (x, y + self.side + 3), f"step {birth}: {attention:.2f}", 13)
 
     def _thumbnail(self, step: int) -> Image.Image:
         if step not in self._thumbnails:
-            frame = self._record.frame(step)
-            assert frame is not None
-            self._thumbnails[step] = self._cut_out(frame, step)
+            self._thumbnails[step] = thumbnail(self._record, step, self.side)
         return self._thumbnails[step]
 
-    def _cut_out(self, frame: Picture, step: int) -> Image.Image:
-        """Three by three cells around the agent; the whole frame if cells are unknown."""
-        record = self._record
-        tile = record.tile
-        if not (tile and record.knows_cells):
-            whole = Image.new("RGB", (self.side, self.side), RULE)
+
+def thumbnail(record: EpisodeRecord, step: int, side: int) -> Image.Image:
+    """What was seen at a step: three by three cells around the agent, or the whole frame, small."""
+    frame = record.frame(step)
+    tile = record.tile
+    if frame is None or not (tile and record.knows_cells):
+        whole = Image.new("RGB", (side, side), RULE)
+        if frame is not None:
             small = Image.fromarray(frame)
-            small.thumbnail((self.side, self.side))
-            whole.paste(small, ((self.side - small.width) // 2, (self.side - small.height) // 2))
-            return whole
-        padded = np.pad(frame, ((tile, tile), (tile, tile), (0, 0)))
-        x, y = ((record.cell_T1[step] - record.origin_T1[step]) * tile).tolist()
-        part = padded[max(y, 0) : y + 3 * tile, max(x, 0) : x + 3 * tile]
-        resample = Image.Resampling.BOX if 3 * tile >= self.side else Image.Resampling.NEAREST
-        return Image.fromarray(part).resize((self.side, self.side), resample)
+            small.thumbnail((side, side))
+            whole.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
+        return whole
+    padded = np.pad(frame, ((tile, tile), (tile, tile), (0, 0)))
+    x, y = ((record.cell_T1[step] - record.origin_T1[step]) * tile).tolist()
+    part = padded[max(y, 0) : y + 3 * tile, max(x, 0) : x + 3 * tile]
+    resample = Image.Resampling.BOX if 3 * tile >= side else Image.Resampling.NEAREST
+    return Image.fromarray(part).resize((side, side), resample)
 
 
 class _TimePanel(_Panel):
@@ -709,10 +713,10 @@ class LifelinePanel(_TimePanel):
 
     def prepare(self, image: Image.Image) -> None:
         bottom = self.chart_top + self.chart_height
-        _text(image, (self.left, self.chart_top), f"layer {self.number}", 15, FAINT_INK)
-        _text(image, (self.left, self.chart_top + 20), "memories", 15, FAINT_INK)
+        write_text(image, (self.left, self.chart_top), f"layer {self.number}", 15, FAINT_INK)
+        write_text(image, (self.left, self.chart_top + 20), "memories", 15, FAINT_INK)
         caption = "one bar per memory, bright where it is attended to"
-        _text(image, (self.axis_left, self.top), caption, 15, FAINT_INK)
+        write_text(image, (self.axis_left, self.top), caption, 15, FAINT_INK)
         _time_ticks(image, self, bottom)
 
     def draw(self, image: Image.Image, step: int) -> None:
@@ -727,7 +731,7 @@ class LifelinePanel(_TimePanel):
                 top, bottom = self.row_box(birth)
                 x = self.column_of(int(self.layer.first_M[birth]))
                 size = max(3, min(5, (bottom - top) // 2 + 1))
-                _diamond(pen, (x - size - 1, (top + bottom) // 2), size)
+                draw_diamond(pen, (x - size - 1, (top + bottom) // 2), size)
         if step < record.num_steps:
             x = self.axis_left + now
             pen.line((x, self.chart_top - 4, x, self.chart_top + self.chart_height + 3), fill=CURSOR, width=2)
@@ -737,8 +741,8 @@ class LifelinePanel(_TimePanel):
             )
         count = len(self.layer.at(seen).birth)
         text = f"{count:,} retained of {seen:,} possible"
-        _text(image, (WIDTH - MARGIN, self.top), text, 15, anchor="ra")
-        _text(
+        write_text(image, (WIDTH - MARGIN, self.top), text, 15, anchor="ra")
+        write_text(
             image,
             (self.axis_left, self.top),
             "one bar per memory, bright where it is attended to",
@@ -759,9 +763,9 @@ class _CountPanel(_TimePanel):
         self._most = max([record.num_steps - 1, 1])
 
     def prepare(self, image: Image.Image) -> None:
-        _text(image, (self.left, self.top), "retained", 15, CURVE)
-        _text(image, (self.left, self.top + 18), "of possible", 15, FAINT_INK)
-        _text(image, (self.axis_left - 6, self.top - 4), f"{self._most:,}", 13, FAINT_INK, anchor="ra")
+        write_text(image, (self.left, self.top), "retained", 15, CURVE)
+        write_text(image, (self.left, self.top + 18), "of possible", 15, FAINT_INK)
+        write_text(image, (self.axis_left - 6, self.top - 4), f"{self._most:,}", 13, FAINT_INK, anchor="ra")
         pen = ImageDraw.Draw(image)
         bottom = self.top + self.chart_height
         num_steps = self.record.num_steps
@@ -773,7 +777,7 @@ class _CountPanel(_TimePanel):
         if len(self._counts) > 1:
             style = ("solid", "dashed")
             names = ", ".join(f"{n} {style[index % 2]}" for index, (n, _) in enumerate(self._counts[:2]))
-            _text(image, (self.left, self.top + 36), names, 13, FAINT_INK)
+            write_text(image, (self.left, self.top + 36), names, 13, FAINT_INK)
         pen.line((self.column_of(0), bottom, self.column_of(num_steps), bottom), fill=RULE)
 
     def draw(self, image: Image.Image, step: int) -> None:
@@ -795,12 +799,12 @@ class _ValuePanel(_TimePanel):
 
     def prepare(self, image: Image.Image) -> None:
         pen = ImageDraw.Draw(image)
-        _text(image, (self.left, self.top), "value", 15, CURVE)
-        _text(image, (self.left, self.top + 18), "reward", 15, FAINT_INK)
+        write_text(image, (self.left, self.top), "value", 15, CURVE)
+        write_text(image, (self.left, self.top + 18), "reward", 15, FAINT_INK)
         bottom = self.top + self.chart_height
         pen.line((self.axis_left, bottom, self.axis_left + self.axis_width, bottom), fill=RULE)
-        _text(image, (self.axis_left - 6, self.top - 4), f"{self._high:.2g}", 13, FAINT_INK, anchor="ra")
-        _text(image, (self.axis_left - 6, bottom - 12), f"{self._low:.2g}", 13, FAINT_INK, anchor="ra")
+        write_text(image, (self.axis_left - 6, self.top - 4), f"{self._high:.2g}", 13, FAINT_INK, anchor="ra")
+        write_text(image, (self.axis_left - 6, bottom - 12), f"{self._low:.2g}", 13, FAINT_INK, anchor="ra")
         pen.line(_stairs(self, self.record.value_T, self._low, self._high), fill=CURVE, width=2)
         for step in np.flatnonzero(self.record.reward_T).tolist():
             x = self.now(step) - 1
@@ -825,32 +829,32 @@ class _LegendPanel(_Panel):
         bar = 120
         if self._tints:
             most = float(self._record.facts["max_span"])
-            _text(image, (x, y), "remaining span", 15, FAINT_INK)
+            write_text(image, (x, y), "remaining span", 15, FAINT_INK)
             x += 118
             colors = span_color(np.exp(np.linspace(0, np.log(max(most, 2.0)), bar)), most)
             image.paste(Image.fromarray(np.tile(colors.astype(np.uint8), (16, 1, 1))), (x, y + 1))
-            _text(image, (x, y + 17), "1", 13, FAINT_INK)
-            _text(image, (x + bar, y + 17), f"{most:,.0f} steps", 13, FAINT_INK, anchor="ma")
+            write_text(image, (x, y + 17), "1", 13, FAINT_INK)
+            write_text(image, (x + bar, y + 17), f"{most:,.0f} steps", 13, FAINT_INK, anchor="ma")
             x += bar + 48
             _dashed_box(pen, (x, y, x + 18, y + 18), dark=True)
-            _text(image, (x + 26, y), "just expired", 15, FAINT_INK)
+            write_text(image, (x + 26, y), "just expired", 15, FAINT_INK)
             x += 132
-        _diamond(pen, (x + 6, y + 9), 6)
-        _text(image, (x + 18, y), "cue", 15, FAINT_INK)
+        draw_diamond(pen, (x + 6, y + 9), 6)
+        write_text(image, (x + 18, y), "cue", 15, FAINT_INK)
         x += 66
-        _text(image, (x, y), "attention", 15, FAINT_INK)
+        write_text(image, (x, y), "attention", 15, FAINT_INK)
         x += 76
         colors = attention_color(np.linspace(0, 1, bar), np.ones(bar))
         image.paste(Image.fromarray(np.tile(colors.astype(np.uint8), (16, 1, 1))), (x, y + 1))
-        _text(image, (x, y + 17), "0", 13, FAINT_INK)
-        _text(image, (x + bar, y + 17), "1", 13, FAINT_INK, anchor="ra")
+        write_text(image, (x, y + 17), "0", 13, FAINT_INK)
+        write_text(image, (x + bar, y + 17), "1", 13, FAINT_INK, anchor="ra")
         x += bar + 24
         colors = attention_color(np.full(60, 0.1), np.linspace(1, 0, 60))
         image.paste(Image.fromarray(np.tile(colors.astype(np.uint8), (16, 1, 1))), (x, y + 1))
-        _text(image, (x + 68, y), "fading", 15, FAINT_INK)
+        write_text(image, (x + 68, y), "fading", 15, FAINT_INK)
         x += 134
         pen.rectangle((x, y + 1, x + 40, y + 16), fill=FORECAST)
-        _text(image, (x + 48, y), "to come", 15, FAINT_INK)
+        write_text(image, (x + 48, y), "to come", 15, FAINT_INK)
 
     def draw(self, image: Image.Image, step: int) -> None:
         """Nothing depends on the step."""
@@ -970,8 +974,8 @@ def _time_ticks(image: Image.Image, panel: _TimePanel, y: int) -> None:
     for step in range(0, num_steps, interval):
         x = panel.column_of(step)
         pen.line((x, y, x, y + 4), fill=FAINT_INK)
-        _text(image, (x, y + 4), f"{step:,}", 13, FAINT_INK, anchor="ma")
-    _text(image, (panel.axis_left + panel.axis_width, y + 4), "step", 13, FAINT_INK, anchor="ra")
+        write_text(image, (x, y + 4), f"{step:,}", 13, FAINT_INK, anchor="ma")
+    write_text(image, (panel.axis_left + panel.axis_width, y + 4), "step", 13, FAINT_INK, anchor="ra")
 
 
 def _inside(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
@@ -979,7 +983,7 @@ def _inside(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     return box[0], box[1], box[2] - 1, box[3] - 1
 
 
-def _diamond(pen: ImageDraw.ImageDraw, center: tuple[int, int], size: int) -> None:
+def draw_diamond(pen: ImageDraw.ImageDraw, center: tuple[int, int], size: int) -> None:
     """The mark of a cue: black with a white rim, so that it shows on anything."""
     x, y = center
     for reach, color in ((size + 1, PAPER), (size - 1, INK)):
@@ -1007,7 +1011,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _text(
+def write_text(
     image: Image.Image,
     place: tuple[int, int],
     text: str,
@@ -1017,11 +1021,12 @@ def _text(
     anchor: str = "la",
     outline: tuple[int, int, int] | None = None,
 ) -> None:
+    """Write a line of text into a picture; `place` is where its anchor lies (PIL's letters)."""
     stroke = {} if outline is None else {"stroke_width": 1, "stroke_fill": outline}
     ImageDraw.Draw(image).text(place, text, fill=color, font=_font(size), anchor=anchor, **stroke)  # type: ignore[arg-type]
 
 
-def _fitted(text: str, size: int, room: int) -> str:
+def fitted(text: str, size: int, room: int) -> str:
     """The text, or as much of its beginning as there is room for."""
     font = _font(size)
     if font.getlength(text) <= room:
