@@ -116,6 +116,10 @@ class Probe:
         self.record = record
         if not record.layers:
             raise ValueError("the agent has no memory that could be changed")
+        if any(layer.retention.pools for layer in self.policy.transformer.layers):
+            raise ValueError(
+                "memories that stand for several others (compressive) cannot be changed one by one"
+            )
         if any(layer.content_MD is None for layer in record.layers):
             raise ValueError("the record does not hold what the memories contain; record with contents=True")
         self._observations, self._rewards = self._replayed_observations()
@@ -276,7 +280,9 @@ class Probe:
                     hidden_BWD[row, slot] = torch.as_tensor(content[number - 1])
                     birth_BW[row, slot] = new
             tag_BW = torch.zeros_like(birth_BW)
-            layers.append(LayerMemory(hidden_BWD.to(device), birth_BW.to(device), tag_BW.to(device)))
+            pooled_BW = torch.zeros_like(birth_BW, dtype=torch.bool)
+            store = LayerMemory(hidden_BWD, birth_BW, tag_BW, pooled_BW)
+            layers.append(store.each(lambda part: part.to(device)))
         clock_B = torch.full((len(edits),), step, dtype=torch.long, device=device)
         return MemoryState(clock_B, layers)
 
