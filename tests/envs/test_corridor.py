@@ -1,32 +1,25 @@
-"""The corridor: both twins agree, memory is needed and enough, and nothing leaks."""
+"""The corridor: both twins agree, memory is needed and enough, and nothing leaks (and test_contract.py)."""
 
 from __future__ import annotations
 
 import copy
 import json
-import pickle
 import random
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minigrid.core.constants import OBJECT_TO_IDX
 
-import envs  # noqa: F401  (registers)
 from envs.corridor.env import CorridorEnv
 from envs.corridor.rules import CorridorRules, class_index, class_name
 from envs.corridor.vector import CorridorVectorEnv
 from envs.grid_world import Move
-from envs.names import ENTRIES
 from tests.envs.same import assert_same
-
-CORRIDORS = [name for name in ENTRIES if name.startswith("corridor")]
 
 
 def play(env: CorridorEnv, policy: Any, episodes: int, seed: int = 0) -> float:
@@ -88,27 +81,6 @@ def test_both_twins_agree(
             np.testing.assert_array_equal(observations[index], observation)
             assert infos["cue"][index] == info["cue"]
             assert infos["oracle_action"][index] == info["oracle_action"]
-
-
-@pytest.mark.parametrize("name", CORRIDORS)
-def test_obeys_the_gymnasium_api(name: str) -> None:
-    check_env(gym.make(ENTRIES[name].id, render_mode="rgb_array", max_length=30).unwrapped)
-
-
-@pytest.mark.parametrize("name", CORRIDORS)
-def test_is_made_pickled_and_described(name: str) -> None:
-    env = gym.make(ENTRIES[name].id)
-    assert env.spec is not None
-    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
-    first, _ = env.reset(seed=3)
-    second, _ = again.reset(seed=3)
-    np.testing.assert_array_equal(first, second)
-    copied = pickle.loads(pickle.dumps(env.unwrapped))
-    for _ in range(20):
-        action = np.int64(0)
-        np.testing.assert_array_equal(env.unwrapped.step(action)[0], copied.step(action)[0])
-    batch = gym.make_vec(ENTRIES[name].id, num_envs=2, vectorization_mode="vector_entry_point")
-    assert isinstance(batch.unwrapped, CorridorVectorEnv)
 
 
 def test_same_seed_same_episodes_and_no_global_generator_is_touched() -> None:
@@ -273,19 +245,6 @@ def test_a_caller_may_change_the_infos_it_was_given() -> None:
     _, again = batch.reset(seed=0)
     assert again["_cue"].all()
     assert again["cue"].all()
-
-
-@pytest.mark.parametrize("actions", [[0, 4], [0, -1], [0.5, 1.0], [1], [[0, 1]]])
-def test_actions_outside_the_action_space_are_refused(actions: list[Any]) -> None:
-    batch = CorridorVectorEnv(2, length=5)
-    batch.reset(seed=0)
-    with pytest.raises(ValueError, match="action"):
-        batch.step(np.array(actions))
-
-
-def test_a_step_before_the_first_reset_is_refused() -> None:
-    with pytest.raises(gym.error.ResetNeeded):
-        CorridorVectorEnv(2).step(np.zeros(2, dtype=np.int64))
 
 
 def test_state_dict_continues_exactly() -> None:

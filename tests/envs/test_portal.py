@@ -1,4 +1,4 @@
-"""The portal: both twins agree, memory is needed and enough, and nothing tells the rooms' secret."""
+"""The portal: twins agree, and the doorway alone tells which door is right (and test_contract.py)."""
 
 from __future__ import annotations
 
