@@ -23,7 +23,7 @@ class SpanPenaltySettings:
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
     use_steps: float = 0.0
-    """what attention takes off the cost of an old memory: `agents.expire_span.use_discount`; 0: nothing"""
+    """what attention takes off the cost of an old memory: `agents.retention.use_discount`; 0: nothing"""
     weight: float = 1e-5
     """alpha itself if fixed; its first ceiling under the constraint"""
     max_weight: float = 1e-3

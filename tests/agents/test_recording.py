@@ -36,11 +36,12 @@ def lively_model(env: gym.Env[Any, Any], seed: int = 0, **policy: Any) -> Memory
         policy_kwargs=SMALL | policy,
     )
     for layer in model.policy.transformer.layers:
-        torch.nn.init.normal_(layer.expire_span.predictor.weight, std=1.5)
+        torch.nn.init.normal_(layer.retention.predictor.weight, std=1.5)
         if layer.position_window:
             torch.nn.init.normal_(layer.position_HPK)
         with torch.no_grad():
-            layer.query_key_value.weight *= 3.0
+            for projection in (layer.query, layer.key, layer.value):
+                projection.weight *= 3.0
     return model
 
 
@@ -56,8 +57,8 @@ def record() -> EpisodeRecord:
 
 def by_the_equations(layer: MemoryLayer, content_MD: Tensor, t: int) -> tuple[list[float], Tensor]:
     """Equations 1 to 4 for the query of step t: mask of each earlier memory, and attention [M, H]."""
-    width, size, expire = content_MD.shape[1], layer.head_size, layer.expire_span
-    query_D = layer.query_key_value(content_MD[t])[:width]
+    size, expire = layer.head_size, layer.retention
+    query_D = layer.query(content_MD[t])
     masks, weights = [], []
     for i in range(t):
         logit = expire.predictor(content_MD[i] / expire.span_divisor).item()
@@ -66,7 +67,7 @@ def by_the_equations(layer: MemoryLayer, content_MD: Tensor, t: int) -> tuple[li
         row = []
         for head in range(layer.num_heads):
             part = slice(head * size, (head + 1) * size)
-            key_K = layer.query_key_value(content_MD[i])[width : 2 * width][part]
+            key_K = layer.key(content_MD[i])[part]
             query_K = query_D[part] * size**-0.5
             score = query_K @ key_K
             if t - i <= layer.position_window:
@@ -287,7 +288,7 @@ def test_lines_of_text_are_kept(tmp_path: Path) -> None:
 def test_a_memory_free_agent_can_be_recorded(tmp_path: Path) -> None:
     env = corridor(length=5)
     model = MemoryPPO(
-        "ExpireSpanPolicy", env, n_steps=8, batch_size=8, device="cpu", policy_kwargs={"remember": False}
+        "ExpireSpanPolicy", env, n_steps=8, batch_size=8, device="cpu", policy_kwargs={"memory": "none"}
     )
     record = record_episode(model, env, seed=0)
     record.save(tmp_path / "episode.npz")
@@ -310,7 +311,7 @@ def test_players_share_chance_step_by_step() -> None:
     drawn: list[tuple[int, int]] = []
     for step in range(30):
         drawn.append((int(free.decide()[1]), int(forced.decide()[1])))
-        free.act(np.int64(step % 2))
+        free.act(np.int64(2 * (step % 2)))  # to and fro
         forced.act(np.int64(2))
     assert len({ours for ours, _ in drawn}) == 4
     assert all(ours == theirs for ours, theirs in drawn)

@@ -110,7 +110,7 @@ def by_hand(span: float, ramp: int, steps: int, done_at: int | None) -> Retentio
     """A cue at step 0, and nothing else that counts."""
     settings = TransformerSettings(width=4, num_layers=1, num_heads=1, max_span=100, ramp=ramp)
     model = MemoryTransformer(settings).eval()
-    model.layers[0].expire_span.predictor.bias.data.fill_(np.log(span / (100 - span)))
+    model.layers[0].retention.predictor.bias.data.fill_(np.log(span / (100 - span)))
     score, state = RetentionScore(1), model.initial_state(1)
     for t in range(steps):
         first = np.array([t == 0])
