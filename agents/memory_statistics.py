@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from agents.block_view import SpanNoise
+from agents.memory_state import MemoryState
 from agents.retention_score import RetentionScore
-from agents.transformer import StepReport, TransformerSettings
+from agents.transformer import MemoryTransformer, StepReport, TransformerSettings
 
 RECENT_EPISODES = 100
 """episodes (or cues) over which precision, recall and retention are averaged, as SB3's episode statistics"""
@@ -122,6 +124,9 @@ class MemoryStatistics:
             result[f"{name}/span_mean"] = span_BTG.mean().item()
             result[f"{name}/span_max"] = span_BTG.max().item()
             result[f"{name}/span_histogram"] = span_BTG.flatten().numpy()
+        retained = sum(torch.stack([r.retained_B for r in reports]).sum().item() for reports in self._reports)
+        possible = possible_BT.sum().item() * self._num_layers
+        result["memory/attention_saved"] = 1.0 - retained / max(possible, 1.0)
         if self._precision:
             result["memory/precision"] = float(np.mean(self._precision))
             result["memory/recall"] = float(np.mean(self._recall))
@@ -153,3 +158,16 @@ class MemoryStatistics:
         self._precision = deque(state["precision"].tolist(), maxlen=RECENT_EPISODES)
         self._recall = deque(state["recall"].tolist(), maxlen=RECENT_EPISODES)
         self.retention.load_state_dict(state["retention"])
+
+
+@torch.no_grad()
+def retained_ages(
+    transformer: MemoryTransformer, state: MemoryState, noise: SpanNoise | None
+) -> dict[str, np.ndarray]:
+    """Ages of all memories that the next step will see, in steps, by name in the log."""
+    ages = {}
+    for number, (layer, memory) in enumerate(zip(transformer.layers, state.layers, strict=False), start=1):
+        alive_BW = layer.seen(memory, state.clock_B, noise)
+        age_BW = state.clock_B.unsqueeze(1) - memory.birth_BW
+        ages[f"memory/layer{number}/age_histogram"] = age_BW[alive_BW].cpu().numpy()
+    return ages

@@ -36,7 +36,7 @@ from agents.block_view import SpanNoise
 from agents.encoders import Features
 from agents.episode_statistics import ALL, DILATED, EPISODE_BASICS, SuccessWindow
 from agents.memory_state import MemoryState
-from agents.memory_statistics import MemoryStatistics
+from agents.memory_statistics import MemoryStatistics, retained_ages
 from agents.plain_settings import decode, decode_space, encode, encode_space
 from agents.policies import ExpireSpanPolicy
 from agents.random_state import random_state, set_random_state
@@ -367,6 +367,11 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         record("memory/bytes_held", 0 if self._memory is None else self._memory.bytes_held)
         for name, value in self.memory_statistics.metrics().items():
             record(name, value)
+        if self._memory is not None:
+            ages = retained_ages(self.policy.transformer, self._memory, self.span_noise.current)
+            for name, value in ages.items():
+                if len(value):
+                    record(name, value)
         self.logger.dump(step=self.num_timesteps)
 
     # -- stable-baselines3's interface ------------------------------------------------------------

@@ -402,15 +402,21 @@ class MemoryLayer(nn.Module):
         alive_BM = _strongest(retention.mask(remaining_BGM)) > 0.0
         return _keep(everything, alive_BM & (torch.cat(episodes, 1) == view.episode_BT[:, -1:]))
 
-    def compacted(
+    def seen(
         self, memory: LayerMemory, clock_B: Int[Tensor, " B"], noise: SpanNoise | None
-    ) -> LayerMemory:
-        """Only what a query at this time would see, in the narrowest store."""
+    ) -> Bool[Tensor, "B W"]:
+        """The slots whose memories a query at this time would see."""
         span_BGW = self.retention.spans_of(memory)
         if noise is not None:
             span_BGW = noise.apply(span_BGW, slice(0, 1))
         age_BW = clock_B.unsqueeze(1) - memory.birth_BW
-        return _keep(memory, _strongest(self.retention.mask(span_BGW - age_BW.unsqueeze(1))) > 0.0)
+        return _strongest(self.retention.mask(span_BGW - age_BW.unsqueeze(1))) > 0.0
+
+    def compacted(
+        self, memory: LayerMemory, clock_B: Int[Tensor, " B"], noise: SpanNoise | None
+    ) -> LayerMemory:
+        """Only what a query at this time would see, in the narrowest store."""
+        return _keep(memory, self.seen(memory, clock_B, noise))
 
     def _queries(self, h: Float[Tensor, "*N D"]) -> tuple[Tensor, Tensor]:
         """Queries, scaled [*N, H, K], and the same taken through the key projection [*N, H, D]."""

@@ -355,6 +355,8 @@ class TrainConfig:
     """also write TensorBoard files into the run folder"""
     csv: bool = False
     """also write metrics.csv into the run folder"""
+    video_every: int = 0
+    """updates between two videos of an episode and its memories, in the run folder and in W&B; 0: none"""
     checkpoint_every: int = 20
     """updates between two checkpoints"""
     keep_checkpoints: int = 3
@@ -379,6 +381,7 @@ class TrainConfig:
         _check("num_envs", self.num_envs, "[1, inf)")
         _check("seed", self.seed, _SEEDS)
         _check("threads", self.threads, "[1, inf)")
+        _check("video_every", self.video_every, "[0, inf)")
         _check("checkpoint_every", self.checkpoint_every, "[1, inf)")
         _check("keep_checkpoints", self.keep_checkpoints, "[1, inf)")
         if self.algo == "ppo" and self.rollout_steps % self.ppo.batch_size:

@@ -5,6 +5,7 @@ metrics.jsonl             one line per update
 checkpoints/step_N.zip    archives; the last few and the best one
 checkpoints/latest, best  the name of one of them
 evaluation.json           what the final evaluation found
+videos/step_N.mp4         episodes with what the memory held, if `video_every` asks for them
 wandb/, tensorboard/, metrics.csv   mirrors of metrics.jsonl
 """
 
@@ -126,6 +127,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
 
     @property
     def wandb(self) -> Path:

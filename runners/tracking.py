@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,6 +50,18 @@ PROJECT = "expiring-memory"
 
 HISTOGRAM_BINS = 32
 """In metrics.jsonl, an array of more entries than this is kept as a histogram of so many bins; W&B too."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A finished video, for writers that show media; others leave it out."""
+
+    path: Path
+    caption: str
+
+
+NOT_MEDIA = ("stdout", "log", "json", "csv", "tensorboard")
+"""writers that show no media: what to exclude when a `VideoFile` is recorded"""
 
 
 class RunLogger(Logger):
@@ -315,12 +328,18 @@ class WandbWriter(KVWriter):
 
     def write(self, key_values: Row, key_excluded: Excluded, step: int = 0) -> None:
         row = {
-            key: self._wandb.Histogram(np_histogram=np.histogram(_finite(value), HISTOGRAM_BINS))
-            if _is_histogram(value)
-            else value
+            key: self._shown(value)
             for key, value in filter_excluded_keys(key_values, key_excluded, "wandb").items()
         }
         self._run.log({**row, STEP_KEY: row.get(STEP_KEY, step)})
+
+    def _shown(self, value: Any) -> Any:
+        """A value as Weights & Biases has it."""
+        if isinstance(value, VideoFile):
+            return self._wandb.Video(str(value.path), caption=value.caption, format="mp4")
+        if _is_histogram(value):
+            return self._wandb.Histogram(np_histogram=_histogram(value))
+        return value
 
     def close(self) -> None:
         try:
@@ -364,6 +383,16 @@ def _finite(value: Any) -> np.ndarray[Any, Any]:
     return finite
 
 
+def _histogram(value: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Counts and edges; positive numbers that span orders of magnitude (spans, ages) get geometric bins."""
+    array = _finite(value)
+    if array.size and array.min() > 0.0 and array.max() > 32.0 * array.min():
+        edges = np.geomspace(array.min(), array.max(), HISTOGRAM_BINS + 1)
+        edges[0], edges[-1] = array.min(), array.max()  # exactly, so that none falls out
+        return np.histogram(array, edges)
+    return np.histogram(array, HISTOGRAM_BINS)
+
+
 def _is_histogram(value: object) -> bool:
     return isinstance(value, np.ndarray | torch.Tensor) and _array(value).size != 1
 
@@ -380,7 +409,7 @@ def _plain(value: Any) -> Any:
         if array.size == 1:
             return _plain(array.item())
         if array.size > HISTOGRAM_BINS:
-            counts, edges = np.histogram(_finite(array), HISTOGRAM_BINS)
+            counts, edges = _histogram(array)
             return {"counts": counts.tolist(), "edges": edges.tolist()}
         return [_plain(entry) for entry in array.ravel().tolist()]
     if isinstance(value, np.generic):

@@ -9,12 +9,18 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.on_policy import MemoryOnPolicyAlgorithm
+from agents.recording import record_episode
 from agents.state_tree import split
 from configs.schema import TrainConfig
+from runners.episodes import make_env
 from runners.interrupts import GracefulStop
 from runners.progress import ProgressDisplay, ProgressSnapshot
+from runners.render_episode import render
 from runners.run_folder import RunFolder
-from runners.tracking import RunLogger
+from runners.tracking import NOT_MEDIA, RunLogger, VideoFile
+
+FILM_STEPS = 500
+"""a video shows no more steps of its episode"""
 
 
 @dataclass(slots=True)
@@ -47,6 +53,7 @@ class TrainingCallback(BaseCallback):
         self._run_logger = logger
         self._display = display
         self._stop = stop
+        self._films_failed = False
         self._best_score: list[float] = [] if runner_state is None else list(runner_state["best_score"])
         self._saved_step = -1 if runner_state is None else int(runner_state["step"])
 
@@ -60,6 +67,9 @@ class TrainingCallback(BaseCallback):
         due = self.model.rollouts_done % self._config.checkpoint_every == 0
         if self._stop.take_save_request() or due or self.model.stop_training:
             self.save()
+        every = self._config.video_every
+        if every and self.model.rollouts_done % every == 0 and not self.model.stop_training:
+            self._film()
 
     def _on_training_end(self) -> None:
         if self.model.rollouts_done and self.model.num_timesteps != self._saved_step:
@@ -90,6 +100,34 @@ class TrainingCallback(BaseCallback):
         )
         self._folder.save_checkpoint(step, tensors, data, is_best=is_best)
         self._saved_step = step
+
+    def _film(self) -> None:
+        """Record an episode and show it; a fault here switches the videos off, and training goes on."""
+        if self._films_failed:
+            return
+        step, seed = self.model.num_timesteps, self._config.evaluation.seed
+        path = self._folder.videos / f"step_{step:09d}.mp4"
+        try:
+            env = make_env(self._config.env, self._config.eval_env_args)
+            try:
+                record = record_episode(
+                    self.model,
+                    env,
+                    seed=seed,
+                    max_steps=FILM_STEPS,
+                    contents=False,
+                    facts={"env_name": self._config.env, "env_args": dict(self._config.eval_env_args)},
+                )
+            finally:
+                env.close()
+            path.parent.mkdir(exist_ok=True)
+            render(record, path)
+        except Exception as error:
+            self._films_failed = True
+            self._display.note(f"videos are switched off ({type(error).__name__}: {error}); training goes on")
+            return
+        caption = f"{step:,} steps, seed {seed}, return {record.facts['return']:g}"
+        self.logger.record("media/episode", VideoFile(path, caption), exclude=NOT_MEDIA)
 
     def _retained(self) -> list[float]:
         return self.model.memory_statistics.retained_means()

@@ -5,6 +5,7 @@ The encoder comes with PyAV's wheels; nothing need be installed beside it.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
@@ -78,4 +79,11 @@ def write_gif(pictures: Iterable[Picture], path: Path, fps: float, *, factor: in
 
 def write_png(picture: Picture, path: Path) -> None:
     """Write one picture."""
-    Image.fromarray(picture).save(path, optimize=True)
+    path.write_bytes(png_bytes(picture))
+
+
+def png_bytes(picture: Picture) -> bytes:
+    """One picture as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,128 @@
+"""The page of diagnostics, and videos on their way into Weights & Biases."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from agents.archive import read_archive
+from configs.schema import TrainConfig
+from runners import report, train_agent, training_callback
+from runners.report import RunData, _rebinned
+from runners.run_folder import RunFolder
+from runners.tracking import _histogram, read_metrics
+
+pytest.importorskip("matplotlib")
+
+WORDS = [
+    *("--env", "corridor-short", "--num-envs", "8", "--total-steps", "512", "--policy.width", "16"),
+    *("--policy.num-layers", "2", "--policy.num-heads", "2", "--ppo.n-steps", "16", "--ppo.batch-size", "64"),
+    *("--evaluation.episodes", "8", "--stop.success", "none"),
+]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    tensors, _ = read_archive(RunFolder.open(run).latest_checkpoint().path)
+    return {name: part for name, part in tensors.items() if "/policy/" in name}
+
+
+@pytest.fixture(scope="module")
+def filmed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("filmed") / "run"
+    words = [*WORDS, "--video-every", "2", "--track", "offline", "--csv", "--tensorboard"]
+    assert train_agent.main([*words, "--run", str(run)]) == 0
+    return run
+
+
+def test_videos_arrive_in_the_offline_run(filmed_run: Path) -> None:
+    made = sorted((filmed_run / "videos").iterdir())
+    assert made[0].name == "step_000000256.mp4"
+    arrived = sorted(filmed_run.glob("wandb/offline-run-*/files/media/videos/media/episode_*.mp4"))
+    assert [path.read_bytes() for path in arrived] == [path.read_bytes() for path in made]
+    with av.open(str(arrived[0])) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert sum(1 for _ in container.decode(stream)) > 3
+    (log,) = filmed_run.glob("wandb/offline-run-*/run-*.wandb")
+    content = log.read_bytes()
+    for name in (b"media/episode", b"memory/layer2/age_histogram", b"memory/attention_saved"):
+        assert name in content, "it is in the run's own file, not only beside it"
+
+
+def test_filming_does_not_change_training(filmed_run: Path, tmp_path: Path) -> None:
+    assert train_agent.main([*WORDS, "--track", "disabled", "--run", str(tmp_path / "run")]) == 0
+    ours, theirs = weights(filmed_run), weights(tmp_path / "run")
+    assert all(torch.equal(part, theirs[name]) for name, part in ours.items())
+
+
+def test_a_video_that_fails_does_not_stop_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(training_callback, "render", broken)
+    words = [*WORDS, "--video-every", "1", "--track", "disabled", "--run", str(tmp_path / "run")]
+    assert train_agent.main(words) == 0
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("videos are switched off (OSError: no space left)") == 1
+
+
+def test_the_page_stands_alone_and_has_every_panel(short_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    assert report.main(["--run", str(short_run), "--out", str(out)]) == 0
+    page = out.read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page) and "<script" not in page
+    for title in (
+        "Success", "Memories retained", "Ages of what is retained, layer 2", "Spans of what is written",
+        "What becomes of the cues", "Penalty weight", "What memory costs", "Training speed", "An episode",
+    ):  # fmt: skip
+        assert title in page, title
+    assert page.count("<figure>") >= 12
+    assert "Final evaluation" in page and "slack mean" in page
+
+
+@pytest.mark.parametrize("ending", ["pdf", "png"])
+def test_the_charts_alone(ending: str, short_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / f"charts.{ending}"
+    assert report.main(["--run", str(short_run), "--out", str(out)]) == 0
+    assert out.stat().st_size > 10_000
+
+
+def test_heat_maps_show_the_logged_distributions(short_run: Path) -> None:
+    rows = read_metrics(short_run / "metrics.jsonl")
+    heat = RunData(rows, TrainConfig()).heat("memory/layer1/span_histogram")
+    assert heat is not None
+    steps, bins, shares = heat
+    assert len(steps) == len(rows) == shares.shape[1]
+    np.testing.assert_allclose(shares.sum(0), 1.0, atol=1e-6)
+    middle = np.sqrt(bins[1:] * bins[:-1]) @ shares
+    means = [row["memory/layer1/span_mean"] for row in rows]
+    np.testing.assert_allclose(middle, means, rtol=0.2)
+
+
+def test_long_tails_get_geometric_bins() -> None:
+    values = np.r_[np.full(50, 1.5), np.full(50, 900.0)]
+    counts, edges = _histogram(values)
+    assert counts.sum() == 100 and counts[0] == counts[-1] == 50
+    assert edges[1] < 2.0, "small numbers are told apart"
+    counts, edges = _histogram(np.linspace(-1, 1, 100))
+    np.testing.assert_allclose(np.diff(edges), 2 / 32)
+
+
+def test_counts_are_spread_over_new_bins() -> None:
+    shares = _rebinned(np.array([2.0, 6.0]), np.array([0.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 8.0]))
+    np.testing.assert_allclose(shares, [0.25, 0.375, 0.375])
+
+
+def test_a_run_without_rows_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder.create(TrainConfig(run=tmp_path / "run"))
+    with pytest.raises(SystemExit):
+        report.main(["--run", str(folder.path)])
+    assert "has no row yet" in capsys.readouterr().err
