@@ -116,7 +116,8 @@ class RunData:
         if len(known) < 2:
             return None
         highest = max(float(edges[-1]) for _, _, edges in known)
-        bins = np.geomspace(1.0, max(highest, 2.0) * 1.001, HEAT_BINS + 1)
+        # Whole numbers lie inside bins, not between them: ages are whole.
+        bins = np.unique(np.ceil(np.geomspace(1.0, max(highest, 2.0) + 1.0, HEAT_BINS + 1))) - 0.5
         shares = np.stack([_rebinned(counts, edges, bins) for _, counts, edges in known], 1)
         return np.array([x for x, _, _ in known]), bins, shares
 
@@ -190,13 +191,14 @@ def _retention(data: RunData, axis: Axes) -> None:
     for index, name in enumerate(names):
         label = name.removeprefix("memory/").replace("_", " ")
         axis.plot(*data.series(name), _style(index), color=_color(index), label=label)
-    axis.set_ylim(-0.03, 1.03)
+    axis.set_ylim(-0.03, 1.3)
+    axis.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0])
     axis.set_ylabel("share")
     slack = axis.twinx()
     slack.plot(*data.series("memory/slack_mean"), ":", color=COLORS[3], label="slack (steps, right)")
     slack.set_ylabel("steps")
-    slack.set_ylim(bottom=0)
-    _legend(axis, slack)
+    slack.set_ylim(bottom=0, top=1.26 * max([1.0, *data.series("memory/slack_mean")[1]]))
+    _legend(axis, slack, loc="upper center", ncols=4)
     _steps(axis)
 
 
@@ -457,11 +459,11 @@ def _steps(axis: Axes) -> None:
     axis.margins(x=0.01)
 
 
-def _legend(axis: Axes, other: Axes) -> None:
+def _legend(axis: Axes, other: Axes, **where: Any) -> None:
     """One legend for both of an axis's scales."""
     handles = [*axis.get_lines(), *other.get_lines()]
     shown = [line for line in handles if not str(line.get_label()).startswith("_")]
-    axis.legend(shown, [str(line.get_label()) for line in shown], fontsize=8)
+    axis.legend(shown, [str(line.get_label()) for line in shown], fontsize=8, **where)
 
 
 if __name__ == "__main__":
