@@ -36,6 +36,9 @@ TINY: dict[str, Any] = {
 }
 
 
+FEW_MEMORIES: dict[str, Any] = {"memory_size": 3, "compressed_size": 2, "compression_rate": 2}
+
+
 def vec(make: Any, count: int = 4) -> DummyVecEnv:
     return sb3_make_vec_env(make, n_envs=count, seed=0)
 
@@ -138,6 +141,31 @@ def test_acting_equals_learning(make: Any) -> None:
     assert rows[-1]["rollout/ep_len_mean"] < 40
 
 
+@pytest.mark.parametrize("kind", ["transformer-xl", "adaptive-span", "compressive", "none"])
+def test_acting_equals_learning_with_every_memory(kind: str) -> None:
+    """The same for the others; those that learn no spans are neither charged nor disturbed."""
+    env = make_vec_env("corridor-short", 8, seed=3, env_kwargs={"max_length": 6})
+    model = ppo(
+        env,
+        span_noise=SpanNoiseSettings(random_shortening=True, time_dilation_max=5.0),
+        span_penalty=SpanPenaltySettings(kind="fixed", weight=1e-4),
+        policy_kwargs={"memory": kind, **FEW_MEMORIES},
+    )
+    rows = rows_of(model, 16 * 8 * 8)
+    assert max(row["train/first_ratio_deviation"] for row in rows) < 1e-5
+    assert rows[-1]["rollout/ep_len_mean"] < 40
+    learns = kind == "adaptive-span"
+    assert rows[-1]["memory/penalty_weight"] == (1e-4 if learns else 0.0)
+    assert (model.span_noise.current is not None) == learns
+    if kind == "none":
+        assert rows[-1]["memory/bytes_held"] == 8 * 8
+        return
+    assert rows[-1]["memory/layer1/retained_max"] <= {"compressive": 3 + 1 + 2}.get(kind, 44)
+    assert rows[-1]["memory/layer1/deletions_per_step"] > 0.1
+    histogram = rows[-1]["memory/layer2/span_histogram"]
+    assert histogram.size == 16 * 8 * (2 if kind == "adaptive-span" else 1)
+
+
 def test_truncation_bootstraps_from_the_final_observation_given_the_memory() -> None:
     """Reward 1 for ever, values known to be 10: no step has an advantage, whatever the time limit says."""
     model = ppo(vec(lambda: TimeLimit(Endless(), 3), 2), gamma=0.9, gae_lambda=0.7)
@@ -232,15 +260,19 @@ def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
     assert changed.learning_rate == 1e-5
 
 
-@pytest.mark.parametrize("make", [ppo, a2c])
-def test_a_resumed_run_equals_an_unbroken_one(make: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(ppo, "expire-span"), (a2c, "expire-span"), (ppo, "compressive"), (a2c, "adaptive-span")],
+)
+def test_a_resumed_run_equals_an_unbroken_one(make: Any, kind: str, tmp_path: Path) -> None:
     """Weights after the same updates, bit for bit; everything that is random is on."""
     noise = SpanNoiseSettings(random_shortening=True, time_dilation_max=4.0)
     penalty = SpanPenaltySettings(kind="fixed", weight=1e-4)
 
     def fresh() -> MemoryOnPolicyAlgorithm:
         env = make_vec_env("corridor-short", 6, seed=1, env_kwargs={"max_length": 8})
-        batch = {"batch_size": 32} if make is ppo else {}
+        batch: dict[str, Any] = {"batch_size": 32} if make is ppo else {}
+        batch["policy_kwargs"] = {**TINY, **FEW_MEMORIES, "memory": kind}
         model: MemoryOnPolicyAlgorithm = make(env, span_noise=noise, span_penalty=penalty, **batch)
         return model
 
@@ -287,6 +319,18 @@ def test_learns_to_say_what_it_saw_first(make: Any) -> None:
     settings = {"learning_rate": 3e-3, "ent_coef": 0.01}
     extra = {"batch_size": 256, "n_epochs": 4} if make is ppo else {}
     model = make(vec(RepeatFirst, 32), **settings, **extra)
+    model.learn(40_000)
+    mean, _ = evaluate_policy(model, vec(RepeatFirst, 10), n_eval_episodes=200)
+    assert mean > 0.95
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("kind", ["transformer-xl", "adaptive-span", "compressive"])
+def test_other_memories_learn_it_too(kind: str) -> None:
+    """The compressive one has to read it out of a mean of two."""
+    few = {"memory_size": 3 if kind == "compressive" else 8, "compressed_size": 4, "compression_rate": 2}
+    settings = {"learning_rate": 3e-3, "ent_coef": 0.01, "batch_size": 256, "n_epochs": 4}
+    model = ppo(vec(RepeatFirst, 32), **settings, policy_kwargs={"memory": kind, **few})
     model.learn(40_000)
     mean, _ = evaluate_policy(model, vec(RepeatFirst, 10), n_eval_episodes=200)
     assert mean > 0.95
