@@ -196,7 +196,7 @@ class _Writer:
         """Keep what is to be seen before a step (or after the last)."""
         player = self._player
         picture: Any = player.env.render() if player.env.render_mode is not None else None
-        line = player.info.get("line", picture if isinstance(picture, str) else None)
+        line = getattr(player.env.unwrapped, "line", picture if isinstance(picture, str) else None)
         if line is not None:
             self._lines.append(str(line))
         number = -1

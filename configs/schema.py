@@ -395,7 +395,7 @@ class TrainConfig:
                 f"{self.algo}.n_steps * num_envs = {self.rollout_steps}"
             )
         n_steps = self.rollout_steps // self.num_envs
-        if self.penalty.use_steps and n_steps <= self.memory.ramp:
+        if self.memory.learns_spans and self.penalty.use_steps and n_steps <= self.memory.ramp:
             raise ValueError(
                 f"penalty.use_steps ({self.penalty.use_steps}) needs {self.algo}.n_steps ({n_steps}) above "
                 f"memory.ramp ({self.memory.ramp}): only steps that long after a rollout began count"

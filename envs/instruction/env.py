@@ -132,6 +132,11 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
             entries.append(self._entry(None))
         return as_text(entries) if self.render_mode == "ansi" else as_picture(entries)
 
+    @property
+    def line(self) -> str:
+        """The line that is read now; "" after the last."""
+        return self._text
+
     def _read(self) -> None:
         """Take in the present line; after the last there is nothing to read."""
         at_end = self._at == len(self._lines)
@@ -150,7 +155,7 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
         return observation
 
     def _info(self) -> dict[str, Any]:
-        return {"cue": self._is_instruction, "oracle_action": self._answer, "line": self._text}
+        return {"cue": self._is_instruction, "oracle_action": self._answer}
 
 
 def check_render_mode(render_mode: str | None) -> None:

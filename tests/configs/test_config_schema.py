@@ -126,7 +126,7 @@ def test_the_default_is_the_corridor_long_preset() -> None:
 
 
 def test_an_environment_without_a_preset_gets_the_defaults() -> None:
-    assert load(["--env", "CartPole-v1"]) == TrainConfig(env="CartPole-v1")
+    assert load(["--env", "Acrobot-v1"]) == TrainConfig(env="Acrobot-v1")
     assert load(["--env", "../configs/corridor-short"]).memory == schema.MemoryConfig()
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from envs.instruction.rules import InstructionRules, class_index, class_name
 from envs.instruction.vector import InstructionVectorEnv
 from envs.names import ENTRIES
 from envs.vec_env import make_vec_env
+from tests.envs.same import assert_same
 
 WORLDS = [name for name in ENTRIES if name.startswith("instruction")]
 
@@ -120,14 +120,14 @@ def test_both_twins_agree(
             assert (rewards[index], terminated[index], truncated[index]) == (reward, ends, cut)
             if ends:
                 np.testing.assert_array_equal(infos["final_obs"][index], observation)
-                assert info.pop("line") == ""
+                assert single.line == ""
                 for key, value in info.items():
                     assert infos["final_info"][key][index] == value, key
                 observation, info = single.reset()
             np.testing.assert_array_equal(observations[index], observation)
             assert infos["cue"][index] == info["cue"]
             assert infos["oracle_action"][index] == info["oracle_action"]
-            assert texts[index] == info["line"]
+            assert texts[index] == single.line
             assert pages[index] == single.render()
 
 
@@ -143,57 +143,6 @@ def test_both_twins_agree_beyond_the_first_draw_of_episodes() -> None:
         if ends:
             observation, _ = single.reset()
         np.testing.assert_array_equal(observations[0], observation)
-
-
-@pytest.mark.parametrize("observable", [False, True])
-def test_the_twin_answers_as_gymnasium_would_with_copies_of_the_reference(observable: bool) -> None:
-    """Key for key, dtype for dtype, masks and partial resets included; only the text is left out."""
-    arguments: dict[str, Any] = {"min_lines": 4, "num_lines": 9, "observable": observable}
-    copies = SyncVectorEnv([lambda: InstructionEnv(**arguments)] * 4, autoreset_mode=AutoresetMode.SAME_STEP)
-    batch = InstructionVectorEnv(4, **arguments)
-    assert batch.single_observation_space == copies.single_observation_space
-    assert batch.observation_space == copies.observation_space
-    assert batch.action_space == copies.action_space
-    mask = np.array([True, False, True, False])
-    assert_same(batch.reset(seed=5), without_text(copies.reset(seed=5)))
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        actions = rng.integers(9, size=4)
-        assert_same(batch.step(actions), without_text(copies.step(actions)))
-    assert_same(
-        batch.reset(options={"reset_mask": mask.copy()}),
-        without_text(copies.reset(options={"reset_mask": mask.copy()})),
-    )
-    seeds = [1, None, 3, None]
-    assert_same(batch.reset(seed=seeds), without_text(copies.reset(seed=seeds)))
-
-
-def without_text(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    info = answer[-1]
-    for part in (info, info.get("final_info", {})):
-        part.pop("line", None)
-        part.pop("_line", None)
-    return answer
-
-
-def assert_same(mine: Any, theirs: Any) -> None:
-    """Equal in type, keys, shape, dtype and value, all the way down."""
-    assert type(mine) is type(theirs)
-    if isinstance(mine, dict):
-        assert set(mine) == set(theirs)
-        for key in mine:
-            assert_same(mine[key], theirs[key])
-    elif isinstance(mine, tuple):
-        for one, other in zip(mine, theirs, strict=True):
-            assert_same(one, other)
-    elif isinstance(mine, np.ndarray):
-        assert mine.dtype == theirs.dtype
-        if mine.dtype == object:
-            assert_same(tuple(mine), tuple(theirs))
-        else:
-            np.testing.assert_array_equal(mine, theirs)
-    else:
-        assert mine == theirs
 
 
 def test_a_caller_may_change_what_it_was_given() -> None:
@@ -299,9 +248,11 @@ def test_same_seed_same_episodes_and_no_global_generator_is_touched() -> None:
 
     def lines(seed: int) -> list[str]:
         env = InstructionEnv(min_lines=1_500, num_lines=2_000)
-        result = [env.reset(seed=seed)[1]["line"]]
+        env.reset(seed=seed)
+        result = [env.line]
         for _ in range(10):  # more than one chunk of draws
-            result.append(env.reset()[1]["line"])
+            env.reset()
+            result.append(env.line)
         return result
 
     assert lines(5) == lines(5)
@@ -416,11 +367,11 @@ def test_an_agent_that_reads_and_remembers_needs_no_oracle() -> None:
     remembered: dict[str, str] = {}
 
     def policy(_: np.ndarray, info: dict[str, Any]) -> np.int64:
-        asked = character_and_message(info["line"], "Can you tell the ", " that ")
+        asked = character_and_message(env.line, "Can you tell the ", " that ")
         assert (asked is not None) == info["cue"]
         if asked is not None:
             remembered[asked[0]] = asked[1]
-        met = [name for name in words.CHARACTERS if info["line"] == f"You see the {name}."]
+        met = [name for name in words.CHARACTERS if env.line == f"You see the {name}."]
         action = words.MESSAGES.index(remembered.pop(met[0])) + 1 if met else 0
         assert action == info["oracle_action"]
         return np.int64(action)
@@ -504,7 +455,7 @@ def test_rewards_by_hand() -> None:
     meetings = 0
     done = False
     while not done:
-        due, line = info["oracle_action"], info["line"]
+        due, line = info["oracle_action"], env.line
         action = 0
         if due and meetings == 0:
             action, expected = due, 0.5
@@ -522,7 +473,6 @@ def test_rewards_by_hand() -> None:
     assert info == {
         "cue": False,
         "oracle_action": 0,
-        "line": "",
         "is_success": False,
         "correct_messages": 0.5,
         "out_of_turn": 2,
@@ -762,8 +712,8 @@ def test_page_as_text() -> None:
     done = False
     meetings = 0
     while not done:
-        lines.append(info["line"])
-        expected.append(f"{len(lines):7}  {info['line']}")
+        lines.append(env.line)
+        expected.append(f"{len(lines):7}  {env.line}")
         due = info["oracle_action"]
         said = due if due and meetings == 0 else 2 if len(lines) == 1 and not due else 0
         if said:
@@ -775,7 +725,7 @@ def test_page_as_text() -> None:
         _, _, done, _, info = env.step(np.int64(said))
         page = env.render()
         if not done:
-            assert page.splitlines()[-1] == f">{len(lines) + 1:6}  {info['line']}"
+            assert page.splitlines()[-1] == f">{len(lines) + 1:6}  {env.line}"
     assert page.splitlines() == expected
     assert sum("right" in row for row in expected) == sum("missed" in row for row in expected) == 1
 
