@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -27,7 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.utils import get_system_info, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -75,6 +76,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         "success_min_episodes",
         "policy_kwargs",
         "seed",
+        "tensorboard_log",
         "verbose",
     )
     """constructor arguments that a saved model keeps; subclasses add theirs"""
@@ -216,8 +218,6 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_start()
         if self.stop_training:
             return False
-        # The weights have changed, and with them the spans of what is stored.
-        self._memory = policy.transformer.compact(self._memory, self.span_noise.current)
         rollout.begin(self._memory)
         self.memory_statistics.begin_rollout()
 
@@ -234,8 +234,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             new_obs, rewards, dones, infos = env.step(policy.to_env(decision.actions))
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
-            if not callback.on_step():
-                return False
+            go_on = callback.on_step()
             rewards = rewards + self._bootstrap_truncated(dones, infos, noise)
             rollout.add(features, decision.actions, is_first_B, decision.values_B, decision.log_prob_B, noise)
             rollout.rewards_BT[:, t] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
@@ -255,12 +254,16 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._last_episode_starts = dones
             self._last_tags = cue_numbers(infos)
             self._last_done_cues = cue_done_numbers(infos)
+            if not go_on:  # later than SB3: a next `learn` goes on where the environments are
+                return False
 
         policy.encoder.collecting = False  # the next rollout counts the last observation
         last_features = self._features(self._last_obs)
         last_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
         nobody_B = torch.zeros_like(last_first_B)  # rows that begin anew get a value that GAE leaves out
         last_values_B = policy.predict_values(last_features, self._memory, nobody_B, noise)
+        # What has expired goes before the weights change, and with them the spans: no memory returns.
+        self._memory = policy.transformer.compact(self._memory, noise)
         rollout.compute_advantages(last_values_B, last_first_B, gamma=self.gamma, gae_lambda=self.gae_lambda)
         callback.update_locals(locals())
         callback.on_rollout_end()
@@ -335,7 +338,12 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm, foreach=True)
+        if not bool(torch.isfinite(norm)):  # the weights are still what they were
+            raise NonFiniteLossError(
+                f"the gradient became {norm.item()} in update {self.rollouts_done + 1}, "
+                f"at step {self.num_timesteps}"
+            )
         optimizer.step()
 
     # -- logging ------------------------------------------------------------------------------------
@@ -386,33 +394,58 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """See `ExpireSpanPolicy.predict`."""
         return self.policy.predict(observation, state, episode_start, deterministic)
 
-    def save(  # type: ignore[override]
+    def save(
         self,
         path: str | Path | BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
         *,
-        extra: dict[str, Any] | None = None,
         with_training_state: bool = False,
     ) -> None:
         """Write the model to one archive, atomically.
 
         Args:
             path: a file (".zip" is added if it has no suffix), or a binary stream.
-            extra: further state to keep in the archive (tensors, arrays, plain types).
+            exclude: constructor arguments to leave out; a model loaded without them has their defaults.
+            include: constructor arguments to write although `exclude` names them.
             with_training_state: also write all that an exact continuation needs: random generators,
                 memory contents, environments, statistics.
+
+        Raises:
+            ValueError: `exclude` or `include` names something else.
         """
-        tensors, data = split(
-            self.state_tree(with_training_state=with_training_state) | {"extra": extra or {}}
-        )
+        tree = self.state_tree(with_training_state=with_training_state)
+        excluded, included = set(exclude or ()), set(include or ())
+        for name in sorted(excluded | included):
+            if name not in tree["settings"]:
+                known = ", ".join(tree["settings"])
+                raise ValueError(f"exclude, include: a model has no argument {name!r}; it has {known}")
+        for name in excluded - included:
+            del tree["settings"][name]
+        tensors, data = split(tree)
         write_archive(_with_suffix(path), tensors, data)
 
+    def set_parameters(
+        self,
+        load_path_or_dict: str | Path | BufferedIOBase | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """As SB3's; of a file that `save` wrote, the weights and the optimizer's state."""
+        if not isinstance(load_path_or_dict, dict):
+            tree = join(*read_archive(_with_suffix(load_path_or_dict)))
+            load_path_or_dict = {"policy": tree["policy"], "policy.optimizer": _optimizer_state(tree)}
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
     @classmethod
-    def load(  # type: ignore[override]
+    def load(
         cls: type[Self],
         path: str | Path | BufferedIOBase,
         env: GymEnv | None = None,
         device: torch.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
         **changes: Any,
     ) -> Self:
         """The model that `save` wrote; reading it runs no code.
@@ -422,12 +455,17 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             env: where to learn on; not needed for `predict`.
             device: where the weights go.
             custom_objects: constructor arguments by name, instead of the saved ones.
-            changes: the same, as SB3 allows.
+            print_system_info: print the versions of what is installed.
+            force_reset: taken for the sake of SB3's programs; a loaded model begins with a reset, unless
+                the file has the training state.
+            changes: the same as `custom_objects`, as SB3 allows.
 
         Raises:
             ArchiveError: the file is damaged or no archive.
             ValueError: it holds another algorithm, or its spaces differ from those of `env`.
         """
+        if print_system_info:
+            get_system_info()
         tree = join(*read_archive(_with_suffix(path)))
         return cls.from_state_tree(tree, env, device, **{**(custom_objects or {}), **changes})
 
@@ -466,6 +504,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         settings = {name: encode(getattr(self, name)) for name in self.SETTINGS}
         settings["span_penalty"] = encode(self.span_penalty.settings)
         settings["span_noise"] = encode(self.span_noise.settings)
+        settings["stats_window_size"] = self._stats_window_size
         optimizer = self.policy.optimizer.state_dict()
         tree: dict[str, Any] = {
             "algorithm": type(self).__name__,
@@ -488,10 +527,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
     def load_state_tree(self, tree: dict[str, Any]) -> None:
         """Take over what `state_tree` gave, the training state included if it is there."""
         self.policy.load_state_dict(tree["policy"])
-        optimizer = tree["optimizer"]
-        self.policy.optimizer.load_state_dict(
-            {**optimizer, "state": {int(key): value for key, value in optimizer["state"].items()}}
-        )
+        self.policy.optimizer.load_state_dict(_optimizer_state(tree))
         for name, value in tree["counters"].items():
             setattr(self, name, value)
         self.span_penalty.load_state_dict(tree["span_penalty"])
@@ -548,6 +584,12 @@ _COUNTERS = (
     "_current_progress_remaining",
     "_total_timesteps",
 )
+
+
+def _optimizer_state(tree: dict[str, Any]) -> dict[str, Any]:
+    """The optimizer's state of a `state_tree`, whose keys are text, as torch has it."""
+    optimizer = tree["optimizer"]
+    return {**optimizer, "state": {int(key): value for key, value in optimizer["state"].items()}}
 
 
 def _with_suffix(path: str | Path | BufferedIOBase) -> Path | BufferedIOBase:

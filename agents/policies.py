@@ -11,6 +11,8 @@ Shape letters:
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +22,14 @@ from jaxtyping import Bool, Float, Int
 from stable_baselines3.common.distributions import Distribution, make_proba_distribution
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 
+from agents.archive import read_archive, write_archive
 from agents.block_view import SpanNoise
 from agents.encoders import Features, ObservationEncoder
 from agents.memory_state import MemoryState
+from agents.plain_settings import decode_space, encode_space
 from agents.retention import PenaltyKind
 from agents.transformer import (
     BlockReport,
@@ -111,6 +116,8 @@ class ExpireSpanPolicy(BasePolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
+        if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim != 1:
+            raise ValueError(f"action_space must be a flat MultiDiscrete, got {action_space}")
         if use_sde:
             raise ValueError("use_sde=True is not offered by ExpireSpanPolicy; set it to False")
         self.encoder = ObservationEncoder(observation_space, width, normalize=normalize_observations)
@@ -149,7 +156,29 @@ class ExpireSpanPolicy(BasePolicy):
         options = dict(self.optimizer_kwargs)
         if self.optimizer_class is torch.optim.Adam:
             options.setdefault("fused", True)  # one pass over all weights instead of one per weight
+            # As SB3's PPO. With torch's 1e-8 a rare gradient after many small ones is a leap: solved tasks
+            # were unlearned within one update.
+            options.setdefault("eps", 1e-5)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **options)  # type: ignore[call-arg]
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy alone, without what its training needs, to a safe archive."""
+        settings = asdict(self.transformer.settings)
+        data = {
+            "observation_space": encode_space(self.observation_space),
+            "action_space": encode_space(self.action_space),
+            "arguments": {**settings, "normalize_observations": self.encoder.normalize},
+        }
+        write_archive(Path(path), self.state_dict(), data)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "auto") -> ExpireSpanPolicy:
+        """The policy that `save` wrote; reading it runs no code. Raises ArchiveError for a damaged file."""
+        tensors, data = read_archive(Path(path))
+        observations, actions = decode_space(data["observation_space"]), decode_space(data["action_space"])
+        policy = cls(observations, actions, cls._dummy_schedule, **data["arguments"])
+        policy.load_state_dict(tensors)
+        return policy.to(get_device(device))
 
     def initial_state(self, batch: int) -> MemoryState:
         """Empty memories for `batch` environments."""
@@ -262,13 +291,17 @@ class ExpireSpanPolicy(BasePolicy):
         return (actions if vectorized else actions.squeeze(axis=0)), decision.state
 
     def to_env(self, actions: Tensor) -> np.ndarray:
-        """Actions as the environments take them: arrays of the space's shape, boxes clipped."""
+        """Actions as the environments take them: of the space's shape and range, boxes clipped."""
         shape = self.action_space.shape
         assert shape is not None
         array: np.ndarray = actions.cpu().numpy().reshape((-1, *shape))
-        if isinstance(self.action_space, spaces.Box):
-            array = np.clip(array, self.action_space.low, self.action_space.high)
-        return array
+        match self.action_space:
+            case spaces.Box():
+                return np.clip(array, self.action_space.low, self.action_space.high)
+            case spaces.Discrete() | spaces.MultiDiscrete():
+                return array + self.action_space.start
+            case _:  # MultiBinary, of which torch draws floats
+                return array.astype(self.action_space.dtype)
 
 
 def _batch_size(observation: PyTorchObs) -> int:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from configs.schema import TrainConfig, from_dict, load, save_yaml, to_dict
+from configs.schema import TrainConfig, from_dict, load, to_dict, to_yaml
 
-__all__ = ["TrainConfig", "from_dict", "load", "save_yaml", "to_dict"]
+__all__ = ["TrainConfig", "from_dict", "load", "to_dict", "to_yaml"]

@@ -40,6 +40,10 @@ Scalar = bool | int | float | str
 
 EXIT_USAGE = 2
 """Exit code after a mistake in the command line or in a YAML file (as argparse's)."""
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C where there was nothing to save (128 + SIGINT, as shells have it)."""
+LARGEST_SEED = 2**32 - 1
+"""NumPy takes no larger one."""
 
 
 def _no_parser(words: list[str]) -> dict[str, Scalar]:
@@ -94,6 +98,38 @@ def or_exit(action: Callable[[], T]) -> T:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n(--help explains every option)\n")
         raise SystemExit(EXIT_USAGE) from None
+
+
+def run(main: Callable[[], int]) -> int:
+    """A command's exit code; Ctrl-C before the command handles it itself is no traceback."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return EXIT_INTERRUPTED
+
+
+def check_at_least_1(command: object, *names: str) -> None:
+    """Raise ValueError unless these options of a command are positive."""
+    for name in names:
+        if getattr(command, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(command, name)}")
+
+
+def check_seed(seed: int, option: str = "seed") -> None:
+    """Raise ValueError for a seed that NumPy would not take."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"{option} must lie in [0, {LARGEST_SEED}], got {seed}")
+
+
+def check_output(path: Path | None, option: str = "json") -> None:
+    """Raise ValueError, before any work is done, if a file cannot be written where it should be."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{option}: {path} is a folder, not a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option}: there is no folder {path.parent}")
 
 
 def asks_for_help(words: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -239,7 +239,8 @@ class PenaltyConfig:
     """what one memory can cost at most, in steps, in the form "capped" """
     use_steps: float = 0.0
     """steps taken off the cost of a memory older than the ramp, per unit of attention it receives and
-    e-folding of its span, so that what is used is kept for longer than training needs it; 0: off"""
+    e-folding of its span, so that what is used is kept for longer than training needs it; 0: off. Counts
+    from step `memory.ramp` of a rollout on, so not at all in shorter rollouts"""
     weight: float = 1e-5
     """alpha itself if fixed; where it starts under the constraint"""
     max_weight: float = 1e-3
@@ -308,7 +309,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         _check("evaluation.episodes", self.episodes, "[1, inf)")
-        _check("evaluation.seed", self.seed, _SEEDS)
+        command_line.check_seed(self.seed, "evaluation.seed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -325,11 +326,11 @@ class TrainConfig:
     env_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="env-arg")] = field(
         default_factory=dict
     )
-    """argument of the training environment, repeatable; in YAML a mapping called env_args"""
+    """argument of the environment, repeatable; in YAML a mapping called env_args"""
     eval_env_args: Annotated[
         Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="eval-env-arg")
     ] = field(default_factory=dict)
-    """argument of the evaluation environment, repeatable; in YAML a mapping called eval_env_args"""
+    """argument that the environment has in evaluation only, repeatable; in YAML a mapping"""
     algo: Literal["ppo", "a2c"] = "ppo"
     """learning algorithm; the options of the other one are ignored"""
     total_steps: int = 3_000_000
@@ -379,7 +380,7 @@ class TrainConfig:
                     raise ValueError(f"{option}.{key} must be named like a Python argument")
         _check("total_steps", self.total_steps, "[1, inf)")
         _check("num_envs", self.num_envs, "[1, inf)")
-        _check("seed", self.seed, _SEEDS)
+        command_line.check_seed(self.seed)
         _check("threads", self.threads, "[1, inf)")
         _check("video_every", self.video_every, "[0, inf)")
         _check("checkpoint_every", self.checkpoint_every, "[1, inf)")
@@ -394,17 +395,16 @@ class TrainConfig:
                 f"total_steps ({self.total_steps}) must be at least one rollout: "
                 f"{self.algo}.n_steps * num_envs = {self.rollout_steps}"
             )
-        n_steps = self.rollout_steps // self.num_envs
-        if self.memory.learns_spans and self.penalty.use_steps and n_steps <= self.memory.ramp:
-            raise ValueError(
-                f"penalty.use_steps ({self.penalty.use_steps}) needs {self.algo}.n_steps ({n_steps}) above "
-                f"memory.ramp ({self.memory.ramp}): only steps that long after a rollout began count"
-            )
         if self.run is not None and self.resume is not None and self.run != self.resume:
             raise ValueError(
                 f"run ({self.run}) and resume ({self.resume}) exclude each other: "
                 "a resumed run continues in its own folder"
             )
+
+    @property
+    def evaluation_env_args(self) -> dict[str, Scalar]:
+        """The environment's arguments in evaluation: those of training, unless it has its own."""
+        return {**self.env_args, **self.eval_env_args}
 
     @property
     def rollout_steps(self) -> int:
@@ -467,14 +467,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
-def save_yaml(config: TrainConfig, path: Path) -> None:
-    """Write the configuration so that `--config FILE` repeats the experiment.
+def to_yaml(config: TrainConfig) -> str:
+    """The configuration as a file with which `--config FILE` repeats the experiment.
 
     The run folder is left out: it says where this run is, not what it does.
     """
     values = to_dict(config)
     del values["run"], values["resume"]
-    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return str(yaml.safe_dump(values, sort_keys=False))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -486,7 +486,24 @@ class _TrainCommand:
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
-_SEEDS = "[0, 4294967295]"
+RESUME_MAY_CHANGE = (
+    "total_steps",
+    "threads",
+    "device",
+    "run",
+    "resume",
+    "track",
+    "tensorboard",
+    "csv",
+    "video_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "stop.success",
+    "stop.retained",
+    "evaluation.",
+    "eval_env_args",
+)
+"""options, and groups of them, that a resumed run may be given anew: all others belong to the checkpoint"""
 
 
 def _load(words: Sequence[str], presets: Path) -> TrainConfig:
@@ -495,10 +512,36 @@ def _load(words: Sequence[str], presets: Path) -> TrainConfig:
     last = {setting.option: setting.value for setting in given}
     file = _file_to_read(last, presets)
     from_file = [] if file is None else command_line.settings_from_yaml(file, options)
-    return command_line.build(TrainConfig, [*from_file, *(s for s in given if s.option != "config")])
+    config = command_line.build(TrainConfig, [*from_file, *(s for s in given if s.option != "config")])
+    if config.resume is not None:
+        _check_resumed(command_line.build(TrainConfig, from_file), config)
+    return config
+
+
+def _check_resumed(before: TrainConfig, after: TrainConfig) -> None:
+    """Refuse to change what the checkpoint has decided: it would be ignored, or half of it would be."""
+    old, new = (dict(_flat(to_dict(config))) for config in (before, after))
+    for option in sorted(old.keys() | new.keys()):
+        was, is_now = old.get(option), new.get(option)
+        if was != is_now and not option.startswith(RESUME_MAY_CHANGE):
+            raise ValueError(
+                f"{option} was {was} when the run began and cannot become {is_now} when it is resumed; "
+                f"what can change: {', '.join(name.removesuffix('.') for name in RESUME_MAY_CHANGE)}"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as pairs of an option's path and its value."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _file_to_read(given: Mapping[str, object], presets: Path) -> Path | None:
+    if given.get("config") is not None and given.get("resume") is not None:
+        raise ValueError("config and resume exclude each other: a resumed run has its own configuration")
     if given.get("config") is not None:
         return Path(str(given["config"]))
     if given.get("resume") is not None:

@@ -81,7 +81,7 @@ def resolve(name: str) -> str:
         if module:
             importlib.import_module(module)
         gym.spec(env_id)
-    except (gym.error.Error, ImportError) as error:
+    except Exception as error:  # an import may raise anything
         known = [*ENTRIES, *gym.registry]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -8,7 +8,7 @@ import multiprocessing
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -165,28 +165,27 @@ class GymnasiumVecEnv(VecEnv):
     # -- faults ------------------------------------------------------------------------------------
 
     def _check(self, observation: Any) -> None:
-        for name, space in self._checks:
+        for name, limits in self._checks:
             part = observation if name is None else observation[name]
-            self._check_values(_part_name("the observation", name), part, space, range(self.num_envs))
+            self._check_values(_part_name("the observation", name), part, limits, range(self.num_envs))
 
     def _check_final(self, final_obs: NDArray[Any], ended: Sequence[int]) -> None:
         """The last observation of an episode matters too: a truncated one is valued by it."""
-        for name, space in self._checks:
+        for name, limits in self._checks:
             parts = [final_obs[index] if name is None else final_obs[index][name] for index in ended]
             what = _part_name("an episode's last observation", name)
-            self._check_values(what, np.stack(parts), space, ended)
+            self._check_values(what, np.stack(parts), limits, ended)
 
-    def _check_values(
-        self, what: str, part: NDArray[Any], space: spaces.Box[Any], indices: Sequence[int]
-    ) -> None:
-        """Refuse what lies outside `space`; row k is of environment `indices[k]`."""
-        if part.shape[1:] != space.shape or part.dtype != space.dtype:
+    def _check_values(self, what: str, part: NDArray[Any], limits: _Limits, indices: Sequence[int]) -> None:
+        """Refuse what lies outside its space; row k is of environment `indices[k]`."""
+        low, high = limits
+        if part.shape[1:] != low.shape or part.dtype != low.dtype:
             raise EnvironmentFault(
                 f"{what} has the shape {part.shape[1:]} and dtype {part.dtype}, its space says "
-                f"{space.shape} and {space.dtype} {self._where()}"
+                f"{low.shape} and {low.dtype} {self._where()}"
             )
         flat = part.reshape(len(indices), -1)
-        low, high = space.low.reshape(-1), space.high.reshape(-1)
+        low, high = low.reshape(-1), high.reshape(-1)
         bad = ~((flat >= low) & (flat <= high))  # NaN fails both
         if np.issubdtype(flat.dtype, np.floating):
             bad |= np.isinf(flat)
@@ -361,6 +360,8 @@ def make_vec_env(
         raise ValueError(f"env: {name} refuses its arguments: {error}") from error
     except (ImportError, gym.error.Error) as error:
         raise ValueError(f"env: {name} cannot be made: {error}") from error
+    except Exception as error:
+        raise ValueError(f"env: {name} cannot be made: it raised {type(error).__name__}: {error}") from error
     return GymnasiumVecEnv(env, seed=seed)
 
 
@@ -382,19 +383,35 @@ def check_arguments(name: str, spec: gym.envs.registration.EnvSpec, kwargs: dict
     for key in kwargs:
         if key not in allowed:
             known = ", ".join(sorted(allowed))
-            raise ValueError(f"env_args.{key}: {name} has no such argument; it has {known}")
+            raise ValueError(f"env: {name} has no argument {key!r}; it has {known}")
 
 
 def _part_name(what: str, name: str | None) -> str:
     return what if name is None else f"{what} {name!r}"
 
 
-def _value_checks(space: spaces.Space[Any]) -> Iterable[tuple[str | None, spaces.Box[Any]]]:
-    """The boxes whose values every step is checked against, with their names in a Dict."""
-    if isinstance(space, spaces.Box):
-        yield None, space
-    elif isinstance(space, spaces.Dict):
-        yield from ((name, part) for name, part in space.spaces.items() if isinstance(part, spaces.Box))
+class _Limits(NamedTuple):
+    """Least and greatest value of each element, in the space's shape and dtype."""
+
+    low: NDArray[Any]
+    high: NDArray[Any]
+
+
+def _value_checks(space: spaces.Space[Any], name: str | None = None) -> Iterator[tuple[str | None, _Limits]]:
+    """The limits that every step is checked against, with their names in a Dict."""
+    match space:
+        case spaces.Dict():
+            for part_name, part in space.spaces.items():
+                yield from _value_checks(part, part_name)
+        case spaces.Box():
+            yield name, _Limits(space.low, space.high)
+        case spaces.Discrete():
+            first = np.asarray(space.start, space.dtype)
+            yield name, _Limits(first, np.asarray(space.start + space.n - 1, space.dtype))
+        case spaces.MultiDiscrete():
+            yield name, _Limits(space.start, (space.start + space.nvec - 1).astype(space.dtype))
+        case spaces.MultiBinary():
+            yield name, _Limits(np.zeros(space.shape, space.dtype), np.ones(space.shape, space.dtype))
 
 
 class _NamedFaults(gym.Wrapper[Any, Any, Any, Any]):

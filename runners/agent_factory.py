@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents.a2c import MemoryA2C
 from agents.on_policy import MemoryOnPolicyAlgorithm
@@ -16,7 +17,7 @@ from agents.span_noise import SpanNoiseSettings
 from agents.span_penalty import SpanPenaltySettings
 from agents.state_tree import join
 from configs.schema import A2CConfig, PPOConfig, TrainConfig, to_dict
-from envs.vec_env import GymnasiumVecEnv, make_vec_env
+from envs.vec_env import make_vec_env
 from runners.run_folder import Checkpoint
 
 ALGORITHMS: dict[str, type[MemoryOnPolicyAlgorithm]] = {"ppo": MemoryPPO, "a2c": MemoryA2C}
@@ -35,23 +36,43 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_training_env(config: TrainConfig) -> GymnasiumVecEnv:
+def make_training_env(config: TrainConfig) -> VecEnv:
     """The environments to learn on; ValueError names what is wrong with `env` or `env_args`."""
-    return make_vec_env(
-        config.env,
-        config.num_envs,
-        config.seed,
-        dict(config.env_args),
-        vectorization=config.vectorization,
+    return for_agents(
+        make_vec_env(
+            config.env,
+            config.num_envs,
+            config.seed,
+            dict(config.env_args),
+            vectorization=config.vectorization,
+        )
     )
 
 
-def make_evaluation_env(config: TrainConfig, num_envs: int, seed: int) -> GymnasiumVecEnv:
+def make_evaluation_env(config: TrainConfig, num_envs: int, seed: int) -> VecEnv:
     """The environments to be judged on."""
-    return make_vec_env(config.env, num_envs, seed, dict(config.eval_env_args))
+    return for_agents(make_vec_env(config.env, num_envs, seed, config.evaluation_env_args))
 
 
-def make_agent(config: TrainConfig, env: GymnasiumVecEnv) -> MemoryOnPolicyAlgorithm:
+def for_agents(env: VecEnv) -> VecEnv:
+    """The environments as an SB3 algorithm wraps them (images channels first), so that spaces compare."""
+    return MemoryOnPolicyAlgorithm._wrap_env(env)
+
+
+def check_spaces(env: VecEnv, other: VecEnv | MemoryOnPolicyAlgorithm, what: str, other_what: str) -> None:
+    """Refuse an environment whose spaces are not those that are needed.
+
+    Raises:
+        ValueError: says which space differs; `what` and `other_what` name the two.
+    """
+    for name in ("observation_space", "action_space"):
+        if getattr(env, name) != getattr(other, name):
+            raise ValueError(
+                f"{what} has the {name} {getattr(env, name)}, but {other_what} {getattr(other, name)}"
+            )
+
+
+def make_agent(config: TrainConfig, env: VecEnv) -> MemoryOnPolicyAlgorithm:
     """A fresh agent."""
     memory, policy, penalty = config.memory, config.policy, config.penalty
     learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
@@ -107,7 +128,7 @@ def make_agent(config: TrainConfig, env: GymnasiumVecEnv) -> MemoryOnPolicyAlgor
 
 
 def restore_agent(
-    checkpoint: Checkpoint, env: GymnasiumVecEnv | None, device: str
+    checkpoint: Checkpoint, env: VecEnv | None, device: str
 ) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any]]:
     """The agent of a checkpoint, and what the runner itself had put there."""
     tree: Mapping[str, Any] = join(checkpoint.tensors, checkpoint.data)

@@ -59,9 +59,7 @@ class BenchmarkCommand:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        for name in ("rounds", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        command_line.check_at_least_1(self, "rounds", "threads")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -272,4 +270,4 @@ def _spread(values: list[float], unit: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

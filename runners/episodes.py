@@ -61,7 +61,7 @@ class TrainedAgent:
         chosen = folder.best_checkpoint() if checkpoint == "best" else folder.latest_checkpoint()
         agent, _ = restore_agent(chosen, None, device)
         same = env is None or env == config.env
-        arguments = {**(config.eval_env_args if same else {}), **(env_args or {})}
+        arguments = {**(config.evaluation_env_args if same else {}), **(env_args or {})}
         return cls(agent, config, env or config.env, arguments, chosen.path.name)
 
     def make_env(self, *, pictures: bool = True) -> gym.Env[Any, Any]:

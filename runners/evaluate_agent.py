@@ -21,9 +21,9 @@ import tyro
 from configs import command_line
 from configs.command_line import Scalar, or_exit
 from configs.schema import TrainConfig, from_yaml
-from envs.vec_env import make_vec_env
-from runners.agent_factory import restore_agent
-from runners.evaluation import EvaluationResult, evaluate, num_eval_envs
+from envs.vec_env import EnvironmentFault, make_vec_env
+from runners.agent_factory import check_spaces, for_agents, restore_agent
+from runners.evaluation import MAX_ENVS, EvaluationResult, evaluate
 from runners.progress import ProgressDisplay
 from runners.run_folder import RunFolder, write_json_atomically
 
@@ -57,17 +57,21 @@ class EvaluateCommand:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        for name in ("episodes", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        command_line.check_at_least_1(self, "episodes", "threads")
+        command_line.check_seed(self.seed)
+        command_line.check_output(self.json)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Play, print a table, write the JSON."""
     command = command_line.parse(EvaluateCommand, argv)
     torch.set_num_threads(command.threads)
-    result, config = or_exit(lambda: run(command))
     display = ProgressDisplay(0)
+    try:
+        result, config = or_exit(lambda: run(command))
+    except EnvironmentFault as fault:
+        display.note(f"error: the evaluation stopped: {fault}")
+        return 1
     display.summary_table(result.rows(command.env or config.env))
     if command.json is not None:
         write_json_atomically(command.json, result.to_json())
@@ -84,16 +88,12 @@ def run(command: EvaluateCommand) -> tuple[EvaluationResult, TrainConfig]:
     folder = RunFolder.open(command.run)
     config = from_yaml(folder.config_file)
     same = command.env is None or command.env == config.env
-    arguments = {**(config.eval_env_args if same else {}), **command.env_args}
-    env = make_vec_env(command.env or config.env, num_eval_envs(command.episodes), command.seed, arguments)
+    arguments = {**(config.evaluation_env_args if same else {}), **command.env_args}
+    name = command.env or config.env
+    env = for_agents(make_vec_env(name, min(command.episodes, MAX_ENVS), command.seed, arguments))
     chosen = folder.best_checkpoint() if command.checkpoint == "best" else folder.latest_checkpoint()
     agent, _ = restore_agent(chosen, None, command.device)
-    for name in ("observation_space", "action_space"):
-        if getattr(env, name) != getattr(agent, name):
-            raise ValueError(
-                f"env: {command.env or config.env} has the {name} {getattr(env, name)}, "
-                f"but the agent was trained with {getattr(agent, name)}"
-            )
+    check_spaces(env, agent, f"env: {name}", "the agent was trained with")
     result = evaluate(
         agent, env, episodes=command.episodes, seed=command.seed, deterministic=command.deterministic
     )
@@ -102,4 +102,4 @@ def run(command: EvaluateCommand) -> tuple[EvaluationResult, TrainConfig]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

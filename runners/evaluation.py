@@ -1,7 +1,7 @@
 """Play unseen episodes and say how well it went, and what the memory held meanwhile.
 
-Every environment of the batch plays the same number of episodes, and its memory is left out of the
-averages once it has played them: otherwise short episodes, which end first, would count too often.
+How many episodes each environment of the batch plays is settled beforehand, and its memory is left out of
+the averages once it has played them: otherwise short episodes, which end first, would count too often.
 
 Shape letters:
     B  environments
@@ -136,11 +136,6 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def num_eval_envs(episodes: int) -> int:
-    """The largest batch up to `MAX_ENVS` that divides the episodes evenly."""
-    return max(size for size in range(1, min(MAX_ENVS, episodes) + 1) if episodes % size == 0)
-
-
 def evaluate(
     agent: MemoryOnPolicyAlgorithm,
     env: VecEnv,
@@ -154,20 +149,13 @@ def evaluate(
 
     Args:
         agent: whose policy acts; it is not trained, and its own memory is left alone.
-        env: a fresh environment; its size must divide `episodes` (see `num_eval_envs`).
+        env: a fresh environment; of several, the first play one more if they do not divide `episodes`.
         episodes: how many.
         seed: of the environments and of the sampled actions.
         deterministic: take the most likely action.
         on_step: told the steps taken and the episodes finished.
-
-    Raises:
-        ValueError: `env` has a size that does not divide `episodes`.
     """
     num_envs = env.num_envs
-    if episodes % num_envs:
-        raise ValueError(
-            f"episodes ({episodes}) must be a multiple of the number of environments ({num_envs})"
-        )
     policy = agent.policy
     policy.set_training_mode(False)
     torch.manual_seed(seed)
@@ -180,7 +168,7 @@ def evaluate(
     tags, done_cues = cue_numbers(infos), cue_done_numbers(infos)
     retention = RetentionScore(num_envs)
     age_B = np.zeros(num_envs, dtype=np.int64)
-    left_B = np.full(num_envs, episodes // num_envs)
+    left_B = episodes // num_envs + (np.arange(num_envs) < episodes % num_envs)
     finished: list[dict[str, Any]] = []
     totals = _Totals(num_layers)
     stretch = _Totals(num_layers)

@@ -55,9 +55,7 @@ class MeasureStreamsCommand:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        for name in ("frames", "rows", "block_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        command_line.check_at_least_1(self, "frames", "rows", "block_tokens")
         if not self.seconds > 0:
             raise ValueError(f"seconds must be above 0, got {self.seconds}")
 
@@ -131,4 +129,4 @@ def _frames_per_minute(per_second: tuple[float, float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

@@ -62,8 +62,8 @@ class PlayCommand:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        if self.seed is not None and self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.seed is not None:
+            command_line.check_seed(self.seed)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -221,4 +221,4 @@ def _make(command: PlayCommand, render_mode: str | None) -> gym.Env[Any, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

@@ -104,4 +104,4 @@ def draw(rows: list[dict[str, Any]], ramp: int, title: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

@@ -385,4 +385,4 @@ def _write(command: ProbeCommand, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

@@ -31,8 +31,10 @@ class ProgressSnapshot:
 
     steps: int
     """environment steps so far"""
+    episodes: tuple[float, float] | None = None
+    """mean return and mean length of recent episodes; None: none has ended yet"""
     success: float | None = None
-    """success rate of recent episodes; None: none has ended yet"""
+    """success rate of recent episodes; None: none has ended yet, or the environment does not tell"""
     worst_success: float | None = None
     """the same in the worst class of episodes; None: some class has too few"""
     retained: tuple[float, ...] = ()
@@ -68,7 +70,7 @@ class ProgressDisplay:
         self._points = deque([(clock(), start_steps)], maxlen=_RATE_UPDATES)
         self._last_shown_seconds = float("-inf")
         self._live: Live | None = None
-        self._text = "starting"
+        self._text = self._printed_text = "starting"
 
     def announce(self, facts: Mapping[str, object]) -> None:
         """Print what the run is about to do, one fact a line."""
@@ -92,7 +94,7 @@ class ProgressDisplay:
             return
         self._last_shown_seconds = now
         if self._live is None:
-            self.note(" | ".join(self._lines(snapshot)))
+            self._print_text()
         else:
             self._live.update(self._panel(), refresh=True)
 
@@ -112,19 +114,26 @@ class ProgressDisplay:
             self._live.update(self._panel())
             self._live.stop()
             self._live = None
-        elif self._text != "starting":
-            self.note(self._text.replace("\n", " | "))
+        elif self._text != self._printed_text:
+            self._print_text()
+
+    def _print_text(self) -> None:
+        self._printed_text = self._text
+        self.note(self._text.replace("\n", " | "))
 
     def _lines(self, snapshot: ProgressSnapshot) -> list[str]:
         lines = [f"{snapshot.steps:,} of {self._total_steps:,} steps", self._speed(snapshot.steps)]
-        if snapshot.success is None:
-            lines.append("no episode has ended yet")
-        else:
+        if snapshot.success is not None:
             worst = snapshot.worst_success
             worst_text = (
                 "too few episodes in some class" if worst is None else f"{worst:.1%} in the worst class"
             )
             lines.append(f"success {snapshot.success:.1%}, {worst_text}")
+        elif snapshot.episodes is not None:
+            mean_return, mean_length = snapshot.episodes
+            lines.append(f"return {mean_return:.4g}, {mean_length:.4g} steps an episode")
+        else:
+            lines.append("no episode has ended yet")
         lines.extend(
             f"layer {number}: {retained:.1f} of {snapshot.possible:.1f} memories retained"
             for number, retained in enumerate(snapshot.retained, start=1)

@@ -101,4 +101,4 @@ def render(record: EpisodeRecord, out: Path, *, layer: int | None = None, fps: f
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

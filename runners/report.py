@@ -467,4 +467,4 @@ def _legend(axis: Axes, other: Axes, **where: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

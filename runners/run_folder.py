@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.archive import ArchiveError, read_archive, write_archive, write_file_atomically
-from configs.schema import TrainConfig, save_yaml
+from configs.schema import TrainConfig, to_yaml
 
 RUNS = Path("runs")
 """Where run folders go unless `--run` says otherwise."""
@@ -78,8 +78,11 @@ class RunFolder:
                 f"choose another folder, or continue it with --resume {path}"
             )
         folder = cls(path, config.keep_checkpoints)
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        save_yaml(config, folder.config_file)
+        try:
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            folder.write_config(config)
+        except OSError as error:
+            raise RunFolderError(f"run: {path} cannot be made: {error.strerror}") from None
         return folder
 
     @classmethod
@@ -140,6 +143,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to continue from."""
+        return bool(self._steps())
+
     def save_checkpoint(
         self,
         step: int,
@@ -190,6 +198,10 @@ class RunFolder:
         best = self._pointed_to("best")
         others = [path for path in self._newest_first() if path != best]
         return self._first_good(others if best is None else [best, *others])
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Write config.yaml, at the beginning and when a resumed run is given other options."""
+        write_file_atomically(self.config_file, to_yaml(config).encode())
 
     def write_evaluation(self, result: Mapping[str, Any]) -> None:
         """Write evaluation.json."""

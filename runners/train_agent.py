@@ -17,13 +17,22 @@ if not __package__:  # started as a script: import from the checkout, not from r
 from typing import Any
 
 import torch
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
+from configs import command_line
 from configs.command_line import or_exit
 from configs.schema import TrainConfig, load
-from envs.vec_env import EnvironmentFault, GymnasiumVecEnv
-from runners.agent_factory import make_agent, make_evaluation_env, make_training_env, restore_agent, shown
-from runners.evaluation import EvaluationResult, evaluate, num_eval_envs
+from envs.vec_env import EnvironmentFault
+from runners.agent_factory import (
+    check_spaces,
+    make_agent,
+    make_evaluation_env,
+    make_training_env,
+    restore_agent,
+    shown,
+)
+from runners.evaluation import MAX_ENVS, EvaluationResult, evaluate
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
 from runners.run_folder import RunFolder
@@ -36,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     config = load(argv)
     torch.set_num_threads(config.threads)
     env = or_exit(lambda: make_training_env(config))
-    or_exit(lambda: make_evaluation_env(config, 1, config.evaluation.seed).close())
+    or_exit(lambda: _check_evaluation(config, env))
     folder = or_exit(lambda: _open_folder(config))
     agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder))
     display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps)
@@ -56,7 +65,14 @@ def main(argv: list[str] | None = None) -> int:
                 f"Interrupted at {agent.num_timesteps:,} steps, and saved. {_where_to_go_on(folder)}"
             )
             return EXIT_SAVED
-        result = _evaluate_best(config, folder)
+        try:
+            result = _evaluate_best(config, folder, stop)
+        except (EnvironmentFault, OSError) as fault:
+            display.note(f"error: the evaluation stopped: {fault}\n{_where_to_go_on(folder)}")
+            return 1
+        except _EvaluationInterrupted:
+            display.note(f"Interrupted in the evaluation; training is complete. {_where_to_go_on(folder)}")
+            return EXIT_SAVED
     display.summary_table(
         {
             "training": f"{'solved' if outcome.solved else 'ended'} after {agent.num_timesteps:,} steps",
@@ -67,14 +83,29 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+class _EvaluationInterrupted(Exception):
+    """A signal came while the trained agent was judged."""
+
+
+def _check_evaluation(config: TrainConfig, env: VecEnv) -> None:
+    """Find out before training whether the agent can be judged after it."""
+    judge = make_evaluation_env(config, 1, config.evaluation.seed)
+    try:
+        check_spaces(judge, env, "eval_env_args: the evaluation environment", "the training environment has")
+    finally:
+        judge.close()
+
+
 def _open_folder(config: TrainConfig) -> RunFolder:
     if config.resume is None:
         return RunFolder.create(config)
-    return RunFolder.open(config.resume, keep_checkpoints=config.keep_checkpoints, to_resume=True)
+    folder = RunFolder.open(config.resume, keep_checkpoints=config.keep_checkpoints, to_resume=True)
+    folder.write_config(config)
+    return folder
 
 
 def _fresh_or_restored(
-    config: TrainConfig, env: GymnasiumVecEnv, folder: RunFolder
+    config: TrainConfig, env: VecEnv, folder: RunFolder
 ) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any] | None, list[str]]:
     """The agent, what the callback had saved beside it, and what the user should know."""
     if config.resume is None:
@@ -83,6 +114,7 @@ def _fresh_or_restored(
     agent, runner_state = restore_agent(checkpoint, env, config.device)
     notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
     if not agent.resumes_exactly:
+        env.seed((config.seed + agent.num_timesteps) % command_line.LARGEST_SEED)  # not those once played
         notes.append(
             f"{config.env} cannot save its state: its episodes begin anew, so this is no exact continuation"
         )
@@ -105,7 +137,7 @@ def _train(
     logger = make_logger(folder, config, resume_offset=offset, notify=display.note)
     agent.set_logger(logger)
     callback = TrainingCallback(config, folder, logger, display, stop, runner_state)
-    remaining = max(0, config.total_steps - agent.num_timesteps)
+    remaining = 0 if callback.was_solved else max(0, config.total_steps - agent.num_timesteps)
     try:
         with display:
             agent.learn(remaining, callback=callback, reset_num_timesteps=runner_state is None)
@@ -114,14 +146,25 @@ def _train(
     return callback.outcome
 
 
-def _evaluate_best(config: TrainConfig, folder: RunFolder) -> EvaluationResult:
+def _evaluate_best(config: TrainConfig, folder: RunFolder, stop: GracefulStop) -> EvaluationResult:
+    def on_step(steps: int, episodes: int) -> None:
+        if stop.stop_requested:
+            raise _EvaluationInterrupted
+
     chosen = config.evaluation
-    env = make_evaluation_env(config, num_eval_envs(chosen.episodes), chosen.seed)
+    env = make_evaluation_env(config, min(chosen.episodes, MAX_ENVS), chosen.seed)
     agent, _ = restore_agent(folder.best_checkpoint(), None, config.device)
-    result = evaluate(
-        agent, env, episodes=chosen.episodes, seed=chosen.seed, deterministic=chosen.deterministic
-    )
-    env.close()
+    try:
+        result = evaluate(
+            agent,
+            env,
+            episodes=chosen.episodes,
+            seed=chosen.seed,
+            deterministic=chosen.deterministic,
+            on_step=on_step,
+        )
+    finally:
+        env.close()
     folder.write_evaluation(result.to_json())
     return result
 
@@ -141,6 +184,8 @@ def _facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: RunFolde
 
 
 def _where_to_go_on(folder: RunFolder) -> str:
+    if not folder.has_checkpoint:
+        return "There is no checkpoint yet to continue from."
     return f"Continue with: python runners/train_agent.py --resume {shown(folder.path)}"
 
 
@@ -150,10 +195,10 @@ def _paths(config: TrainConfig, folder: RunFolder) -> dict[str, object]:
         "evaluation file": folder.evaluation_file,
         "checkpoints": folder.checkpoints,
     }
-    if config.track != "disabled":
+    if folder.wandb.is_dir():
         paths["Weights & Biases"] = folder.wandb
     return {name: shown(path) for name, path in paths.items()}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

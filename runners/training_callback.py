@@ -56,6 +56,9 @@ class TrainingCallback(BaseCallback):
         self._films_failed = False
         self._best_score: list[float] = [] if runner_state is None else list(runner_state["best_score"])
         self._saved_step = -1 if runner_state is None else int(runner_state["step"])
+        self.was_solved = runner_state is not None and runner_state["solved_by"] == self._goal
+        """the checkpoint is of a run that had already reached what it is asked to reach"""
+        self.outcome.solved = self.was_solved
 
     def _on_rollout_start(self) -> None:
         if self.model.num_timesteps == self._saved_step or self.model.rollouts_done == 0:
@@ -80,6 +83,11 @@ class TrainingCallback(BaseCallback):
     def _on_step(self) -> bool:
         return True
 
+    @property
+    def _goal(self) -> list[float | None]:
+        """What counts as solved."""
+        return [self._config.stop.success, self._config.stop.retained]
+
     def save(self) -> None:
         """Write a checkpoint of everything."""
         score = self._score()
@@ -95,6 +103,7 @@ class TrainingCallback(BaseCallback):
                     "best_score": self._best_score,
                     "metrics_offset": self._run_logger.metrics.offset,
                     "threads": self._config.threads,
+                    "solved_by": self._goal if self.outcome.solved else None,
                 },
             }
         )
@@ -108,7 +117,7 @@ class TrainingCallback(BaseCallback):
         step, seed = self.model.num_timesteps, self._config.evaluation.seed
         path = self._folder.videos / f"step_{step:09d}.mp4"
         try:
-            env = make_env(self._config.env, self._config.eval_env_args)
+            env = make_env(self._config.env, self._config.evaluation_env_args)
             try:
                 record = record_episode(
                     self.model,
@@ -116,7 +125,7 @@ class TrainingCallback(BaseCallback):
                     seed=seed,
                     max_steps=FILM_STEPS,
                     contents=False,
-                    facts={"env_name": self._config.env, "env_args": dict(self._config.eval_env_args)},
+                    facts={"env_name": self._config.env, "env_args": self._config.evaluation_env_args},
                 )
             finally:
                 env.close()
@@ -154,9 +163,11 @@ class TrainingCallback(BaseCallback):
 
     def _show(self) -> None:
         successes = list(self.model.ep_success_buffer or [])
+        ended = [(episode["r"], episode["l"]) for episode in self.model.ep_info_buffer or []]
         self._display.update(
             ProgressSnapshot(
                 steps=self.model.num_timesteps,
+                episodes=tuple(np.mean(ended, 0).tolist()) if ended else None,
                 success=float(np.mean(successes)) if successes else None,
                 worst_success=self.model.success_window.worst(),
                 retained=tuple(self._retained()),

@@ -95,7 +95,9 @@ OBSERVATIONS = {
 }
 ACTIONS = {
     "discrete": spaces.Discrete(3),
+    "discrete_from": spaces.Discrete(3, start=-4),
     "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "multi_discrete_from": spaces.MultiDiscrete([2, 3], start=[5, 1]),
     "multi_binary": spaces.MultiBinary(3),
     "box": spaces.Box(-1.0, 1.0, (2,), np.float32),
 }
@@ -125,6 +127,8 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
     theirs, _ = loaded.predict(observation, deterministic=True)
     np.testing.assert_array_equal(mine, theirs)
     assert all(action_space.contains(one if isinstance(one, np.ndarray) else np.int64(one)) for one in mine)
+    for low_level in (mine, model.policy.predict(observation, deterministic=True)[0]):
+        assert low_level.dtype == action_space.dtype
     again, _ = model.predict(observation, state, episode_start=np.zeros(2, dtype=bool), deterministic=True)
     assert again.shape == mine.shape
 
@@ -305,7 +309,87 @@ def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights() -> No
     assert all(torch.equal(part, before[name]) for name, part in model.policy.state_dict().items())
 
 
+def test_an_infinite_gradient_stops_before_it_reaches_the_weights() -> None:
+    """The root of zero is zero, but its slope is not finite."""
+    model = ppo(vec(RepeatFirst))
+    model.learn(64)
+    before = {name: part.clone() for name, part in model.policy.state_dict().items()}
+    weight = model.policy.value_net.weight
+    with pytest.raises(NonFiniteLossError, match=r"gradient became (nan|inf) in update \d+, at step 64"):
+        model.optimize((weight - weight.detach()).clamp_min(0.0).sqrt().sum())
+    assert all(torch.equal(part, before[name]) for name, part in model.policy.state_dict().items())
+
+
+def test_an_expired_memory_does_not_return_when_the_weights_change() -> None:
+    model = ppo(vec(lambda: TimeLimit(Endless(), 1000)), n_steps=16)
+    model.policy.transformer.layers[0].retention.predictor.bias.data.fill_(-20.0)  # forget at once
+    model.learn(64)
+    held = [sorted(set(layer.birth_BW[layer.birth_BW >= 0].tolist())) for layer in model._memory.layers]
+    assert 0 < len(held[0]) <= TINY["ramp"] + 1
+    model.policy.transformer.layers[0].retention.predictor.bias.data.fill_(20.0)
+    model.learn(16, reset_num_timesteps=False)
+    births = [layer.birth_BW[layer.birth_BW >= 0].tolist() for layer in model._memory.layers]
+    assert set(births[0]) <= {*held[0], 16, *range(max(held[0]), 64)}
+    assert min(births[0]) == min(held[0])
+
+
+def test_a_callback_that_ends_a_rollout_leaves_everything_in_step() -> None:
+    """The observation kept is the environments' present one, so that learning can go on."""
+    env = vec(RepeatFirst)
+
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.n_calls < 7
+
+    model = ppo(env)
+    model.learn(64, callback=Stop())
+    assert model.num_timesteps == 28
+    np.testing.assert_array_equal(model._last_obs, env.buf_obs[None])
+    assert model._memory is not None and model._memory.clock_B.tolist() == [7] * 4
+    model.learn(64, reset_num_timesteps=False)
+
+
+def test_the_policy_alone_can_be_kept(tmp_path: Path) -> None:
+    model = ppo(vec(RepeatFirst), policy_kwargs={"memory": "compressive", **FEW_MEMORIES})
+    model.learn(64)
+    model.policy.save(tmp_path / "policy.zip")
+    policy = type(model.policy).load(tmp_path / "policy.zip", device="cpu")
+    observation = model.env.reset()
+    state = other = None
+    for _ in range(9):
+        mine, state = model.predict(observation, state, deterministic=True)
+        theirs, other = policy.predict(observation, other, deterministic=True)
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_parameters_can_be_taken_from_a_file(tmp_path: Path) -> None:
+    model, fresh = ppo(vec(RepeatFirst)), ppo(vec(RepeatFirst), seed=5)
+    model.learn(64)
+    model.save(tmp_path / "model")
+    fresh.set_parameters(tmp_path / "model")
+    mine, theirs = model.get_parameters(), fresh.get_parameters()
+    assert all(torch.equal(part, theirs["policy"][name]) for name, part in mine["policy"].items())
+    mine, theirs = mine["policy.optimizer"]["state"], theirs["policy.optimizer"]["state"]
+    assert len(mine) > 10
+    assert all(torch.equal(mine[key]["exp_avg"], theirs[key]["exp_avg"]) for key in mine)
+
+
+def test_what_a_saved_model_keeps(tmp_path: Path) -> None:
+    model = ppo(vec(RepeatFirst), gamma=0.7, stats_window_size=7, tensorboard_log=str(tmp_path / "tb"))
+    model.save(tmp_path / "all")
+    kept = MemoryPPO.load(tmp_path / "all", device="cpu", print_system_info=True, force_reset=True)
+    assert (kept.gamma, kept._stats_window_size) == (0.7, 7)
+    assert kept.tensorboard_log == str(tmp_path / "tb")
+    model.save(tmp_path / "less", exclude=["gamma", "n_steps"], include=["n_steps"])
+    less = MemoryPPO.load(tmp_path / "less", device="cpu")
+    assert (less.gamma, less.n_steps) == (0.99, 16)
+    with pytest.raises(ValueError, match="a model has no argument 'gama'"):
+        model.save(tmp_path / "none", exclude=["gama"])
+
+
 def test_impossible_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be a flat MultiDiscrete"):
+        ppo(vec(lambda: AnySpace(spaces.Discrete(2), spaces.MultiDiscrete([[2, 3], [2, 2]]))))
     with pytest.raises(ValueError, match=r"batch_size \(24\) must be a multiple of n_steps \(16\)"):
         ppo(vec(RepeatFirst), batch_size=24)
     with pytest.raises(ValueError, match="'observation' has the space"):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs import command_line, schema
-from configs.schema import PRESETS, TrainConfig, from_dict, load, save_yaml, to_dict
+from configs.schema import PRESETS, TrainConfig, from_dict, load, to_dict, to_yaml
 
 OPTIONS = command_line.options_of(TrainConfig)
 
@@ -100,7 +100,7 @@ def test_plain_types_and_json_keep_a_configuration(config: TrainConfig) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_yaml_keeps_an_experiment(config: TrainConfig, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    save_yaml(config, path)
+    path.write_text(to_yaml(config))
     assert load(["--config", str(path)]) == dataclasses.replace(config, run=None, resume=None)
 
 
@@ -191,7 +191,7 @@ def test_environment_arguments_add_up(tmp_path: Path) -> None:
 
 
 def test_resume_reads_the_configuration_of_the_run(tmp_path: Path) -> None:
-    save_yaml(TrainConfig(env="corridor-endless", seed=5), tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text(to_yaml(TrainConfig(env="corridor-endless", seed=5)))
     config = load(["--resume", str(tmp_path), "--total-steps", "123456"])
     assert (config.env, config.seed, config.total_steps) == ("corridor-endless", 5, 123456)
     assert config.memory == schema.MemoryConfig()

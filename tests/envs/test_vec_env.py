@@ -162,6 +162,48 @@ def test_faults_in_parts_of_a_dict_are_named() -> None:
         env.step(np.zeros(2, dtype=np.int64))
 
 
+@pytest.mark.parametrize(
+    ("space", "good", "bad", "message"),
+    [
+        (spaces.Discrete(3, start=2), np.int64(4), np.int64(5), r"is 5 at element 0, outside \[2, 4\]"),
+        (spaces.MultiDiscrete([2, 3]), np.array([1, 2]), np.array([1, 3]), r"is 3 at .*, outside \[0, 2\]"),
+        (
+            spaces.MultiBinary(2),
+            np.array([0, 1], np.int8),
+            np.array([0, 2], np.int8),
+            r"is 2 at element 1, outside \[0, 1\]",
+        ),
+    ],
+)
+def test_categories_outside_their_space_are_faults(
+    space: spaces.Space[Any], good: Any, bad: Any, message: str
+) -> None:
+    """An encoder would take them for the category of another part."""
+
+    def answering(env: Counter) -> gym.Env[Any, Any]:
+        return gym.wrappers.TransformObservation(env, lambda o: bad if o > 2 else good, space)
+
+    makers = [lambda: answering(Counter(9))] * 2
+    env = GymnasiumVecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP), seed=0)
+    env.reset()
+    env.step(np.zeros(2, dtype=np.int64))
+    env.step(np.zeros(2, dtype=np.int64))
+    with pytest.raises(EnvironmentFault, match=f"{message}, in environment 0 of 2"):
+        env.step(np.zeros(2, dtype=np.int64))
+
+
+def test_an_environment_whose_constructor_raises_is_one_message() -> None:
+    def broken(**_: Any) -> gym.Env[Any, Any]:
+        raise KeyError("data file")
+
+    gym.register("MemorySuiteTest/Broken-v0", broken)
+    try:
+        with pytest.raises(ValueError, match="cannot be made: it raised KeyError: 'data file'"):
+            make_vec_env("MemorySuiteTest/Broken-v0", 2)
+    finally:
+        del gym.registry["MemorySuiteTest/Broken-v0"]
+
+
 def test_infos_hold_plain_values() -> None:
     """They end up in JSON."""
     env = make_vec_env("corridor-short", 4, seed=0)
@@ -237,10 +279,10 @@ def test_a_short_name_makes_the_batched_twin_and_any_id_works() -> None:
         (
             "corridor-long",
             {"lenght": 3},
-            r"env_args.lenght: corridor-long has no such argument; it has length",
+            r"corridor-long has no argument .lenght.; it has length",
         ),
         ("corridor-long", {"length": 1}, "length must be at least view_size"),
-        ("CartPole-v1", {"gravity": 3}, "env_args.gravity: CartPole-v1 has no such argument"),
+        ("CartPole-v1", {"gravity": 3}, "CartPole-v1 has no argument .gravity."),
     ],
 )
 def test_mistakes_are_refused(name: str, arguments: dict[str, Any], message: str) -> None:

@@ -12,17 +12,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from agents.archive import read_archive
 from configs.schema import load
 from envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
 from runners import evaluate_agent, train_agent
 from runners.agent_factory import make_agent
-from runners.evaluation import evaluate, num_eval_envs, wilson_interval
+from runners.evaluation import evaluate, wilson_interval
 from runners.run_folder import RunFolder
+from tests.agents.small_envs import AnySpace
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -126,7 +129,7 @@ def test_an_existing_run_is_never_overwritten(finished_run: Path, capsys: pytest
     ("words", "message"),
     [
         (["--env", "corridor-lnog"], "did you mean 'corridor-long'"),
-        ([*SMALL, "--env-arg", "lenght=9"], "env_args.lenght"),
+        ([*SMALL, "--env-arg", "lenght=9"], "no argument 'lenght'"),
         ([*SMALL, "--ppo.learning-rat", "1"], "learning_rat"),
         ([*SMALL, "--device", "cuda"], "device: 'cuda'"),
     ],
@@ -217,18 +220,29 @@ def test_a_run_that_is_interrupted_and_resumed_equals_one_that_is_not(
     assert all(torch.equal(part, theirs[name]) for name, part in mine.items())
 
 
-def test_every_environment_is_judged_on_equally_many_episodes() -> None:
-    """An untrained agent on lengths 3 and longer: short episodes must not count more often."""
+@pytest.mark.parametrize("episodes", [30, 37])
+def test_short_episodes_do_not_count_more_often(episodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each environment has its number of episodes, settled beforehand, however long they are."""
     config = load([*SMALL])
     agent = make_agent(config, make_vec_env("corridor-short", 8, 0))
     env = make_vec_env("corridor-short", 10, 5)
-    result = evaluate(agent, env, episodes=30, seed=5)
-    assert result.episodes == 30
-    assert result.possible_mean > 0
+    ended = np.zeros(10, dtype=int)
+    original = GymnasiumVecEnv.step_wait
+    counted: list[int] = []
+
+    def watched(self: GymnasiumVecEnv) -> Any:
+        answer = original(self)
+        ended[answer[2]] += 1
+        counted.append(int(np.minimum(ended, episodes // 10 + (np.arange(10) < episodes % 10)).sum()))
+        return answer
+
+    monkeypatch.setattr(GymnasiumVecEnv, "step_wait", watched)
+    seen: list[int] = []
+    result = evaluate(agent, env, episodes=episodes, seed=5, on_step=lambda _, ended: seen.append(ended))
+    assert result.episodes == episodes
+    assert seen == counted
+    assert ended.max() > ended.min()  # some went on while others were still at it
     assert len(result.retained_mean) == 2
-    with pytest.raises(ValueError, match="multiple of the number of environments"):
-        evaluate(agent, env, episodes=25, seed=5)
-    assert [num_eval_envs(n) for n in (1, 7, 100, 1_000, 101)] == [1, 7, 100, 100, 1]
 
 
 def test_wilson_interval_by_hand() -> None:
@@ -236,3 +250,128 @@ def test_wilson_interval_by_hand() -> None:
     assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
     assert wilson_interval(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-3)
     assert not np.isnan(wilson_interval(1, 1)).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", "1"], "seed was 0 when the run began and cannot become 1 when it is resumed"),
+        (["--memory.ramp", "4"], "memory.ramp was 8 when the run began"),
+        (["--algo", "a2c"], "algo was ppo"),
+        (["--env-arg", "max_length=9"], "env_args.max_length was None"),
+        (["--config", "other.yaml"], "config and resume exclude each other"),
+    ],
+)
+def test_what_belongs_to_the_checkpoint_cannot_be_changed(
+    words: list[str], message: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished_run / "config.yaml").read_text()
+    with pytest.raises(SystemExit) as stopped:
+        train_agent.main(["--resume", str(finished_run), *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert (finished_run / "config.yaml").read_text() == before
+
+
+def test_a_resumed_run_writes_down_what_was_changed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train_agent.main([*SMALL, "--run", str(run)]) == 0
+    assert train_agent.main(["--resume", str(run), "--total-steps", "1536"]) == 0
+    assert len(rows(run)) == 12
+    assert load(["--resume", str(run)]).total_steps == 1536
+
+
+def test_a_solved_run_is_not_trained_further(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    easy = ["--stop.success", "0.01", "--stop.min-episodes", "1", "--stop.retained", "none"]
+    assert train_agent.main([*SMALL, *easy, "--run", str(run)]) == 0
+    trained = rows(run)
+    assert len(trained) < 10
+    capsys.readouterr()
+    assert train_agent.main(["--resume", str(run)]) == 0
+    assert rows(run) == trained
+    assert "solved after" in capsys.readouterr().out
+    assert train_agent.main(["--resume", str(run), "--stop.success", "none"]) == 0
+    assert len(rows(run)) == 10
+
+
+def test_a_signal_in_the_evaluation_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    original = train_agent.evaluate
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_agent, "evaluate", interrupted)
+        assert train_agent.main([*SMALL, "--run", str(run)]) == 75
+    assert "Interrupted in the evaluation; training is complete. Continue with" in capsys.readouterr().out
+    assert not (run / "evaluation.json").exists()
+    assert train_agent.main(["--resume", str(run)]) == 0
+    assert (run / "evaluation.json").exists()
+
+
+def test_a_fault_in_the_evaluation_is_one_message(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(self: GymnasiumVecEnv) -> Any:
+        raise EnvironmentFault("the reward is nan in environment 3")
+
+    monkeypatch.setattr(GymnasiumVecEnv, "step_wait", failing)
+    assert evaluate_agent.main(["--run", str(finished_run), "--episodes", "10"]) == 1
+    assert "error: the evaluation stopped: the reward is nan" in capsys.readouterr().out
+    assert train_agent.main(["--resume", str(finished_run)]) == 1
+    assert "error: the evaluation stopped: the reward is nan" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_the_agent_does_not_fit_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit) as stopped:
+        train_agent.main(
+            [*SMALL, "--eval-env-arg", "view_size=5", "--eval-env-arg", "min_length=5", "--run", str(run)]
+        )
+    assert stopped.value.code == 2
+    assert "the evaluation environment has the observation_space" in capsys.readouterr().err
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", "-1"], "seed must lie in [0, 4294967295], got -1"),
+        (["--episodes", "0"], "episodes must be at least 1, got 0"),
+        (["--json", "missing/result.json"], "json: there is no folder missing"),
+        (["--env", "CartPole-v1"], "env: CartPole-v1 has the observation_space"),
+    ],
+)
+def test_mistakes_in_an_evaluation(
+    words: list[str], message: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate_agent.main(["--run", str(finished_run), *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+class Pictures(AnySpace):
+    """Channels last, as most environments have them; SB3's algorithms want them first."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(0, 255, (40, 36, 3), np.uint8), spaces.Discrete(3, start=2))
+
+
+def test_an_agent_that_sees_pictures_is_trained_judged_and_resumed(tmp_path: Path) -> None:
+    gym.register("MemorySuiteTest/Pictures-v0", Pictures)
+    try:
+        run = tmp_path / "run"
+        words = [*SMALL, "--env", "MemorySuiteTest/Pictures-v0", "--memory.ramp", "4"]
+        assert train_agent.main([*words, "--run", str(run), "--total-steps", "256"]) == 0
+        assert train_agent.main(["--resume", str(run), "--total-steps", "384"]) == 0
+        assert evaluate_agent.main(["--run", str(run), "--episodes", "7"]) == 0
+    finally:
+        del gym.registry["MemorySuiteTest/Pictures-v0"]
