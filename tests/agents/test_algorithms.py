@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import MemoryA2C, MemoryPPO
 from agents.encoders import ObservationEncoder
+from agents.memory_state import NEVER
 from agents.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
 from agents.span_noise import SpanNoiseSettings
 from agents.span_penalty import SpanPenaltySettings
@@ -321,16 +322,22 @@ def test_an_infinite_gradient_stops_before_it_reaches_the_weights() -> None:
 
 
 def test_an_expired_memory_does_not_return_when_the_weights_change() -> None:
-    model = ppo(vec(lambda: TimeLimit(Endless(), 1000)), n_steps=16)
-    model.policy.transformer.layers[0].retention.predictor.bias.data.fill_(-20.0)  # forget at once
-    model.learn(64)
-    held = [sorted(set(layer.birth_BW[layer.birth_BW >= 0].tolist())) for layer in model._memory.layers]
-    assert 0 < len(held[0]) <= TINY["ramp"] + 1
-    model.policy.transformer.layers[0].retention.predictor.bias.data.fill_(20.0)
-    model.learn(16, reset_num_timesteps=False)
-    births = [layer.birth_BW[layer.birth_BW >= 0].tolist() for layer in model._memory.layers]
-    assert set(births[0]) <= {*held[0], 16, *range(max(held[0]), 64)}
-    assert min(births[0]) == min(held[0])
+    """A rollout of short spans between two of long ones; too short for the free slots to be taken again."""
+    model = ppo(vec(lambda: TimeLimit(Endless(), 1000)), n_steps=4, batch_size=16, learning_rate=1e-12)
+
+    def births_after_a_rollout_with(bias: float) -> set[int]:
+        for layer in model.policy.transformer.layers:
+            layer.retention.predictor.bias.data.fill_(bias)
+        model.learn(16, reset_num_timesteps=False)
+        assert model._memory is not None
+        return {birth for layer in model._memory.layers for birth in layer.birth_BW.flatten().tolist()}
+
+    for _ in range(5):
+        long = births_after_a_rollout_with(20.0)
+    assert long >= set(range(20))
+    short = births_after_a_rollout_with(-20.0) - {NEVER}
+    assert min(short) == 24 - TINY["ramp"] + 1  # the next step is 24
+    assert births_after_a_rollout_with(20.0) - {NEVER} == set(range(min(short), 28))
 
 
 def test_a_callback_that_ends_a_rollout_leaves_everything_in_step() -> None:
