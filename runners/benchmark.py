@@ -20,7 +20,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -28,16 +28,22 @@ import numpy as np
 import torch
 from stable_baselines3.common.logger import Logger
 
+from agents.memory_state import NEVER
 from agents.on_policy import MemoryOnPolicyAlgorithm
 from configs import command_line
-from configs.schema import TrainConfig, load
+from configs.command_line import or_exit
+from configs.schema import TrainConfig, from_yaml, load
 from envs.names import resolve
 from envs.vec_env import make_vec_env
-from runners.agent_factory import make_agent, make_training_env
+from runners.agent_factory import choose_device, make_agent, make_training_env, restore_agent
 from runners.progress import ProgressDisplay
-from runners.run_folder import write_json_atomically
+from runners.run_folder import Checkpoint, RunFolder, write_json_atomically
 
 Part = Literal["envs", "training", "update", "acting"]
+MATRIX_SIZE = 1_024
+"""of the product that the machine's rate is taken from"""
+MATURE_ROLLOUTS = 4
+"""before an update is measured: by then episodes are as old as random walking lets them become"""
 BENCHMARKED_ENVS = ("corridor-long", "portal-short", "portal-long", "instruction-short", "instruction-long")
 PARTS: tuple[Part, ...] = ("envs", "training", "update", "acting")
 
@@ -50,27 +56,37 @@ class BenchmarkCommand:
     """which part; all of them by default"""
     env: str = "corridor-long"
     """whose preset is measured"""
+    run: Path | None = None
+    """run folder whose trained agent is measured instead, with its configuration; none: a fresh one with the
+    spans of a trained one"""
     rounds: int = 5
     """measurements of each rival, alternating"""
+    seed: int = 0
+    """seeds agents, environments and random actions"""
     threads: int = 1
     """torch's threads"""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """where the policies compute"""
     json: Path | None = None
     """also write the numbers to this file"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         command_line.check_at_least_1(self, "rounds", "threads")
+        command_line.check_seed(self.seed)
+        command_line.check_output(self.json)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     command = command_line.parse(BenchmarkCommand, argv)
     torch.set_num_threads(command.threads)
-    config = load(["--env", command.env, "--threads", str(command.threads)])
+    subject = or_exit(lambda: Subject.of(command))
     display = ProgressDisplay(0)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {command.threads} torch thread(s), CPU"
+    device = subject.config.device
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {command.threads} torch thread(s), {device}"
     display.announce({"machine": machine, "torch": torch.__version__, "load": f"{os.getloadavg()[0]:.1f}"})
-    measure: dict[Part, Callable[[TrainConfig, int], dict[str, Any]]] = {
+    measure: dict[Part, Callable[[Subject, int], dict[str, Any]]] = {
         "envs": measure_envs,
         "training": measure_training,
         "update": measure_update,
@@ -79,15 +95,46 @@ def main(argv: list[str] | None = None) -> int:
     results: dict[str, Any] = {"machine": machine}
     for part in PARTS:
         if command.part in ("all", part):
-            results[part] = measure[part](config, command.rounds)
+            results[part] = measure[part](subject, command.rounds)
             display.summary_table({f"{part}: {name}": value for name, value in results[part].items()})
     if command.json is not None:
         write_json_atomically(command.json, results)
     return 0
 
 
-def measure_envs(config: TrainConfig, rounds: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured."""
+
+    config: TrainConfig
+    trained: Checkpoint | None
+
+    @classmethod
+    def of(cls, command: BenchmarkCommand) -> Subject:
+        """What the command asks for; ValueError says what is wrong with it."""
+        choose_device(command.device)
+        if command.run is None:
+            config, trained = load(["--env", command.env]), None
+        else:
+            folder = RunFolder.open(command.run)
+            config, trained = from_yaml(folder.config_file), folder.best_checkpoint()
+        return cls(
+            replace(config, seed=command.seed, threads=command.threads, device=command.device), trained
+        )
+
+    def agent(self) -> MemoryOnPolicyAlgorithm:
+        """An agent that forgets as a trained one does, on environments of its own."""
+        env = make_training_env(self.config)
+        if self.trained is not None:
+            return restore_agent(self.trained, env, self.config.device)[0]
+        agent = make_agent(self.config, env)
+        shorten_spans(agent)
+        return agent
+
+
+def measure_envs(subject: Subject, rounds: int) -> dict[str, Any]:
     """Steps per second with random actions: every kind's batched twin against its plain environment."""
+    config = subject.config
     result: dict[str, Any] = {}
     for name in (config.env, *(other for other in BENCHMARKED_ENVS if other != config.env)):
         arguments: dict[str, Any] = dict(config.env_args) if name == config.env else {}
@@ -137,7 +184,7 @@ def _rate(step: Callable[[np.ndarray], object], actions: np.ndarray) -> float:
     return actions.size / (time.perf_counter() - began)
 
 
-def measure_training(config: TrainConfig, rounds: int) -> dict[str, Any]:
+def measure_training(subject: Subject, rounds: int) -> dict[str, Any]:
     """Training steps per second of our agent and of RecurrentPPO, in turns.
 
     Same environments, rollout, epochs and minibatches; an LSTM as wide as our model. Ours is measured
@@ -145,10 +192,10 @@ def measure_training(config: TrainConfig, rounds: int) -> dict[str, Any]:
     """
     from sb3_contrib import RecurrentPPO
 
+    config = subject.config
     ppo, policy = config.ppo, config.policy
     ours = make_agent(config, make_training_env(config))
-    forgetful = make_agent(config, make_training_env(config))
-    shorten_spans(forgetful)
+    forgetful = subject.agent()
     lstm = RecurrentPPO(
         "MlpLstmPolicy",
         make_training_env(config),
@@ -156,8 +203,8 @@ def measure_training(config: TrainConfig, rounds: int) -> dict[str, Any]:
         batch_size=ppo.batch_size,
         n_epochs=ppo.n_epochs,
         policy_kwargs={"lstm_hidden_size": policy.width, "net_arch": []},
-        device="cpu",
-        seed=0,
+        device=choose_device(config.device),
+        seed=config.seed,
     )
     rivals: dict[str, Any] = {
         "ours, nothing forgotten yet": ours,
@@ -181,34 +228,44 @@ def measure_training(config: TrainConfig, rounds: int) -> dict[str, Any]:
     return result
 
 
-def measure_update(config: TrainConfig, rounds: int) -> dict[str, Any]:
+def measure_update(subject: Subject, rounds: int) -> dict[str, Any]:
     """Share of the machine's matrix-multiply rate that an update reaches, counting the model's operations."""
-    agent = make_agent(config, make_training_env(config))
-    shorten_spans(agent)
-    agent.set_logger(Logger(None, []))
-    agent.learn(2 * config.num_envs * config.ppo.n_steps)
-    operations = _update_operations(config, agent)
-    size = 1_024
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    shares, rates = [], []
+    config = subject.config
+    rivals = {
+        "nothing forgotten yet": make_agent(config, make_training_env(config)),
+        "forgetting": subject.agent(),
+    }
+    operations: dict[str, float] = {}
+    for name, agent in rivals.items():
+        agent.set_logger(Logger(None, []))
+        agent.learn(MATURE_ROLLOUTS * config.rollout_steps)
+        operations[name] = _update_operations(config, agent)
+    left, right = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE, device=agent.device)
+    rates: list[float] = []
+    shares: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         began = time.perf_counter()
         for _ in range(5):
-            torch.mm(left, right)
-        machine = 5 * 2 * size**3 / (time.perf_counter() - began)
-        began = time.perf_counter()
-        agent.train()
-        reached = operations / (time.perf_counter() - began)
-        rates.append(machine / 1e9)
-        shares.append(reached / machine)
+            product = torch.mm(left, right)
+        product[0, 0].item()  # waits for a GPU
+        rates.append(5 * 2 * MATRIX_SIZE**3 / (time.perf_counter() - began))
+        for name, agent in rivals.items():
+            began = time.perf_counter()
+            agent.train()
+            shares[name].append(operations[name] / (time.perf_counter() - began) / rates[-1])
     return {
-        "matrix multiplication": _spread(rates, "Gflop/s"),
-        "share reached by the update": _spread(shares, ""),
+        "matrix multiplication": _spread([rate / 1e9 for rate in rates], "Gflop/s"),
+        **{f"share reached by the update, {name}": _spread(share, "") for name, share in shares.items()},
     }
 
 
 def _update_operations(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> float:
-    """Floating point operations of the model's matrix products in one update, forward and backward."""
+    """Floating point operations of the model's matrix products in one update, forward and backward.
+
+    Of the model as the paper writes it, however it is computed here: every memory, also a stored one, has
+    its key and value projected once for each minibatch it is in, and heads are `width / num_heads` wide. Only
+    pairs of a step and a memory that it may see count, not what is computed and masked.
+    """
     policy, ppo = config.policy, config.ppo
     state = agent.rollout.state
     assert state is not None
@@ -217,22 +274,21 @@ def _update_operations(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> f
     total = 0.0
     features = len(agent.policy.encoder.mean_F)
     for layer in state.layers:
-        stored = layer.trimmed().num_slots
-        seen = stored + ppo.n_steps
+        stored = int((layer.birth_BW != NEVER).sum())
+        pairs = stored * ppo.n_steps + tokens * (ppo.n_steps - 1) / 2
         projections = tokens * (4 * width**2 + 2 * policy.feedforward_multiplier * width**2)
-        projections += config.num_envs * stored * 2 * width**2
-        total += 2 * (projections + tokens * seen * 2 * width)
+        projections += stored * 2 * width**2
+        total += 2 * (projections + pairs * 2 * width)
     total += 2 * tokens * features * width
     # Backward takes twice as many as forward.
     return 3 * total * ppo.n_epochs
 
 
-def measure_acting(config: TrainConfig, rounds: int) -> dict[str, Any]:
+def measure_acting(subject: Subject, rounds: int) -> dict[str, Any]:
     """Time and bytes per step as one episode of a forgetful agent grows."""
-    agent = make_agent(config, make_training_env(config))
-    shorten_spans(agent)
+    config, agent = subject.config, subject.agent()
     num_envs = 16
-    env = make_vec_env(config.env, num_envs, 0, {"length": 1_000_000})
+    env = make_vec_env(config.env, num_envs, config.seed, {"length": 1_000_000})
     features = agent.policy.encoder.preprocess(env.reset())
     state = agent.policy.initial_state(num_envs)
     nobody = torch.zeros(num_envs, dtype=torch.bool)
