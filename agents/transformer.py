@@ -211,7 +211,9 @@ class MemoryLayer(nn.Module):
 
     def feedforward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         """The second half of the layer, residual included."""
-        return x + self.narrow(F.relu(self.widen(self.feedforward_norm(x)), inplace=True))
+        # In place only on a flat batch: on a view, autograd would copy the whole gradient three times.
+        h_ND = self.feedforward_norm(x).flatten(0, -2)
+        return x + self.narrow(F.relu(self.widen(h_ND), inplace=True)).view_as(x)
 
     # -- acting ---------------------------------------------------------------------------------
 
