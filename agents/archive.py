@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-FORMAT = "expiring-memory-archive"
+FORMAT = "memory-suite-archive"
 VERSION = 1
 
 _TENSORS, _DATA, _MANIFEST = "tensors.safetensors", "data.json", "manifest.json"

@@ -198,7 +198,7 @@ def _retention(data: RunData, axis: Axes) -> None:
     slack.plot(*data.series("memory/slack_mean"), ":", color=COLORS[3], label="slack (steps, right)")
     slack.set_ylabel("steps")
     slack.set_ylim(bottom=0, top=1.26 * max([1.0, *data.series("memory/slack_mean")[1]]))
-    _legend(axis, slack, loc="upper center", ncols=4)
+    _legend(axis, slack, loc="upper center", ncols=4, columnspacing=1.0, handlelength=1.6)
     _steps(axis)
 
 

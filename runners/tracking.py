@@ -45,7 +45,7 @@ Notify = Callable[[str], None]
 STEP_KEY = "time/total_timesteps"
 """The metric every chart is drawn over."""
 
-PROJECT = "expiring-memory"
+PROJECT = "memory-suite"
 """Weights & Biases project of all runs."""
 
 HISTOGRAM_BINS = 32
