@@ -37,6 +37,10 @@ class SuccessWindow:
         for name in episode_classes:
             self._outcomes.setdefault(name, deque(maxlen=self.episodes_per_class))
 
+    def clear(self) -> None:
+        """Forget all episodes and classes: the task has changed."""
+        self._outcomes.clear()
+
     def rates(self) -> dict[str, float]:
         """Success rate of every class that has enough episodes."""
         return {

@@ -175,7 +175,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         callback.on_training_start(locals(), globals())
         iteration = 0
         while self.num_timesteps < total_timesteps:
-            if not self._collect(self.env, callback):
+            if not self._collect(callback):
                 break
             iteration += 1
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
@@ -196,6 +196,25 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         for classes in env.get_attr("episode_classes") if env.has_attr("episode_classes") else []:
             self.success_window.expect(tuple(classes))
 
+    def change_env(self, env: VecEnv) -> None:
+        """Learn on in other environments, as many of them; their episodes begin, and nothing is remembered.
+
+        For callbacks in `on_rollout_start`. The outcomes of earlier episodes are forgotten: they say nothing
+        of the new task.
+
+        Raises:
+            ValueError: the spaces differ.
+        """
+        self.set_env(env)
+        assert self.env is not None
+        self._last_obs = self.env.reset()  # type: ignore[assignment]
+        self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
+        for recent in (self.ep_info_buffer, self.ep_success_buffer):
+            if recent is not None:
+                recent.clear()
+        self.success_window.clear()
+        self._begin(self.env)
+
     def _after_update(self) -> None:
         """What changes only between an update and the next rollout."""
         self.rollouts_done += 1
@@ -208,9 +227,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     # -- acting -------------------------------------------------------------------------------------
 
-    def _collect(self, env: VecEnv, callback: BaseCallback) -> bool:
+    def _collect(self, callback: BaseCallback) -> bool:
         """Fill the rollout; False if a callback asked to stop."""
-        assert self._memory is not None
         policy, rollout = self.policy, self.rollout
         policy.set_training_mode(False)
         warmup = self.normalize_warmup_rollouts
@@ -218,6 +236,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_start()
         if self.stop_training:
             return False
+        env = self.env  # a callback may have changed it
+        assert env is not None
+        assert self._memory is not None
         rollout.begin(self._memory)
         self.memory_statistics.begin_rollout()
 

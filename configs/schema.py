@@ -296,6 +296,31 @@ class StopConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CurriculumConfig:
+    """Begin with an easy task, and make it harder whenever it is solved."""
+
+    argument: str | None = None
+    """argument of the environment, a whole number in `env_args`, that grows until it is what it is there; the
+    evaluation has its full value from the beginning. none: no curriculum"""
+    start: int = 1
+    """its first value"""
+    factor: float = 2.0
+    """its growth each time"""
+    success: float = 0.95
+    """it grows when the worst class of recent episodes succeeds this often"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        _check("curriculum.start", self.start, "[1, inf)")
+        _check("curriculum.factor", self.factor, "(1, inf)")
+        _check("curriculum.success", self.success, "(0, 1]")
+
+    def after(self, value: int, goal: int) -> int:
+        """The value after `value`, at most `goal`."""
+        return min(goal, max(value + 1, round(value * self.factor)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
     """The episodes played after training, which training has not seen."""
 
@@ -368,6 +393,7 @@ class TrainConfig:
     a2c: A2CConfig = field(default_factory=A2CConfig)
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     stop: StopConfig = field(default_factory=StopConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -395,6 +421,17 @@ class TrainConfig:
                 f"total_steps ({self.total_steps}) must be at least one rollout: "
                 f"{self.algo}.n_steps * num_envs = {self.rollout_steps}"
             )
+        argument, start = self.curriculum.argument, self.curriculum.start
+        if argument is not None:
+            goal = self.env_args.get(argument)
+            if not isinstance(goal, int) or isinstance(goal, bool):
+                raise ValueError(
+                    f"curriculum.argument ({argument}) must be among env_args, with a whole number to grow to"
+                )
+            if not start < goal:
+                raise ValueError(
+                    f"curriculum.start ({start}) must be less than env_args.{argument} ({goal}), its goal"
+                )
         if self.run is not None and self.resume is not None and self.run != self.resume:
             raise ValueError(
                 f"run ({self.run}) and resume ({self.resume}) exclude each other: "

@@ -36,14 +36,26 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_training_env(config: TrainConfig) -> VecEnv:
-    """The environments to learn on; ValueError names what is wrong with `env` or `env_args`."""
+def make_training_env(config: TrainConfig, stage: int | None = None, seed: int | None = None) -> VecEnv:
+    """The environments to learn on.
+
+    Args:
+        config: says which.
+        stage: value of the argument that the curriculum lets grow; None: the first.
+        seed: of the first episodes; None: `config.seed`.
+
+    Raises:
+        ValueError: names what is wrong with `env` or `env_args`.
+    """
+    arguments: dict[str, Any] = dict(config.env_args)
+    if config.curriculum.argument is not None:
+        arguments[config.curriculum.argument] = config.curriculum.start if stage is None else stage
     return for_agents(
         make_vec_env(
             config.env,
             config.num_envs,
-            config.seed,
-            dict(config.env_args),
+            config.seed if seed is None else seed,
+            arguments,
             vectorization=config.vectorization,
         )
     )
@@ -139,6 +151,12 @@ def restore_agent(
         raise ValueError(f"{checkpoint.path} holds a {name}; known are {', '.join(classes)}")
     agent = classes[name].from_state_tree(agent_tree, env, choose_device(device))
     return agent, tree["runner"]
+
+
+def curriculum_stage(checkpoint: Checkpoint) -> int | None:
+    """Where the curriculum stood when the checkpoint was written; None: there is none."""
+    stage: int | None = join(checkpoint.tensors, checkpoint.data)["runner"]["stage"]
+    return stage
 
 
 def shown(path: Path) -> str:

@@ -26,6 +26,7 @@ from configs.schema import TrainConfig, load
 from envs.vec_env import EnvironmentFault
 from runners.agent_factory import (
     check_spaces,
+    curriculum_stage,
     make_agent,
     make_evaluation_env,
     make_training_env,
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
             display.note(f"error: training stopped: {fault}\n{_where_to_go_on(folder)}")
             return 1
         finally:
-            env.close()
+            if agent.env is not None:
+                agent.env.close()
         if outcome.interrupted:
             display.note(
                 f"Interrupted at {agent.num_timesteps:,} steps, and saved. {_where_to_go_on(folder)}"
@@ -111,6 +113,10 @@ def _fresh_or_restored(
     if config.resume is None:
         return make_agent(config, env), None, []
     checkpoint = folder.latest_checkpoint()
+    stage = curriculum_stage(checkpoint)
+    if stage is not None and stage != config.curriculum.start:
+        env.close()
+        env = make_training_env(config, stage)
     agent, runner_state = restore_agent(checkpoint, env, config.device)
     notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
     if not agent.resumes_exactly:

@@ -11,7 +11,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.recording import record_episode
 from agents.state_tree import split
+from configs.command_line import LARGEST_SEED
 from configs.schema import TrainConfig
+from runners.agent_factory import make_training_env
 from runners.episodes import make_env
 from runners.interrupts import GracefulStop
 from runners.progress import ProgressDisplay, ProgressSnapshot
@@ -59,6 +61,9 @@ class TrainingCallback(BaseCallback):
         self.was_solved = runner_state is not None and runner_state["solved_by"] == self._goal
         """the checkpoint is of a run that had already reached what it is asked to reach"""
         self.outcome.solved = self.was_solved
+        self._stage: int | None = None
+        if config.curriculum.argument is not None:
+            self._stage = config.curriculum.start if runner_state is None else int(runner_state["stage"])
 
     def _on_rollout_start(self) -> None:
         if self.model.num_timesteps == self._saved_step or self.model.rollouts_done == 0:
@@ -66,6 +71,7 @@ class TrainingCallback(BaseCallback):
         self._show()
         self.outcome.solved = self._is_solved()
         self.outcome.interrupted = self._stop.stop_requested
+        self._grow()
         self.model.stop_training = self.outcome.solved or self.outcome.interrupted
         due = self.model.rollouts_done % self._config.checkpoint_every == 0
         if self._stop.take_save_request() or due or self.model.stop_training:
@@ -104,6 +110,7 @@ class TrainingCallback(BaseCallback):
                     "metrics_offset": self._run_logger.metrics.offset,
                     "threads": self._config.threads,
                     "solved_by": self._goal if self.outcome.solved else None,
+                    "stage": self._stage,
                 },
             }
         )
@@ -149,15 +156,41 @@ class TrainingCallback(BaseCallback):
         """The larger the better: success up to what counts as solved, then as few memories as possible."""
         enough = self._config.stop.success or 1.0
         worst = self.model.success_window.worst()
+        stage = float(self._stage or 0)  # a harder task before success
         if worst is not None:
-            return [1.0, min(worst, enough), -float(np.sum(self._forgettable()))]
+            return [stage, 1.0, min(worst, enough), -float(np.sum(self._forgettable()))]
         episodes = list(self.model.ep_info_buffer or [])
-        return [0.0, float(np.mean([episode["r"] for episode in episodes])), 0.0] if episodes else []
+        return [stage, 0.0, float(np.mean([episode["r"] for episode in episodes]))] if episodes else [stage]
+
+    @property
+    def _last_stage(self) -> int | None:
+        """The value at which the curriculum ends; None: there is none."""
+        argument = self._config.curriculum.argument
+        return None if argument is None else int(self._config.env_args[argument])
+
+    def _grow(self) -> None:
+        """The next stage of the curriculum, if this one is solved."""
+        curriculum, last = self._config.curriculum, self._last_stage
+        worst = self.model.success_window.worst()
+        if self._stage is None or last is None or self._stage == last:
+            return
+        if worst is None or worst < curriculum.success:
+            return
+        self._stage = curriculum.after(self._stage, last)
+        self._best_score = []  # of an easier task
+        before = self.model.env
+        seed = (self._config.seed + self.model.num_timesteps) % LARGEST_SEED  # not the episodes once played
+        self.model.change_env(make_training_env(self._config, self._stage, seed))
+        if before is not None:
+            before.close()
+        self._display.note(
+            f"{self.model.num_timesteps:,} steps: solved; {curriculum.argument} is {self._stage} now"
+        )
 
     def _is_solved(self) -> bool:
         stop = self._config.stop
         worst = self.model.success_window.worst()
-        if stop.success is None or worst is None or worst < stop.success:
+        if stop.success is None or worst is None or worst < stop.success or self._stage != self._last_stage:
             return False
         return stop.retained is None or max(self._forgettable(), default=0.0) <= stop.retained
 

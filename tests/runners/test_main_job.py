@@ -22,7 +22,7 @@ from agents.archive import read_archive
 from configs.schema import load
 from envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
 from runners import evaluate_agent, train_agent
-from runners.agent_factory import make_agent
+from runners.agent_factory import curriculum_stage, make_agent
 from runners.evaluation import evaluate, wilson_interval
 from runners.run_folder import RunFolder
 from tests.agents.small_envs import AnySpace
@@ -375,3 +375,51 @@ def test_an_agent_that_sees_pictures_is_trained_judged_and_resumed(tmp_path: Pat
         assert evaluate_agent.main(["--run", str(run), "--episodes", "7"]) == 0
     finally:
         del gym.registry["MemorySuiteTest/Pictures-v0"]
+
+
+CURRICULUM = [
+    *SMALL,
+    *("--env-arg", "max_length=9", "--curriculum.argument", "max_length", "--curriculum.start", "3"),
+    *("--curriculum.success", "0.01", "--stop.min-episodes", "20", "--total-steps", "2560"),
+    *("--ppo.learning-rate-schedule", "constant", "--evaluation.episodes", "1"),
+]
+
+
+def test_a_curriculum_grows_and_is_resumed_exactly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Corridors of 3, then up to 6, then up to 9 steps; interrupted in several stages."""
+    assert train_agent.main([*CURRICULUM, "--run", str(tmp_path / "unbroken")]) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"solved; max_length is (\d+) now", said) == ["6", "9"]
+    run = tmp_path / "broken"
+    assert train_agent.main([*CURRICULUM, "--run", str(run), "--total-steps", "512"]) == 0
+    stages = [curriculum_stage(RunFolder.open(run).latest_checkpoint())]
+    for total in (1024, 1536, 2560):
+        assert train_agent.main(["--resume", str(run), "--total-steps", str(total)]) == 0
+        stages.append(curriculum_stage(RunFolder.open(run).latest_checkpoint()))
+    assert len(set(stages)) > 1
+    assert stages == sorted(stages)
+    assert rows(run) == rows(tmp_path / "unbroken")
+    mine, theirs = weights(run), weights(tmp_path / "unbroken")
+    assert all(torch.equal(part, theirs[name]) for name, part in mine.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            [*SMALL, "--curriculum.argument", "max_length"],
+            "curriculum.argument (max_length) must be among env_args",
+        ),
+        (
+            [*CURRICULUM, "--curriculum.start", "9"],
+            "curriculum.start (9) must be less than env_args.max_length (9)",
+        ),
+        ([*SMALL, "--curriculum.factor", "1"], "curriculum.factor must be greater than 1"),
+    ],
+)
+def test_impossible_curricula(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_agent.main(words)
+    assert message in capsys.readouterr().err

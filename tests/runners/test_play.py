@@ -162,7 +162,7 @@ def test_text_is_played_in_the_terminal(
         (["--env-arg", "room=2"], "room"),
         (["--env", "Pendulum-v1"], "only Discrete can be played"),
         (["--screen", "terminal"], "has no render mode 'ansi'"),
-        (["--seed", "-1"], "seed must not be negative"),
+        (["--seed", "-1"], "seed must lie in"),
     ],
 )
 def test_mistakes_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
