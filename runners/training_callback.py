@@ -67,6 +67,7 @@ class TrainingCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.model.num_timesteps == self._saved_step or self.model.rollouts_done == 0:
+            self._grow()  # saved when training ended, before there was a next rollout
             return
         self._show()
         self.outcome.solved = self._is_solved()
