@@ -308,12 +308,16 @@ class CurriculumConfig:
     """its growth each time"""
     success: float = 0.95
     """it grows when the worst class of recent episodes succeeds this often"""
+    retained: float | None = None
+    """and no layer retains more memories than this on average, so that a longer task does not find everything
+    still remembered; none: not required"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         _check("curriculum.start", self.start, "[1, inf)")
         _check("curriculum.factor", self.factor, "(1, inf)")
         _check("curriculum.success", self.success, "(0, 1]")
+        _check_optional("curriculum.retained", self.retained, "[0, inf)")
 
     def after(self, value: int, goal: int) -> int:
         """The value after `value`, at most `goal`."""

@@ -175,7 +175,7 @@ class TrainingCallback(BaseCallback):
         worst = self.model.success_window.worst()
         if self._stage is None or last is None or self._stage == last:
             return
-        if worst is None or worst < curriculum.success:
+        if worst is None or worst < curriculum.success or not self._forgets(curriculum.retained):
             return
         self._stage = curriculum.after(self._stage, last)
         self._best_score = []  # of an easier task
@@ -193,7 +193,11 @@ class TrainingCallback(BaseCallback):
         worst = self.model.success_window.worst()
         if stop.success is None or worst is None or worst < stop.success or self._stage != self._last_stage:
             return False
-        return stop.retained is None or max(self._forgettable(), default=0.0) <= stop.retained
+        return self._forgets(stop.retained)
+
+    def _forgets(self, most: float | None) -> bool:
+        """Whether no layer retains more memories than that on average."""
+        return most is None or max(self._forgettable(), default=0.0) <= most
 
     def _show(self) -> None:
         successes = list(self.model.ep_success_buffer or [])
