@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
+import torch
+import tyro
 
 from agents.episode_record import EpisodeRecord
 from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.recording import record_episode
+from configs import command_line
 from configs.command_line import Scalar
 from configs.schema import TrainConfig, from_yaml
 from envs.names import resolve
@@ -88,34 +91,65 @@ class TrainedAgent:
             env.close()
 
 
-class EpisodeChoice(Protocol):
-    """What the commands that show an episode have in common; see their options."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentOptions:
+    """Which agent plays, and where: what the commands that play episodes have in common."""
 
-    @property
-    def run(self) -> Path | None: ...
-    @property
-    def record(self) -> Path | None: ...
-    @property
-    def checkpoint(self) -> Literal["best", "latest"]: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def deterministic(self) -> bool: ...
-    @property
-    def max_steps(self) -> int | None: ...
-    @property
-    def env(self) -> str | None: ...
-    @property
-    def env_args(self) -> Mapping[str, Scalar]: ...
+    checkpoint: Literal["best", "latest"] = "best"
+    """which of the run's checkpoints"""
+    deterministic: bool = False
+    """take the most likely action instead of sampling"""
+    env: str | None = None
+    """another environment than the one trained on; none: the same"""
+    env_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="env-arg")] = field(
+        default_factory=dict
+    )
+    """argument of the environment, such as length=100; repeatable"""
+    threads: int = 1
+    """torch's threads"""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """where the policy computes"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        command_line.check_at_least_1(self, "threads")
+
+    def open(self, run: Path) -> TrainedAgent:
+        """The agent; ValueError says what is wrong with the run."""
+        torch.set_num_threads(self.threads)
+        return TrainedAgent.open(
+            run, self.checkpoint, env=self.env, env_args=self.env_args, device=self.device
+        )
 
 
-def episode_of(choice: EpisodeChoice) -> EpisodeRecord:
-    """The episode that a command asks for, read or played; ValueError says what is wrong with it."""
-    if choice.record is not None:
-        return EpisodeRecord.load(choice.record)
-    assert choice.run is not None
-    trained = TrainedAgent.open(choice.run, choice.checkpoint, env=choice.env, env_args=choice.env_args)
-    return trained.record(seed=choice.seed, deterministic=choice.deterministic, max_steps=choice.max_steps)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpisodeOptions(AgentOptions):
+    """Which episode is shown: a recorded one, or one that a trained agent plays now."""
+
+    run: Path | None = None
+    """run folder of the agent"""
+    record: Path | None = None
+    """show a recorded episode instead of playing one (record_episode.py)"""
+    seed: int = 0
+    """seeds the environment and the sampled actions"""
+    max_steps: int | None = None
+    """stop after so many steps; none: at the end of the episode"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        AgentOptions.__post_init__(self)  # super() does not know a class with slots
+        command_line.check_seed(self.seed)
+        if (self.run is None) == (self.record is None):
+            raise ValueError("give either run (plays an episode) or record (shows a recorded one)")
+
+    def episode(self) -> EpisodeRecord:
+        """Read or play it; ValueError says what is wrong with it."""
+        if self.record is not None:
+            return EpisodeRecord.load(self.record)
+        assert self.run is not None
+        return self.open(self.run).record(
+            seed=self.seed, deterministic=self.deterministic, max_steps=self.max_steps
+        )
 
 
 def make_env(name: str, env_args: Mapping[str, Scalar], *, pictures: bool = True) -> gym.Env[Any, Any]:

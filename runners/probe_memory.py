@@ -16,22 +16,20 @@ from pathlib import Path
 if not __package__:  # started as a script: import from the checkout, not from runners/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-import torch
-import tyro
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from agents.episode_record import EpisodeRecord
 from agents.probing import ROUNDING, Content, Edit, Effect, Probe, exchange, insertion
 from configs import command_line
-from configs.command_line import Scalar, or_exit
+from configs.command_line import or_exit
 from runners.colors import CURSOR, CURVE, FAINT_INK, INK, PAPER, RULE
-from runners.episodes import TrainedAgent
+from runners.episodes import AgentOptions, TrainedAgent
 from runners.evaluation import wilson_interval
 from runners.overlay import (
     MARGIN,
@@ -55,17 +53,13 @@ OTHER_CUE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeCommand:
+class ProbeCommand(AgentOptions):
     """What if the agent had forgotten this, or remembered something else?"""
 
     run: Path
     """run folder of the agent"""
-    checkpoint: Literal["best", "latest"] = "best"
-    """which of its checkpoints"""
     episode_seed: int = 0
     """the episode: seeds the environment and the sampled actions"""
-    deterministic: bool = False
-    """take the most likely action instead of sampling"""
     sweep: bool = False
     """drop each retained memory in turn, and rank them"""
     drop: str | None = None
@@ -87,15 +81,13 @@ class ProbeCommand:
     """picture of the sweep"""
     json: Path | None = None
     """also write the result to this file; none: beside the picture"""
-    env: str | None = None
-    """another environment than the one trained on; none: the same"""
-    env_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="env-arg")] = field(
-        default_factory=dict
-    )
-    """argument of the environment, such as length=100; repeatable"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
+        AgentOptions.__post_init__(self)
+        command_line.check_seed(self.episode_seed, "episode_seed")
+        command_line.check_output(self.out, "out")
+        command_line.check_output(self.json)
         single = any(change is not None for change in (self.drop, self.swap, self.inject))
         if single + self.sweep + (self.episodes is not None) > 1:
             raise ValueError("sweep, episodes and a single change (drop, swap, inject) exclude each other")
@@ -106,13 +98,12 @@ class ProbeCommand:
 def main(argv: list[str] | None = None) -> int:
     """Play, change, compare."""
     command = command_line.parse(ProbeCommand, argv)
-    torch.set_num_threads(1)
     return or_exit(lambda: run(command))
 
 
 def run(command: ProbeCommand) -> int:
     """Do what the command says; ValueError says what is wrong with it."""
-    trained = TrainedAgent.open(command.run, command.checkpoint, env=command.env, env_args=command.env_args)
+    trained = command.open(command.run)
     display = ProgressDisplay(0)
     if command.episodes is not None:
         found = survey(trained, range(command.episode_seed, command.episode_seed + command.episodes), command)

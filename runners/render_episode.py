@@ -11,54 +11,31 @@ from pathlib import Path
 if not __package__:  # started as a script: import from the checkout, not from runners/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
-
-import torch
-import tyro
+from dataclasses import dataclass
 
 from agents.episode_record import EpisodeRecord
 from configs import command_line
-from configs.command_line import Scalar, or_exit
-from runners.episodes import episode_of
+from configs.command_line import or_exit
+from runners.episodes import EpisodeOptions
 from runners.overlay import EpisodePicture, draw_sheet
 from runners.video import write_gif, write_mp4, write_png
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RenderCommand:
+class RenderCommand(EpisodeOptions):
     """Show what an agent remembers in an episode."""
 
-    run: Path | None = None
-    """run folder of the agent"""
-    record: Path | None = None
-    """show a recorded episode instead of playing one (record_episode.py)"""
     out: Path = Path("episode.mp4")
     """file to write: .mp4, .gif, or .png (the whole episode on one sheet)"""
-    checkpoint: Literal["best", "latest"] = "best"
-    """which of the run's checkpoints"""
-    seed: int = 0
-    """seeds the environment and the sampled actions"""
-    deterministic: bool = False
-    """take the most likely action instead of sampling"""
     layer: int | None = None
     """show only this layer's memories, from 1; none: all layers'"""
     fps: float = 10.0
     """pictures per second"""
-    max_steps: int | None = None
-    """stop after so many steps; none: at the end of the episode"""
-    env: str | None = None
-    """another environment than the one trained on; none: the same"""
-    env_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="env-arg")] = field(
-        default_factory=dict
-    )
-    """argument of the environment, such as length=100; repeatable"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        if (self.run is None) == (self.record is None):
-            raise ValueError("give either run (plays an episode) or record (shows a recorded one)")
+        EpisodeOptions.__post_init__(self)
+        command_line.check_output(self.out, "out")
         if self.out.suffix not in (".mp4", ".gif", ".png"):
             raise ValueError(f"out must end in .mp4, .gif or .png, got {self.out}")
         if self.fps <= 0:
@@ -68,8 +45,7 @@ class RenderCommand:
 def main(argv: list[str] | None = None) -> int:
     """Play or read an episode, draw it."""
     command = command_line.parse(RenderCommand, argv)
-    torch.set_num_threads(1)
-    record = or_exit(lambda: episode_of(command))
+    record = or_exit(command.episode)
     or_exit(lambda: render(record, command.out, layer=command.layer, fps=command.fps))
     facts = record.facts
     print(f"{record.num_steps:,} steps, return {facts['return']:g}: {command.out}")

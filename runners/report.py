@@ -60,6 +60,7 @@ class ReportCommand:
         """Refuse what cannot work."""
         if self.out is not None and self.out.suffix not in (".html", ".pdf", ".png"):
             raise ValueError(f"out must end in .html, .pdf or .png, got {self.out}")
+        command_line.check_output(self.out, "out")
 
 
 def main(argv: list[str] | None = None) -> int:
