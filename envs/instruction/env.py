@@ -47,7 +47,7 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
 
     ## Info
     `cue`: the line is an instruction (there is something to be remembered). `oracle_action`: what an agent
-    that remembers does now. `line`: the text of the line (empty after the last). At the end also
+    that remembers does now. At the end also
     `is_success` (every message was said at its meeting; speaking out of turn costs reward, not success),
     `correct_messages` (the share that was), `out_of_turn` (how often the agent spoke when nobody was met)
     and `episode_class` (a range of numbers of lines).
