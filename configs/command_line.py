@@ -159,7 +159,7 @@ def options_of(kind: type[Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_from_words(words: Sequence[str], options: Mapping[str, Any]) -> list[Setting]:
-    """Read `--memory.max-span 64`, `--memory.max_span=64`, `--csv` and `--env-arg length=10`.
+    """Read `--memory.max-span 64`, `--memory.max_span=64`, `--csv`, `--sizes 16 32`, `--env-arg length=10`.
 
     A group that has an option called kind may stand for it: `--memory none` is `--memory.kind none`.
 
@@ -176,6 +176,13 @@ def settings_from_words(words: Sequence[str], options: Mapping[str, Any]) -> lis
         name, equals, text = word[2:].partition("=")
         option = _resolve_name(name, options, source=None)
         kind = options[_mapping_of(option, options) or option]
+        if _is_list(kind):
+            end = position
+            while end < len(words) and not words[end].startswith("--"):
+                end += 1
+            entries, position = [*([text] if equals else []), *words[position:end]], end
+            settings.append(Setting(option, entries))
+            continue
         if not equals:
             if position < len(words) and not words[position].startswith("--"):
                 text = words[position]
@@ -358,6 +365,10 @@ def _is_mapping(kind: Any) -> bool:
     return get_origin(kind) in (dict, collections.abc.Mapping)
 
 
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
 def _mapping_of(option: str, options: Mapping[str, Any]) -> str | None:
     """`env_args` for `env_args` itself and for `env_args.length`; None for any other option."""
     for known, kind in options.items():
@@ -379,6 +390,11 @@ def _convert(value: object, kind: Any) -> object:
         kind = next(member for member in members if member is not type(None))
         origin, members = get_origin(kind), get_args(kind)
     wrong = ValueError(f"{_describe(kind)}, got {value!r}")
+    if origin is tuple:
+        entries = value if isinstance(value, list | tuple) else [value]
+        if not entries:
+            raise ValueError(f"{_describe(kind)}, got none")
+        return tuple(_convert(entry, members[0]) for entry in entries)
     if not isinstance(value, Scalar | Path):
         raise wrong
     text = str(value)
@@ -416,6 +432,8 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(map(str, members))
     if _is_mapping(kind):
         return "KEY=VALUE"
+    if _is_list(kind):
+        return f"one or more, each {_describe(members[0])}"
     words = {
         bool: "true or false",
         int: "an integer",

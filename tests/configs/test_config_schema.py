@@ -392,6 +392,43 @@ def test_other_programs_use_the_same_parser(capsys: pytest.CaptureFixture[str]) 
     assert "how many" in capsys.readouterr().out
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Several:
+    sizes: tuple[int, ...] = (1, 2)
+    name: str = "a"
+
+
+@pytest.mark.parametrize(
+    ("line", "sizes"),
+    [
+        ("--sizes 4 8 --name b", (4, 8)),
+        ("--name b --sizes=4 8", (4, 8)),
+        ("--sizes 4", (4,)),
+        ("--sizes 4 --sizes 8", (8,)),
+        ("--name b", (1, 2)),
+    ],
+)
+def test_an_option_may_take_several_values(line: str, sizes: tuple[int, ...]) -> None:
+    assert command_line.parse(_Several, line.split()).sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--sizes", "sizes must be one or more, each an integer, got none"),
+        ("--sizes --name b", "sizes must be one or more, each an integer, got none"),
+        ("--sizes 4 many", "sizes must be an integer, got 'many'"),
+        ("--name b c", "unexpected 'c'"),
+    ],
+)
+def test_several_wrong_values_are_refused(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command_line.parse(_Several, line.split())
+    assert message in capsys.readouterr().err
+
+
 def test_options_of_other_memories_are_ignored() -> None:
     words = ["--memory.ramp", "2000"]
     for kind in ("transformer-xl", "compressive", "none"):
