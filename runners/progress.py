@@ -148,7 +148,7 @@ class ProgressDisplay:
             return "speed not known yet"
         steps_per_second = (last_steps - first_steps) / (last_seconds - first_seconds)
         left_seconds = max(0, self._total_steps - steps) / steps_per_second
-        return f"{steps_per_second:,.0f} steps/s, {_duration(left_seconds)} left"
+        return f"{steps_per_second:,.0f} steps/s, {duration(left_seconds)} left"
 
     def _panel(self) -> Panel:
         share = min(1.0, self._points[-1][1] / self._total_steps)
@@ -177,7 +177,8 @@ class _PatientConsole(Console):
         os.close(nowhere)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: `2 h 05 min`, `3 min 20 s`."""
     minutes, whole_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,0 +1,115 @@
+"""Success against memory held: train every memory at every size, and draw one curve per memory.
+
+    python runners/sweep_memory.py --env corridor-long --memory expire-span transformer-xl --sizes 16 32 64
+
+Every option of train_agent.py that the sweep does not set may be given too, and holds for all runs.
+Exit codes: 0 done; 2 a mistake in the options; 75 interrupted and saved (the same command goes on);
+1 some run failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: import from the checkout, not from runners/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from configs.command_line import Scalar, or_exit
+from configs.schema import MemoryKind
+from runners.sweeps.command import run_sweep
+from runners.sweeps.folder import Member, Sweep
+from runners.sweeps.options import SweepOptions, given_options, member_config, parse
+from runners.sweeps.pictures import draw_memory_curves
+
+RESERVED = ("memory.kind", "memory.size", "memory.compressed_size", "memory.max_span")
+INITIAL_SPAN_FRACTION = 0.5
+"""Spans start at half their maximum: the presets' start belongs to the presets' own maximum."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepMemoryCommand(SweepOptions):
+    """Success against memory held. Options of train_agent.py may be given too, for all runs."""
+
+    memory: tuple[MemoryKind, ...] = ("expire-span", "transformer-xl", "compressive", "adaptive-span")
+    """kinds of memory; "none", the control, has no size"""
+    sizes: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """transformer-xl: memory.size. compressive: memory.size and memory.compressed_size, half of it each.
+    expire-span and adaptive-span: memory.max_span, the longest span that can be learned"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        super(
+            SweepMemoryCommand, self
+        ).__post_init__()  # slots=True makes another class, which super() misses
+        for size in self.sizes:
+            if size < 1 or (size < 2 and "compressive" in self.memory):
+                least = 2 if "compressive" in self.memory else 1
+                raise ValueError(f"sizes must be at least {least}, got {size}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, write tables, draw."""
+    command, training_words = parse(SweepMemoryCommand, argv)
+    members = or_exit(lambda: make_members(command, training_words))
+    sweep = Sweep(command.folder("memory", members[0].config.env))
+    online = members[0].config.track == "online"
+    return run_sweep(sweep, members, command, draw_memory_curves, online=online)
+
+
+def make_members(command: SweepMemoryCommand, training_words: Sequence[str]) -> list[Member]:
+    """Every memory at every size with seed 0, then with seed 1 and so on, so that all curves grow together.
+
+    Raises:
+        ValueError: an option for training is unknown, or the sweep's own.
+    """
+    given = given_options(training_words, RESERVED)
+    members: list[Member] = []
+    for seed in range(command.seeds):
+        for kind in dict.fromkeys(command.memory):
+            preset = member_config(command, training_words, {"memory.kind": kind})
+            for size in (None,) if kind == "none" else sorted(set(command.sizes)):
+                settings = size_settings(kind, size, given, preset.memory.ramp)
+                name = kind if size is None else f"{kind}-{size}"
+                members.append(
+                    Member(
+                        name=f"{name}-seed{seed}",
+                        columns={"memory": kind, "size": size, "seed": seed},
+                        config=member_config(
+                            command, training_words, {"memory.kind": kind, "seed": seed, **settings}
+                        ),
+                    )
+                )
+    return members
+
+
+def size_settings(kind: MemoryKind, size: int | None, given: Collection[str], ramp: int) -> dict[str, Scalar]:
+    """The options that give a memory its size.
+
+    Args:
+        kind: of memory.
+        size: in steps; None for the kind "none" alone.
+        given: options that the user has set; they are left alone.
+        ramp: the preset's.
+    """
+    if size is None:
+        return {}
+    match kind:
+        case "transformer-xl":
+            return {"memory.size": size}
+        case "compressive":
+            return {"memory.size": size - size // 2, "memory.compressed_size": size // 2}
+        case _:
+            chosen = {
+                "memory.initial_span_fraction": INITIAL_SPAN_FRACTION,
+                "memory.ramp": min(ramp, size),  # a ramp cannot be longer than the longest span
+            }
+            free = {option: value for option, value in chosen.items() if option not in given}
+            return {"memory.max_span": size, **free}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

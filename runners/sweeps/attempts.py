@@ -1,0 +1,92 @@
+"""Run members with a number of attempts at a time, and decide what follows when one ends."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from configs.command_line import EXIT_USAGE
+from runners.interrupts import GracefulStop
+from runners.sweeps.folder import Member, Sweep
+from runners.sweeps.watch import Watch
+
+POLL_SECONDS = 0.2
+
+
+class Attempt(Protocol):
+    """A process that trains a member, somewhere."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it goes on; negative: the signal that killed it."""
+
+    @property
+    def reason(self) -> str:
+        """How it ended, in words."""
+
+    def stop(self) -> None:
+        """Ask it to save and leave."""
+
+
+def run_attempts(
+    sweep: Sweep,
+    start: Callable[[Sweep, str], Attempt],
+    watch: Watch,
+    stop: GracefulStop,
+    *,
+    workers: int | None,
+    retries: int,
+    poll_seconds: float = POLL_SECONDS,
+) -> None:
+    """Bring every member to its end, or as far as it can be brought.
+
+    Args:
+        sweep: the folder.
+        start: starts an attempt at the member of a name.
+        watch: is told what happens, and knows what is left.
+        stop: once it is requested, every attempt is asked to save and leave, and none is started.
+        workers: attempts at a time; None: all.
+        retries: a member is given up after so many attempts in a row that got no further.
+        poll_seconds: time between two looks at the attempts.
+    """
+    waiting = deque(watch.left())
+    running: dict[str, _Running] = {}
+    in_vain = {member.name: 0 for member in waiting}
+    stopping = False
+    while waiting or running:
+        if stop.stop_requested and not stopping:
+            stopping = True
+            waiting.clear()
+            watch.note("stopping: every member saves and leaves; the same command goes on later")
+            for attempt in running.values():
+                attempt.process.stop()
+        while waiting and (workers is None or len(running) < workers):
+            member = waiting.popleft()
+            watch.started(member.name)
+            reached = sweep.progress(member)
+            running[member.name] = _Running(member, start(sweep, member.name), reached)
+        for name, attempt in list(running.items()):
+            if attempt.process.exit_code is None:
+                continue
+            del running[name]
+            got_further = sweep.progress(attempt.member) > attempt.reached_before
+            in_vain[name] = 0 if got_further else in_vain[name] + 1
+            if sweep.is_finished(attempt.member):
+                watch.finished(name)
+            elif stopping:
+                watch.stopped(name)
+            elif attempt.process.exit_code == EXIT_USAGE or in_vain[name] >= retries:
+                watch.failed(name, attempt.process.reason)
+            else:
+                watch.retrying(name, attempt.process.reason)
+                waiting.append(attempt.member)
+        if running:
+            time.sleep(poll_seconds)
+
+
+class _Running(NamedTuple):
+    member: Member
+    process: Attempt
+    reached_before: tuple[int, int]

@@ -1,0 +1,138 @@
+"""What every command of a sweep does: write members down, run them, make tables and pictures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.command_line import or_exit
+from runners.agent_factory import shown
+from runners.interrupts import EXIT_SAVED, GracefulStop
+from runners.sweeps import ray_tune, results, slurm, wandb_sweep
+from runners.sweeps.attempts import run_attempts
+from runners.sweeps.folder import Member, Sweep
+from runners.sweeps.options import SweepOptions, available_cores, check_environments
+from runners.sweeps.pictures import image_bytes
+from runners.sweeps.results import TableRow
+from runners.sweeps.watch import FAILED, Watch
+from runners.sweeps.worker import LocalAttempt
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Draw = Callable[[Sequence[TableRow], str], "Figure"]
+"""Makes the picture of a table's rows, with a caption."""
+
+
+Backend = Callable[[Watch, GracefulStop], None]
+"""Brings the members that a watch knows of to their end, or until it is asked to stop."""
+
+
+def run_sweep(
+    sweep: Sweep, members: Sequence[Member], options: SweepOptions, draw: Draw, *, online: bool = False
+) -> int:
+    """Train what is left of the members, then write tables and pictures of what is finished.
+
+    A mistake ends the program with exit code 2, before anything is trained.
+
+    Args:
+        sweep: the folder.
+        members: all that the command asks for.
+        options: of the command.
+        draw: the picture.
+        online: whether a W&B sweep is to be registered and run, not only written.
+
+    Returns:
+        0: all is finished, or handed over to agents; 75: interrupted and saved; 1: some member failed.
+    """
+    if options.redraw:
+        for path in or_exit(lambda: _redraw(sweep, draw)):
+            print(f"written to {shown(path)}")
+        return 0
+    or_exit(lambda: _write_down(sweep, members))
+    watch = Watch(sweep, members)
+    if watch.left():
+        backend = or_exit(lambda: _make_backend(sweep, watch.left(), options, online))
+        with GracefulStop() as stop, watch:
+            backend(watch, stop)
+    rows = results.collect(sweep)
+    for path in _write_results(sweep, rows, draw) if rows else []:
+        watch.note(f"written to {shown(path)}")
+    if watch.count(FAILED):
+        return 1
+    handed_over = options.backend == "wandb" and not online
+    return EXIT_SAVED if watch.left() and not handed_over else 0
+
+
+def _write_down(sweep: Sweep, members: Sequence[Member]) -> None:
+    results.check_packages()
+    check_environments(members)
+    sweep.add(members)
+
+
+def _make_backend(sweep: Sweep, left: Sequence[Member], options: SweepOptions, online: bool) -> Backend:
+    cores = available_cores()
+    match options.backend:
+        case "local":
+            workers = options.workers or cores
+            return functools.partial(
+                run_attempts, sweep, LocalAttempt.start, workers=workers, retries=options.retries
+            )
+        case "slurm":
+            executor = options.slurm_executor
+            return functools.partial(
+                run_attempts,
+                sweep,
+                slurm.make_start(sweep, executor, options.slurm_args),
+                workers=options.workers or (None if executor == "slurm" else cores),
+                retries=options.retries,
+                poll_seconds=slurm.POLL_SECONDS[executor],
+            )
+        case "ray":
+            threads = max(member.config.threads for member in left)
+            ray_tune.connect(options.address, None if options.workers is None else options.workers * threads)
+            return functools.partial(
+                ray_tune.run_trials, sweep, threads=threads, workers=options.workers, retries=options.retries
+            )
+        case "wandb":
+            return wandb_sweep.make_backend(sweep, left, agents=options.workers or cores, online=online)
+
+
+def _redraw(sweep: Sweep, draw: Draw) -> list[Path]:
+    """Tables and pictures of what is finished; pictures of table.csv, if that is all there is.
+
+    Raises:
+        SweepError: there is neither.
+    """
+    results.check_packages()
+    rows = results.collect(sweep)
+    return (
+        _write_results(sweep, rows, draw)
+        if rows
+        else _write_pictures(sweep, results.read_table(sweep.path / "table.csv"), draw)
+    )
+
+
+def _write_results(sweep: Sweep, rows: Sequence[TableRow], draw: Draw) -> list[Path]:
+    return [*results.write_tables(sweep, rows), *_write_pictures(sweep, rows, draw)]
+
+
+def _write_pictures(sweep: Sweep, rows: Sequence[TableRow], draw: Draw) -> list[Path]:
+    """Draw rows of a table, for screens and for papers."""
+    figure = draw(rows, _caption(rows))
+    return [sweep.write(f"{sweep.path.name}.{form}", image_bytes(figure, form)) for form in ("png", "pdf")]
+
+
+def _caption(rows: Sequence[TableRow]) -> str:
+    """What was held equal, in small print."""
+    seeds = sorted({len(group) for group in results.groups(rows).values()})
+    episodes = sorted({int(row["episodes"] or 0) for row in rows})
+    number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    played = " or ".join(f"{count:,}" for count in episodes)
+    envs = ", ".join(sorted({str(row["env"]) for row in rows}))
+    return (
+        f"{envs}: interquartile mean of {number} seeds, 95% stratified bootstrap intervals, "
+        f"{played} unseen episodes per run"
+    )

@@ -1,0 +1,261 @@
+"""The folder of a sweep: which members it has, and how far each of them is.
+
+members/NAME.yaml, .json    a member's configuration; its columns in the table and its further evaluations
+runs/NAME/                  its run folder, as `train_agent.py` makes it
+evaluations/NAME/WHAT.json  its further evaluations
+logs/NAME.txt               what its processes printed
+locks/NAME                  held by the process that trains it, and its number
+table.*, summary.*, options.yaml, *.png, *.pdf   results (`runners.sweeps.results`, `runners.sweeps.pictures`)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.archive import write_file_atomically
+from configs.command_line import Scalar
+from configs.schema import TrainConfig, from_yaml, to_dict, to_yaml
+from runners.run_folder import RunFolder, write_json_atomically
+from runners.tracking import STEP_KEY, Row, read_metrics
+
+HOUSEKEEPING = (
+    *("run", "resume", "track", "tensorboard", "csv", "checkpoint_every", "keep_checkpoints"),
+    *("threads", "device", "vectorization"),
+)
+"""Options that change where and how a member runs, not what it learns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A question asked of a trained member, besides its own evaluation."""
+
+    name: str
+    columns: dict[str, Scalar]
+    """of the table, for the rows that answer it"""
+    env_args: dict[str, Scalar]
+    """arguments of the environment, over those of the member's own evaluation"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """One run of a sweep."""
+
+    name: str
+    """of its folder"""
+    columns: dict[str, Scalar | None]
+    """what sets it apart, as columns of the table"""
+    config: TrainConfig
+    evaluations: tuple[Evaluation, ...] = ()
+
+
+class SweepError(ValueError):
+    """A sweep folder that cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The files of one sweep."""
+
+    path: Path
+
+    def add(self, members: Iterable[Member]) -> None:
+        """Write down members; those that are there already keep their configuration.
+
+        Raises:
+            SweepError: members of another question or environment are there, or one with other options.
+        """
+        there = self.members()
+        for member in members:
+            if there and (
+                member.columns.keys() != there[0].columns.keys() or member.config.env != there[0].config.env
+            ):
+                columns, env = ", ".join(there[0].columns), there[0].config.env
+                raise SweepError(
+                    f"run: {self.path} holds a sweep over {columns} in {env}; "
+                    "choose another folder for another sweep"
+                )
+            if self._config_file(member.name).is_file():
+                known = self.member(member.name)
+                self._refuse_other_options(known, member)
+                member = Member(
+                    name=known.name,
+                    columns=known.columns,
+                    config=known.config,
+                    evaluations=_together(known.evaluations, member.evaluations),
+                )
+            else:
+                self._config_file(member.name).parent.mkdir(parents=True, exist_ok=True)
+                write_file_atomically(self._config_file(member.name), to_yaml(member.config).encode())
+            facts = {
+                "columns": member.columns,
+                "evaluations": [asdict(evaluation) for evaluation in member.evaluations],
+            }
+            write_json_atomically(self._facts_file(member.name), facts)
+
+    def member(self, name: str) -> Member:
+        """One member.
+
+        Raises:
+            SweepError: there is no such member.
+        """
+        try:
+            facts = json.loads(self._facts_file(name).read_bytes())
+            config = from_yaml(self._config_file(name))
+        except (OSError, ValueError) as error:
+            raise SweepError(f"{self.path} has no member {name!r} that can be read: {error}") from error
+        evaluations = tuple(Evaluation(**evaluation) for evaluation in facts["evaluations"])
+        return Member(name=name, columns=facts["columns"], config=config, evaluations=evaluations)
+
+    def members(self) -> list[Member]:
+        """Every member, by its columns."""
+        names = [path.stem for path in (self.path / "members").glob("*.json")]
+        members = [self.member(name) for name in names]
+        return sorted(members, key=lambda member: [_sortable(value) for value in member.columns.values()])
+
+    def train_words(self, name: str) -> list[str]:
+        """What to tell `train_agent.py` so that it begins a member, or goes on with it."""
+        if self.checkpoint_step(name) is not None:
+            return ["--resume", str(self.run_path(name))]
+        return ["--config", str(self._config_file(name)), "--run", str(self.run_path(name))]
+
+    def run_path(self, name: str) -> Path:
+        """A member's run folder."""
+        return self.path / "runs" / name
+
+    def evaluation_file(self, name: str, evaluation: Evaluation | None = None) -> Path:
+        """Where the answer to a question is, once there is one; None: the member's own evaluation."""
+        if evaluation is None:
+            return RunFolder(self.run_path(name)).evaluation_file
+        return self.path / "evaluations" / name / f"{evaluation.name}.json"
+
+    def log_file(self, name: str) -> Path:
+        """What the processes of a member print."""
+        return self.path / "logs" / f"{name}.txt"
+
+    def lock_file(self, name: str) -> Path:
+        """Held by the process that trains the member."""
+        return self.path / "locks" / name
+
+    def has_trained(self, name: str) -> bool:
+        """Whether the member has trained to its end and been evaluated."""
+        return self.evaluation_file(name).is_file()
+
+    def is_finished(self, member: Member) -> bool:
+        """Whether nothing is left to do for a member."""
+        return self.has_trained(member.name) and not self.evaluations_left(member)
+
+    def evaluations_left(self, member: Member) -> list[Evaluation]:
+        """The questions not yet answered."""
+        return [
+            evaluation
+            for evaluation in member.evaluations
+            if not self.evaluation_file(member.name, evaluation).is_file()
+        ]
+
+    def checkpoint_step(self, name: str) -> int | None:
+        """Steps of the member's newest checkpoint; None: it has none."""
+        steps = (
+            path.stem.removeprefix("step_") for path in self.run_path(name).glob("checkpoints/step_*.zip")
+        )
+        return max((int(step) for step in steps if step.isdecimal()), default=None)
+
+    def progress(self, member: Member) -> tuple[int, int]:
+        """How far a member is: larger is further. Two attempts that end at the same got nowhere."""
+        step = self.checkpoint_step(member.name)
+        done = len(member.evaluations) - len(self.evaluations_left(member)) + self.has_trained(member.name)
+        return done, -1 if step is None else step
+
+    def last_update(self, name: str) -> Row:
+        """The last row of the member's metrics; empty: none yet."""
+        path = RunFolder(self.run_path(name)).metrics_file
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - _TAIL_BYTES))
+                lines = file.read().split(b"\n")
+        except FileNotFoundError:
+            return {}
+        for line in reversed(lines[:-1]):
+            try:
+                row: Row = json.loads(line)
+            except ValueError:
+                continue
+            return row
+        return {}
+
+    def training_seconds(self, name: str) -> float:
+        """Wall-clock of the updates that count, over all attempts."""
+        total = seconds = 0.0
+        iterations = 0
+        for row in read_metrics(RunFolder(self.run_path(name)).metrics_file):
+            if row["time/iterations"] <= iterations:  # another process went on, and counts from 1 again
+                total += seconds
+            iterations, seconds = row["time/iterations"], row["time/time_elapsed"]
+        return total + seconds
+
+    def trained_steps(self, name: str) -> int:
+        """Environment steps trained."""
+        return int(self.last_update(name).get(STEP_KEY, 0))
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write a result of the sweep, so that it is never half there."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file_atomically(path, content)
+        return path
+
+    def _config_file(self, name: str) -> Path:
+        return self.path / "members" / f"{name}.yaml"
+
+    def _facts_file(self, name: str) -> Path:
+        return self.path / "members" / f"{name}.json"
+
+    def _refuse_other_options(self, known: Member, wanted: Member) -> None:
+        before, now = flat_options(known.config), flat_options(wanted.config)
+        differing = [
+            f"{option} is {before.get(option)} there and {now.get(option)} here"
+            for option in sorted(before.keys() | now.keys())
+            if before.get(option) != now.get(option)
+        ]
+        if differing or known.columns != wanted.columns:
+            raise SweepError(
+                f"run: {self.path} already has a member {known.name} with other options "
+                f"({'; '.join(differing) or 'other columns'}); choose another folder for another sweep"
+            )
+
+
+def flat_options(config: TrainConfig) -> dict[str, Any]:
+    """Every option that says what is learned, by its path in the tree: `memory.size`."""
+    return {
+        option: value
+        for option, value in _flat(to_dict(config))
+        if option.partition(".")[0] not in HOUSEKEEPING
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _together(known: tuple[Evaluation, ...], wanted: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
+    names = {evaluation.name for evaluation in wanted}
+    return (*(evaluation for evaluation in known if evaluation.name not in names), *wanted)
+
+
+def _sortable(value: Scalar | None) -> tuple[int, float, str]:
+    """Nothing, then numbers by size, then words."""
+    if value is None:
+        return (0, 0.0, "")
+    return (2, 0.0, value) if isinstance(value, str) else (1, float(value), "")
+
+
+_TAIL_BYTES = 65_536
+"""Enough for the last row of a metrics.jsonl."""

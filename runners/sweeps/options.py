@@ -1,0 +1,144 @@
+"""What the commands of sweeps share on their command lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from configs import command_line, schema
+from configs.command_line import Scalar
+from configs.schema import TrainConfig
+from envs.vec_env import make_vec_env
+from runners.run_folder import RUNS
+from runners.sweeps.folder import Member, SweepError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepOptions:
+    """Options of every sweep; every other option is one of train_agent.py's, the same for all members."""
+
+    env: str | None = None
+    """short name of a memory environment, or any Gymnasium id; none: what --config says, or corridor-long"""
+    seeds: int = 5
+    """runs of each kind: seeds 0, 1, ..."""
+    run: Path | None = None
+    """folder of the sweep; the same command on the same folder goes on where it stopped, another one adds
+    members. none: a folder under runs/ named after the environment"""
+    backend: Literal["local", "ray", "slurm", "wandb"] = "local"
+    """where members run: in processes of this machine, on Ray, on Slurm, in agents of a W&B sweep"""
+    workers: int | None = None
+    """members at a time; none: as many as there are cores (local), or all that are left"""
+    retries: int = 3
+    """a member whose process dies so many times in a row without getting further is given up; what it has
+    reached stays, and the next call tries it again"""
+    address: str | None = None
+    """of the Ray cluster to use ("auto": the one of this machine); none: a fresh one on this machine"""
+    slurm_executor: Literal["slurm", "local"] = "slurm"
+    """submitit's executor; "local" tries everything without a cluster"""
+    slurm_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="slurm-arg")] = (
+        field(default_factory=dict)
+    )
+    """parameter of submitit, such as slurm_partition=long or timeout_min=600; repeatable"""
+    redraw: bool = False
+    """train nothing: make the tables from what is finished, or take table.csv alone, and draw"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("seeds", "workers", "retries"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.address is not None and self.backend != "ray":
+            raise ValueError(f"address is of the Ray cluster, but backend is {self.backend}")
+
+    def folder(self, question: str, env: str) -> Path:
+        """Where the sweep is or will be."""
+        name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in env)
+        return (self.run or RUNS / f"{question}-{name}").absolute()
+
+
+Options = TypeVar("Options", bound=SweepOptions)
+
+
+def parse(kind: type[Options], argv: Sequence[str] | None = None) -> tuple[Options, list[str]]:
+    """The sweep's own options, and the words that are meant for training.
+
+    A mistake in the first ends the program with exit code 2.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if command_line.asks_for_help(words):
+        command_line.show_help(kind)
+    own, training = split_words(words, command_line.options_of(kind))
+    return command_line.parse(kind, own), training
+
+
+def split_words(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Words that belong to `options`, and the others, each option with its values."""
+    own: list[str] = []
+    others: list[str] = []
+    current = own
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:].partition("=")[0].replace("-", "_")
+            current = own if name in options or f"{name}s" in options else others
+        current.append(word)
+    return own, others
+
+
+def given_options(training_words: Sequence[str], reserved: Iterable[str]) -> set[str]:
+    """The options among words meant for training.
+
+    Args:
+        training_words: given for all members.
+        reserved: options that the sweep sets, and which can therefore not be given.
+
+    Raises:
+        ValueError: an option is unknown or reserved.
+    """
+    options = {**command_line.options_of(TrainConfig), "config": Path}
+    given = {setting.option for setting in command_line.settings_from_words(training_words, options)}
+    for option in sorted(given & {*reserved, "seed", "run", "resume"}):
+        raise SweepError(f"{option} is set by the sweep, member by member")
+    return given
+
+
+def member_config(
+    options: SweepOptions, training_words: Sequence[str], settings: Mapping[str, Scalar]
+) -> TrainConfig:
+    """The configuration of a member: preset, then what the user gave for all, then what sets it apart.
+
+    A value that is refused ends the program with exit code 2.
+    """
+    env = [] if options.env is None else ["--env", options.env]
+    words = [word for option, value in settings.items() for word in (f"--{option}", str(value))]
+    return schema.load([*env, "--track", "disabled", *training_words, *words])
+
+
+def check_environments(members: Iterable[Member]) -> None:
+    """Make every environment once, so that a mistake shows before anything is trained.
+
+    Raises:
+        ValueError: names what is wrong with an environment or its arguments.
+    """
+    seen: set[str] = set()
+    for member in members:
+        config = member.config
+        asked = [config.evaluation_env_args | evaluation.env_args for evaluation in member.evaluations]
+        for arguments in (dict(config.env_args), config.evaluation_env_args, *asked):
+            key = repr((config.env, sorted(arguments.items())))
+            if key not in seen:
+                seen.add(key)
+                make_vec_env(config.env, 1, 0, arguments).close()
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,98 @@
+"""Members as Slurm jobs, through submitit (https://github.com/facebookincubator/submitit).
+
+The sweep's folder must lie where every node sees it, and so must the checkout and its Python. A job that
+reaches its time limit or is preempted saves and ends; it is then submitted again and goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.command_line import Scalar
+from runners.sweeps.folder import Sweep, SweepError
+from runners.sweeps.worker import print_into_log, train_member, why_it_ended
+
+POLL_SECONDS = {"slurm": 5.0, "local": 0.2}
+_DEFAULTS: dict[str, Scalar] = {"timeout_min": 24 * 60, "cpus_per_task": 1}
+"""submitit's own time limit is 5 minutes."""
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def make_start(
+    sweep: Sweep, executor: Literal["slurm", "local"], arguments: Mapping[str, Scalar]
+) -> Callable[[Sweep, str], SlurmAttempt]:
+    """How to start attempts at the members of a sweep.
+
+    Args:
+        sweep: the folder.
+        executor: of submitit.
+        arguments: parameters of submitit's executor.
+
+    Raises:
+        SweepError: there is no submitit or no Slurm here, or it does not know a parameter.
+    """
+    if importlib.util.find_spec("submitit") is None:
+        raise SweepError('backend slurm needs submitit: pip install -c constraints.txt -e ".[sweep]"')
+    import submitit
+
+    # Jobs unpickle a function of this checkout, which need not be installed.
+    paths = [str(_CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    try:
+        chosen = submitit.AutoExecutor(folder=str(sweep.path / "slurm"), cluster=executor)
+        chosen.update_parameters(**{**_DEFAULTS, "name": sweep.path.name, **arguments})
+    except (RuntimeError, TypeError, ValueError, NameError) as error:
+        raise SweepError(f"slurm: {str(error).splitlines()[0]}") from error
+    return functools.partial(_submit, chosen)
+
+
+def _submit(executor: Any, sweep: Sweep, name: str) -> SlurmAttempt:
+    sweep.log_file(name).parent.mkdir(parents=True, exist_ok=True)
+    return SlurmAttempt(sweep, name, executor.submit(_attempt, sweep, name))
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmAttempt:
+    """A job that trains a member."""
+
+    sweep: Sweep
+    name: str
+    job: Any
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it waits or runs; 1 also for a job that was lost."""
+        if not self.job.done():
+            return None
+        try:
+            return int(self.job.result())
+        except Exception:  # submitit has several for jobs without a result
+            return 1
+
+    @property
+    def reason(self) -> str:
+        """The job's number and state, and the last line of its log."""
+        ended = why_it_ended(self.sweep, self.name, self.exit_code)
+        return f"job {self.job.job_id} {self.job.state}, {ended}"
+
+    def stop(self) -> None:
+        """Cancel the job, which asks it to save and leave."""
+        self.job.cancel(check=False)
+
+
+def _attempt(sweep: Sweep, name: str) -> int:
+    """The job."""
+    # Slurm announces the end of the time with SIGUSR2; train_agent saves and leaves at SIGTERM.
+    signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    print_into_log(sweep, name)
+    try:
+        return train_member(sweep, name)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
