@@ -16,7 +16,7 @@ Shape letters (logical dimensions, always in this order):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -313,17 +313,19 @@ class MemoryLayer(nn.Module):
         h_BTD = self.memory_norm(x_BTD)
         query_BTHK, question_BTHD = self._queries(h_BTD)
         size = self._rows_at_a_time(view, memory)
-        parts = [
-            self._read(*part, penalty)
-            for part in zip(
-                torch.split(query_BTHK, size),
-                torch.split(question_BTHD, size),
-                torch.split(h_BTD, size),
-                memory.split(size),
-                view.split(size),
-                strict=True,
-            )
-        ]
+        exact = h_BTD.dtype  # mixed precision ends here: spans of thousands of steps need every digit
+        with torch.autocast(h_BTD.device.type, enabled=False):
+            parts = [
+                self._read(*part, penalty)
+                for part in zip(
+                    torch.split(query_BTHK.to(exact), size),
+                    torch.split(question_BTHD.to(exact), size),
+                    torch.split(h_BTD, size),
+                    memory.split(size),
+                    view.split(size),
+                    strict=True,
+                )
+            ]
         read_BTHD, span_BGT, penalty_B = parts[0]
         if len(parts) > 1:
             read_BTHD, span_BGT = (
@@ -579,6 +581,7 @@ class MemoryTransformer(nn.Module):
         tag_BT: Int[Tensor, "B T"] | None = None,
         penalty: PenaltyKind | None = None,
         need_state: bool = True,
+        noise_forgets: bool = True,
     ) -> BlockOutput:
         """Take T steps at once, with gradients (cut at the block's beginning).
 
@@ -590,9 +593,11 @@ class MemoryTransformer(nn.Module):
             tag_BT: a number to store beside each new memory.
             penalty: also give the span penalty, of this kind.
             need_state: False saves the work of deleting and storing.
+            noise_forgets: False keeps what only the noise hides, for the next block, which has another.
         """
         assert noise is None or self.learns_spans
         view = BlockView.of(state, is_first_BT, noise, tag_BT, x_BTD.dtype)
+        lasting = view if noise_forgets else replace(view, noise=None)
         layers: list[LayerMemory] = []
         reports = []
         for index, layer in enumerate(self.layers):
@@ -606,7 +611,7 @@ class MemoryTransformer(nn.Module):
             reports.append(report)
             if need_state:
                 with torch.no_grad():
-                    layers.append(layer.after_block(memory, h_BTD, view))
+                    layers.append(layer.after_block(memory, h_BTD, lasting))
         new_state = MemoryState(state.clock_B + x_BTD.shape[1], layers) if need_state else None
         return BlockOutput(self.final_norm(x_BTD), new_state, reports)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema import TrainConfig, from_dict, load, to_dict, to_yaml
+from configs.run_config import to_dict, to_yaml
+from configs.schema import TrainConfig, from_dict, load
 
 __all__ = ["TrainConfig", "from_dict", "load", "to_dict", "to_yaml"]

@@ -16,7 +16,8 @@ from agents.ppo import MemoryPPO
 from agents.span_noise import SpanNoiseSettings
 from agents.span_penalty import SpanPenaltySettings
 from agents.state_tree import join
-from configs.schema import A2CConfig, PPOConfig, TrainConfig, to_dict
+from configs.run_config import to_dict
+from configs.schema import A2CConfig, PPOConfig, TrainConfig
 from envs.vec_env import make_vec_env
 from runners.run_folder import Checkpoint
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -25,9 +26,20 @@ _BAR_CELLS = 40
 _RATE_UPDATES = 50
 
 
+class Snapshot(Protocol):
+    """Where a run stands after an update."""
+
+    @property
+    def steps(self) -> int:
+        """So far, in the display's unit."""
+
+    def lines(self) -> list[str]:
+        """What else there is to show."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgressSnapshot:
-    """Where a run stands after an update."""
+    """Where the training of an agent stands after an update."""
 
     steps: int
     """environment steps so far"""
@@ -44,6 +56,28 @@ class ProgressSnapshot:
     penalty_weight: float | None = None
     """alpha of the span penalty; None: no penalty"""
 
+    def lines(self) -> list[str]:
+        """How well it does, and what it remembers."""
+        lines = []
+        if self.success is not None:
+            worst = self.worst_success
+            worst_text = (
+                "too few episodes in some class" if worst is None else f"{worst:.1%} in the worst class"
+            )
+            lines.append(f"success {self.success:.1%}, {worst_text}")
+        elif self.episodes is not None:
+            mean_return, mean_length = self.episodes
+            lines.append(f"return {mean_return:.4g}, {mean_length:.4g} steps an episode")
+        else:
+            lines.append("no episode has ended yet")
+        lines.extend(
+            f"layer {number}: {retained:.1f} of {self.possible:.1f} memories retained"
+            for number, retained in enumerate(self.retained, start=1)
+        )
+        if self.penalty_weight is not None:
+            lines.append(f"penalty weight {self.penalty_weight:.2g}")
+        return lines
+
 
 class ProgressDisplay:
     """A live panel on a terminal, plain lines elsewhere; use it as a context manager."""
@@ -53,6 +87,8 @@ class ProgressDisplay:
         total_steps: int,
         *,
         start_steps: int = 0,
+        unit: str = "steps",
+        quiet: bool = False,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,11 +97,15 @@ class ProgressDisplay:
         Args:
             total_steps: steps at which training ends.
             start_steps: steps already done when a resumed run begins.
+            unit: what the steps are.
+            quiet: show nothing at all (of several processes, one shows the run).
             console: where to print; None: standard output.
             clock: seconds, for tests.
         """
         self.console = _PatientConsole(highlight=False) if console is None else console
+        self.console.quiet = self.console.quiet or quiet
         self._total_steps = total_steps
+        self._unit = unit
         self._clock = clock
         self._points = deque([(clock(), start_steps)], maxlen=_RATE_UPDATES)
         self._last_shown_seconds = float("-inf")
@@ -84,7 +124,7 @@ class ProgressDisplay:
         """Print a sentence, above the panel if there is one; may be called from any thread."""
         self.console.print(self._printable(message), soft_wrap=True)
 
-    def update(self, snapshot: ProgressSnapshot) -> None:
+    def update(self, snapshot: Snapshot) -> None:
         """Show where the run stands, if it is time to."""
         now = self._clock()
         self._points.append((now, snapshot.steps))
@@ -121,26 +161,9 @@ class ProgressDisplay:
         self._printed_text = self._text
         self.note(self._text.replace("\n", " | "))
 
-    def _lines(self, snapshot: ProgressSnapshot) -> list[str]:
-        lines = [f"{snapshot.steps:,} of {self._total_steps:,} steps", self._speed(snapshot.steps)]
-        if snapshot.success is not None:
-            worst = snapshot.worst_success
-            worst_text = (
-                "too few episodes in some class" if worst is None else f"{worst:.1%} in the worst class"
-            )
-            lines.append(f"success {snapshot.success:.1%}, {worst_text}")
-        elif snapshot.episodes is not None:
-            mean_return, mean_length = snapshot.episodes
-            lines.append(f"return {mean_return:.4g}, {mean_length:.4g} steps an episode")
-        else:
-            lines.append("no episode has ended yet")
-        lines.extend(
-            f"layer {number}: {retained:.1f} of {snapshot.possible:.1f} memories retained"
-            for number, retained in enumerate(snapshot.retained, start=1)
-        )
-        if snapshot.penalty_weight is not None:
-            lines.append(f"penalty weight {snapshot.penalty_weight:.2g}")
-        return lines
+    def _lines(self, snapshot: Snapshot) -> list[str]:
+        done = f"{snapshot.steps:,} of {self._total_steps:,} {self._unit}"
+        return [done, self._speed(snapshot.steps), *snapshot.lines()]
 
     def _speed(self, steps: int) -> str:
         (first_seconds, first_steps), (last_seconds, last_steps) = self._points[0], self._points[-1]
@@ -148,7 +171,7 @@ class ProgressDisplay:
             return "speed not known yet"
         steps_per_second = (last_steps - first_steps) / (last_seconds - first_seconds)
         left_seconds = max(0, self._total_steps - steps) / steps_per_second
-        return f"{steps_per_second:,.0f} steps/s, {duration(left_seconds)} left"
+        return f"{steps_per_second:,.0f} {self._unit}/s, {duration(left_seconds)} left"
 
     def _panel(self) -> Panel:
         share = min(1.0, self._points[-1][1] / self._total_steps)

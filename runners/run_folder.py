@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.archive import ArchiveError, read_archive, write_archive, write_file_atomically
-from configs.schema import TrainConfig, to_yaml
+from configs.run_config import RunConfig, to_yaml
 
 RUNS = Path("runs")
 """Where run folders go unless `--run` says otherwise."""
@@ -59,7 +59,7 @@ class RunFolder:
     """so many last checkpoints are kept, and the best one"""
 
     @classmethod
-    def create(cls, config: TrainConfig) -> RunFolder:
+    def create(cls, config: RunConfig) -> RunFolder:
         """Make a fresh run folder and write the configuration into it.
 
         Raises:
@@ -67,9 +67,9 @@ class RunFolder:
         """
         path = config.run
         if path is None:
-            env = re.sub(r"[^A-Za-z0-9._-]+", "-", config.env).strip("-.")
+            label = re.sub(r"[^A-Za-z0-9._-]+", "-", config.label).strip("-.")
             stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            path = _free_name(RUNS / f"{env}-{config.algo}-seed{config.seed}-{stamp}")
+            path = _free_name(RUNS / f"{label}-{stamp}")
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"run: {path} is a file, not a folder")
         if path.is_dir() and any(path.iterdir()):
@@ -199,7 +199,7 @@ class RunFolder:
         others = [path for path in self._newest_first() if path != best]
         return self._first_good(others if best is None else [best, *others])
 
-    def write_config(self, config: TrainConfig) -> None:
+    def write_config(self, config: RunConfig) -> None:
         """Write config.yaml, at the beginning and when a resumed run is given other options."""
         write_file_atomically(self.config_file, to_yaml(config).encode())
 

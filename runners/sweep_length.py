@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from configs.command_line import Scalar, or_exit
-from configs.schema import MemoryKind
+from configs.model import MemoryKind
 from envs.names import resolve
 from runners.sweeps.command import run_sweep
 from runners.sweeps.folder import Evaluation, Member, Sweep

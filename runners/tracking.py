@@ -32,7 +32,7 @@ from stable_baselines3.common.logger import (
     filter_excluded_keys,
 )
 
-from configs.schema import TrainConfig, to_dict
+from configs.run_config import RunConfig, to_dict
 from runners.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class RunLogger(Logger):
 
 def make_logger(
     folder: RunFolder,
-    config: TrainConfig,
+    config: RunConfig,
     *,
     resume_offset: int | None = None,
     notify: Notify | None = None,

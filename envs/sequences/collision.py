@@ -78,12 +78,25 @@ class CollisionRules:
     """the pair that collided last, or the particles' current colors (as published)"""
     warm_up_frames: int = 0
     """frames before a row begins; what collides in them can be asked about, though never shown"""
+    min_episode_frames: int = 32
+    """a row begins anew after so many frames at least, log-uniform up to the next"""
+    max_episode_frames: int = 0
+    """and after so many at most; 0: never. Short rows have recent answers, which are easier to learn from"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         if self.easy_question not in ("latest", "current"):
             raise ValueError(f"easy_question must be 'latest' or 'current', got {self.easy_question!r}")
-        require_whole_numbers(warm_up_frames=(self.warm_up_frames, 0))
+        require_whole_numbers(
+            warm_up_frames=(self.warm_up_frames, 0),
+            min_episode_frames=(self.min_episode_frames, 1),
+            max_episode_frames=(self.max_episode_frames, 0),
+        )
+        if 0 < self.max_episode_frames < self.min_episode_frames:
+            raise ValueError(
+                f"max_episode_frames ({self.max_episode_frames}) must be 0 or at least min_episode_frames "
+                f"({self.min_episode_frames})"
+            )
 
     @property
     def name(self) -> str:
@@ -115,14 +128,26 @@ class CollisionRules:
             "last_frame": np.full(NUM_PAIRS, NEVER),
             "last_quadrant": np.zeros(NUM_PAIRS, dtype=np.int64),
             "latest_pair": -1,
+            "last_of_row": self._draw_length(rng),
         }
         while state["frame"] < 0:
             _, state = self._simulate(rng, state, min(CHUNK_FRAMES, -state["frame"]))
         return state
 
     def draw(self, rng: np.random.Generator, state: RowState) -> tuple[Piece, RowState]:
-        """The next `CHUNK_FRAMES` frames."""
-        return self._simulate(rng, state, CHUNK_FRAMES)
+        """The next `CHUNK_FRAMES` frames, or fewer if the row begins anew after them."""
+        left = state["last_of_row"] - state["frame"]
+        if not 0 < left <= CHUNK_FRAMES:
+            return self._simulate(rng, state, CHUNK_FRAMES)
+        piece, _ = self._simulate(rng, state, left)
+        return piece, self.start(rng)
+
+    def _draw_length(self, rng: np.random.Generator) -> int:
+        """Frames until the row begins anew; 0: never."""
+        if not self.max_episode_frames:
+            return 0
+        low, high = math.log(self.min_episode_frames), math.log(self.max_episode_frames + 1)
+        return min(self.max_episode_frames, int(math.exp(rng.uniform(low, high))))
 
     def _simulate(self, rng: np.random.Generator, state: RowState, num_frames: int) -> tuple[Piece, RowState]:
         velocities = _draw_velocities(rng)
@@ -187,6 +212,7 @@ class CollisionRules:
             "last_frame": event_frame_E[last_E],
             "last_quadrant": event_quadrant_E[last_E],
             "latest_pair": int(latest_F[-1]),
+            "last_of_row": state["last_of_row"],
         }
         return Piece(tokens.ravel(), targets.ravel(), is_first.ravel(), distance.ravel()), after
 

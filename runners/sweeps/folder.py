@@ -18,7 +18,8 @@ from typing import Any
 
 from agents.archive import write_file_atomically
 from configs.command_line import Scalar
-from configs.schema import TrainConfig, from_yaml, to_dict, to_yaml
+from configs.run_config import to_dict, to_yaml
+from configs.schema import TrainConfig, from_yaml
 from runners.run_folder import RunFolder, write_json_atomically
 from runners.tracking import STEP_KEY, Row, read_metrics
 

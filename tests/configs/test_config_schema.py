@@ -6,14 +6,16 @@ import ast
 import dataclasses
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs import command_line, schema
-from configs.schema import PRESETS, TrainConfig, from_dict, load, to_dict, to_yaml
+from configs import command_line, model, run_config, schema, sequence_schema
+from configs.run_config import to_dict, to_yaml
+from configs.schema import PRESETS, TrainConfig, from_dict, load
 
 OPTIONS = command_line.options_of(TrainConfig)
 
@@ -32,7 +34,7 @@ arguments = st.dictionaries(
     max_size=3,
 )
 memories = st.builds(
-    schema.MemoryConfig,
+    schema.AgentMemoryConfig,
     kind=st.sampled_from(["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]),
     max_span=st.integers(100, 10**6),
     ramp=st.integers(1, 100),
@@ -127,7 +129,7 @@ def test_the_default_is_the_corridor_long_preset() -> None:
 
 def test_an_environment_without_a_preset_gets_the_defaults() -> None:
     assert load(["--env", "Acrobot-v1"]) == TrainConfig(env="Acrobot-v1")
-    assert load(["--env", "../configs/corridor-short"]).memory == schema.MemoryConfig()
+    assert load(["--env", "../configs/corridor-short"]).memory == schema.AgentMemoryConfig()
 
 
 def test_the_command_line_wins_over_yaml_and_the_last_word_wins(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_resume_reads_the_configuration_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(TrainConfig(env="corridor-endless", seed=5)))
     config = load(["--resume", str(tmp_path), "--total-steps", "123456"])
     assert (config.env, config.seed, config.total_steps) == ("corridor-endless", 5, 123456)
-    assert config.memory == schema.MemoryConfig()
+    assert config.memory == schema.AgentMemoryConfig()
     assert config.resume == tmp_path
 
 
@@ -364,13 +366,19 @@ def test_help_works_when_the_rest_of_the_line_is_wrong(capsys: pytest.CaptureFix
     assert "--memory.max-span" in capsys.readouterr().out
 
 
-def test_every_field_has_a_docstring() -> None:
-    module = ast.parse(Path(schema.__file__).read_text())
-    nested = {name for name in dir(schema) if dataclasses.is_dataclass(getattr(schema, name))}
+@pytest.mark.parametrize(
+    "source", [schema, sequence_schema, model, run_config], ids=lambda source: source.__name__
+)
+def test_every_field_has_a_docstring(source: ModuleType) -> None:
+    module = ast.parse(Path(str(source.__file__)).read_text())
+    nested = {name for name in dir(source) if dataclasses.is_dataclass(getattr(source, name))}
     for node in module.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
-                if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.annotation) not in nested:
+                if not isinstance(statement, ast.AnnAssign):
+                    continue
+                kind = ast.unparse(statement.annotation)
+                if kind not in nested and not kind.startswith("ClassVar"):
                     assert isinstance(following, ast.Expr), f"{node.name}.{ast.unparse(statement.target)}"
 
 
@@ -439,4 +447,4 @@ def test_direct_use_refuses_nan_and_names_the_option() -> None:
     with pytest.raises(ValueError, match=r"ppo\.learning_rate must be greater than 0, and finite, got nan"):
         schema.PPOConfig(learning_rate=float("nan"))
     with pytest.raises(ValueError, match=r"memory\.span_divisor must be greater than 0, and finite, got inf"):
-        schema.MemoryConfig(span_divisor=float("inf"))
+        schema.AgentMemoryConfig(span_divisor=float("inf"))

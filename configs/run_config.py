@@ -1,0 +1,215 @@
+"""What every training run can be told, and how its configuration is read and written."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import tyro
+import yaml
+
+from configs import command_line
+from configs.ranges import check
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Where a run computes, what it writes, and how it goes on."""
+
+    PRESETS: ClassVar[Path]
+    """folder of the presets"""
+    PRESET_OPTION: ClassVar[str]
+    """the option that picks one of them by name"""
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (
+        "threads",
+        "device",
+        "run",
+        "resume",
+        "track",
+        "tensorboard",
+        "csv",
+        "checkpoint_every",
+        "keep_checkpoints",
+    )
+    """options, and groups of them, that a resumed run may be given anew: others belong to the checkpoint"""
+
+    seed: int = 0
+    """seeds Python, NumPy, torch and all data that are drawn"""
+    threads: int = 1
+    """torch's threads; results are reproducible bit for bit only at the same number"""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """where the model computes; "auto": on a GPU if there is one"""
+    run: Path | None = None
+    """run folder to create; none: a fresh one under runs/"""
+    resume: Path | None = None
+    """run folder to continue, with its configuration and its last checkpoint"""
+    track: Literal["offline", "online", "disabled"] = "offline"
+    """Weights & Biases; "online" needs an account and falls back to "offline" """
+    tensorboard: bool = False
+    """also write TensorBoard files into the run folder"""
+    csv: bool = False
+    """also write metrics.csv into the run folder"""
+    checkpoint_every: int = 20
+    """updates between two checkpoints"""
+    keep_checkpoints: int = 3
+    """so many last checkpoints are kept, and the best one"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        command_line.check_seed(self.seed)
+        check("threads", self.threads, "[1, inf)")
+        check("checkpoint_every", self.checkpoint_every, "[1, inf)")
+        check("keep_checkpoints", self.keep_checkpoints, "[1, inf)")
+        if self.run is not None and self.resume is not None and self.run != self.resume:
+            raise ValueError(
+                f"run ({self.run}) and resume ({self.resume}) exclude each other: "
+                "a resumed run continues in its own folder"
+            )
+
+    @property
+    def label(self) -> str:
+        """What a fresh run folder is called by, before the time."""
+        raise NotImplementedError
+
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def load(kind: type[Config], argv: Sequence[str] | None = None, presets: Path | None = None) -> Config:
+    """Read the command line and the YAML file it asks for; a mistake ends the program with exit code 2.
+
+    The file is that of --config, else the configuration of the run that --resume continues, else the
+    preset that the command line names, if there is one.
+
+    Args:
+        kind: what to read.
+        argv: words after the program's name; None: those of this process.
+        presets: folder of the presets; None: `kind.PRESETS`.
+
+    Returns:
+        The configuration, checked.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    folder = kind.PRESETS if presets is None else presets
+    if command_line.asks_for_help(words):
+        _show_help(kind, [word for word in words if word not in ("-h", "--help")], folder)
+    return command_line.or_exit(lambda: _load(kind, words, folder))
+
+
+def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Make a configuration from plain types (as `to_dict` does, or part of it).
+
+    Raises:
+        ValueError: an unknown key, a wrong type or a value that is refused.
+    """
+    settings = command_line.settings_from_mapping(values, command_line.options_of(kind))
+    return command_line.build(kind, settings)
+
+
+def from_yaml(kind: type[Config], path: Path) -> Config:
+    """Read a configuration file as it stands, without a command line.
+
+    Raises:
+        ValueError: it cannot be read, or a setting in it is refused.
+    """
+    settings = command_line.settings_from_yaml(path, command_line.options_of(kind))
+    return command_line.build(kind, settings)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Any configuration dataclass as plain types: dicts, strings, numbers, booleans and None."""
+    result: dict[str, Any] = {}
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            value = to_dict(value)
+        elif isinstance(value, Mapping):
+            value = dict(value)
+        elif isinstance(value, Path):
+            value = str(value)
+        result[entry.name] = value
+    return result
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as a file with which `--config FILE` repeats the experiment.
+
+    The run folder is left out: it says where this run is, not what it does.
+    """
+    values = to_dict(config)
+    del values["run"], values["resume"]
+    return str(yaml.safe_dump(values, sort_keys=False))
+
+
+def _load(kind: type[Config], words: Sequence[str], presets: Path) -> Config:
+    options = command_line.options_of(kind)
+    given = command_line.settings_from_words(words, {**options, "config": Path})
+    last = {setting.option: setting.value for setting in given}
+    file = _file_to_read(kind, last, presets)
+    from_file = [] if file is None else command_line.settings_from_yaml(file, options)
+    config = command_line.build(kind, [*from_file, *(s for s in given if s.option != "config")])
+    if config.resume is not None:
+        _check_resumed(command_line.build(kind, from_file), config)
+    return config
+
+
+def _check_resumed(before: RunConfig, after: RunConfig) -> None:
+    """Refuse to change what the checkpoint has decided: it would be ignored, or half of it would be."""
+    may_change = after.RESUME_MAY_CHANGE
+    old, new = (dict(_flat(to_dict(config))) for config in (before, after))
+    for option in sorted(old.keys() | new.keys()):
+        was, is_now = old.get(option), new.get(option)
+        if was != is_now and not option.startswith(may_change):
+            raise ValueError(
+                f"{option} was {was} when the run began and cannot become {is_now} when it is resumed; "
+                f"what can change: {', '.join(name.removesuffix('.') for name in may_change)}"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as pairs of an option's path and its value."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _file_to_read(kind: type[Config], given: Mapping[str, object], presets: Path) -> Path | None:
+    if given.get("config") is not None and given.get("resume") is not None:
+        raise ValueError("config and resume exclude each other: a resumed run has its own configuration")
+    if given.get("config") is not None:
+        return Path(str(given["config"]))
+    if given.get("resume") is not None:
+        file = Path(str(given["resume"])) / "config.yaml"
+        if not file.is_file():
+            raise ValueError(f"resume: {file.parent} is not a run folder, it has no {file.name}")
+        return file
+    name = given.get(kind.PRESET_OPTION, getattr(kind(), kind.PRESET_OPTION))
+    return next((path for path in presets.glob("*.yaml") if path.stem == name), None)
+
+
+def _show_help(kind: type[Config], words: Sequence[str], presets: Path) -> None:
+    """Explain every option, with the defaults of the chosen preset."""
+    try:
+        default = _load(kind, words, presets)
+    except ValueError:
+        default = kind()
+    explained = Annotated[
+        Path | None,
+        tyro.conf.arg(help=f"YAML file to read instead of the preset that --{kind.PRESET_OPTION} picks"),
+    ]
+    command = dataclasses.make_dataclass(
+        "Command",
+        [
+            ("config", explained, field(default=None)),
+            ("options", Annotated[kind, tyro.conf.arg(name="")], field(default_factory=kind)),
+        ],
+        namespace={"__doc__": kind.__doc__},
+        kw_only=True,
+    )
+    command_line.show_help(command, command(options=default))

@@ -1,0 +1,182 @@
+"""Every knob of training on a sequence task, in one place; see `configs.schema` for how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from configs import command_line, run_config
+from configs.command_line import Scalar
+from configs.model import MemoryConfig, ModelConfig
+from configs.ranges import check, check_optional
+from configs.run_config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceModelConfig(ModelConfig):
+    """The transformer around the memory."""
+
+    dropout: float = 0.0
+    """in training, the probability of dropping an entry of the embedding and of the output"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        self.check("model")
+        check("model.dropout", self.dropout, "[0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """Adam, and how its step size moves."""
+
+    learning_rate: float = 1e-3
+    """step size after the warm-up"""
+    warmup_updates: int = 100
+    """updates over which it rises from 0"""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """how it falls to 0 at `total_updates` after that"""
+    beta2: float = 0.98
+    """decay of Adam's second moment"""
+    weight_decay: float = 0.0
+    """decoupled, of matrices only (AdamW)"""
+    max_grad_norm: float = 0.5
+    """gradients are scaled down to this norm"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        check("optimizer.learning_rate", self.learning_rate, "(0, inf)")
+        check("optimizer.warmup_updates", self.warmup_updates, "[0, inf)")
+        check("optimizer.beta2", self.beta2, "(0, 1)")
+        check("optimizer.weight_decay", self.weight_decay, "[0, inf)")
+        check("optimizer.max_grad_norm", self.max_grad_norm, "(0, inf)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpanCostConfig:
+    """What remembering costs: the weight alpha of the span penalty (equation 6), where spans are learned."""
+
+    weight: float = 1e-6
+    """alpha; 0: none"""
+    form: Literal["capped", "all", "ramp"] = "ramp"
+    """"ramp": as the released code, on fading memories only; "all": equation 6 on every memory; "capped": the
+    same with a cap on what one memory costs"""
+    cap_steps: float = 64.0
+    """what one memory can cost at most, in steps, in the form "capped" """
+    use_steps: float = 0.0
+    """steps taken off the cost of a memory older than the ramp, per unit of attention it receives and
+    e-folding of its span; 0: off"""
+    begin_updates: int = 0
+    """nothing is charged before: a penalty that comes before the task has been learned forgets everything"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        check("penalty.weight", self.weight, "[0, inf)")
+        check("penalty.cap_steps", self.cap_steps, "(0, inf)")
+        check("penalty.use_steps", self.use_steps, "[0, inf)")
+        check("penalty.begin_updates", self.begin_updates, "[0, inf)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutConfig:
+    """Looks at data that training does not see, while it goes on."""
+
+    every: int = 200
+    """updates between two looks at the valid split; the best one's checkpoint is kept"""
+    tokens: int = 131_072
+    """of the valid split, all rows together, from its beginning"""
+    stop_accuracy: float | None = None
+    """training ends early once so many of the targets are right; none: never"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        check("held_out.every", self.every, "[1, inf)")
+        check("held_out.tokens", self.tokens, "[1, inf)")
+        check_optional("held_out.stop_accuracy", self.stop_accuracy, "(0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceConfig(RunConfig):
+    """Train the memory transformer on a stream of tokens: text, object collision, copy, instruction.
+
+    Defaults come from the preset named like --task; --config takes another YAML file; what is given here
+    wins. Options may be written with hyphens or underscores, as --name value or --name=value.
+    """
+
+    PRESETS: ClassVar[Path] = Path(__file__).parent / "sequences"
+    PRESET_OPTION: ClassVar[str] = "task"
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (*RunConfig.RESUME_MAY_CHANGE, "held_out.stop_accuracy")
+
+    task: Literal["text", "collision", "copy", "instruction"] = "text"
+    """what the stream holds"""
+    task_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="task-arg")] = (
+        field(default_factory=dict)
+    )
+    """argument of the task, repeatable; in YAML a mapping called task_args"""
+    eval_task_args: Annotated[
+        Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="eval-task-arg")
+    ] = field(default_factory=dict)
+    """argument that the task has on held-out data only, repeatable; in YAML a mapping"""
+    data: Path | None = None
+    """file to read the text from; none: a default one, fetched when first used"""
+    num_rows: int = 16
+    """rows of the batch, each a stream with a memory of its own"""
+    block_size: int = 256
+    """tokens of a row between two updates; gradients are cut there, memories are not"""
+    accumulation: int = 1
+    """blocks whose gradients make one update"""
+    total_updates: int = 5_000
+    """updates to train for"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of matrix products outside of attention; "bfloat16" is for GPUs"""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    model: SequenceModelConfig = field(default_factory=SequenceModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    penalty: SpanCostConfig = field(default_factory=SpanCostConfig)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        RunConfig.__post_init__(self)
+        for option, arguments in (("task_args", self.task_args), ("eval_task_args", self.eval_task_args)):
+            for key in arguments:
+                if not key.isidentifier():
+                    raise ValueError(f"{option}.{key} must be named like a Python argument")
+        check("num_rows", self.num_rows, "[1, inf)")
+        check("block_size", self.block_size, "[1, inf)")
+        check("accumulation", self.accumulation, "[1, inf)")
+        check("total_updates", self.total_updates, "[1, inf)")
+        if self.optimizer.warmup_updates > self.total_updates:
+            raise ValueError(
+                f"optimizer.warmup_updates ({self.optimizer.warmup_updates}) must not exceed "
+                f"total_updates ({self.total_updates})"
+            )
+        if self.data is not None and self.task != "text":
+            raise ValueError(f"data is for the task text; {self.task} is generated")
+
+    @property
+    def label(self) -> str:
+        """What a fresh run folder is called by, before the time."""
+        return f"{self.task}-{self.memory.kind}-seed{self.seed}"
+
+    def arguments(self, split: str) -> dict[str, Scalar]:
+        """The task's arguments on a split."""
+        return dict(self.task_args) if split == "train" else {**self.task_args, **self.eval_task_args}
+
+    @property
+    def tokens_per_update(self) -> int:
+        """Of all rows together."""
+        return self.num_rows * self.block_size * self.accumulation
+
+
+def load(argv: Sequence[str] | None = None) -> SequenceConfig:
+    """`run_config.load` for sequence tasks."""
+    return run_config.load(SequenceConfig, argv)
+
+
+def from_yaml(path: Path) -> SequenceConfig:
+    """`run_config.from_yaml` for sequence tasks."""
+    return run_config.from_yaml(SequenceConfig, path)

@@ -1,0 +1,1 @@
+"""Training and judging the memory transformer on streams of tokens."""

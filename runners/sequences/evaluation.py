@@ -1,0 +1,200 @@
+"""How well a model predicts a stream, and what it holds in memory meanwhile."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from agents.memory_state import NEVER, MemoryState
+from agents.sequence_model import SequenceModel
+from envs.sequences.stream import IGNORE, Block, Stream
+from runners.evaluation import wilson_interval
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceScore:
+    """What was found; losses in nats per scored target."""
+
+    task: str
+    split: str
+    tokens: int
+    """read, all rows together"""
+    targets: int
+    """of them scored"""
+    loss: float
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    retained_mean: list[float]
+    """memories of a row at the ends of blocks, for each layer"""
+    retained_max: list[int]
+    bytes_held_mean: float
+    """by the memory of all rows, empty slots included"""
+    possible_mean: float
+    """memories of a row and layer if nothing were forgotten"""
+    tokens_per_second: float
+    chance_accuracy: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    """what only some tasks have"""
+
+    @property
+    def bits(self) -> float:
+        """Bits per scored target: of a text, bits per byte."""
+        return self.loss / math.log(2)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, in plain types."""
+        return {
+            "task": self.task,
+            "split": self.split,
+            "tokens": self.tokens,
+            "targets": self.targets,
+            "loss": self.loss,
+            "bits_per_target": self.bits,
+            "accuracy": self.accuracy,
+            "accuracy_ci95": list(self.accuracy_ci95),
+            "error": 1.0 - self.accuracy,
+            "chance_accuracy": self.chance_accuracy,
+            "retained_mean": self.retained_mean,
+            "retained_max": self.retained_max,
+            "possible_mean": self.possible_mean,
+            "bytes_held_mean": self.bytes_held_mean,
+            "tokens_per_second": self.tokens_per_second,
+            **self.extra,
+        }
+
+    def rows(self) -> dict[str, object]:
+        """The same for people."""
+        low, high = self.accuracy_ci95
+        chance = "" if self.chance_accuracy is None else f"; chance {1 - self.chance_accuracy:.2%}"
+        result: dict[str, object] = {
+            "read": f"{self.tokens:,} tokens of the {self.split} split, {self.targets:,} scored",
+        }
+        if self.task == "text":
+            result["bits per byte"] = f"{self.bits:.4f}"
+        else:
+            result["loss"] = f"{self.loss:.4f} nats"
+        result["error"] = f"{1 - self.accuracy:.2%} (95% interval {1 - high:.2%} to {1 - low:.2%}{chance})"
+        for name, value in self.extra.items():
+            result[name.replace("_", " ")] = value
+        for layer, (mean, most) in enumerate(
+            zip(self.retained_mean, self.retained_max, strict=True), start=1
+        ):
+            result[f"memories, layer {layer}"] = (
+                f"{mean:,.1f} of {self.possible_mean:,.1f} possible, at most {most:,}"
+            )
+        result["memory held"] = f"{self.bytes_held_mean / 1024:,.1f} KiB"
+        result["speed"] = f"{self.tokens_per_second:,.0f} tokens/s"
+        return result
+
+
+def retained_per_layer(state: MemoryState) -> NDArray[np.int64]:
+    """Memories of each layer and row [L, B]."""
+    if not state.layers:
+        return np.zeros((0, state.batch_size), dtype=np.int64)
+    return torch.stack([(layer.birth_BW != NEVER).sum(1) for layer in state.layers]).cpu().numpy()
+
+
+def to_device(block: Block, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens, targets and beginnings as tensors."""
+    tokens, targets, first = (
+        torch.from_numpy(part).to(device, non_blocking=True)
+        for part in (block.tokens, block.targets, block.is_first)
+    )
+    return tokens, targets, first
+
+
+@torch.no_grad()
+def evaluate(
+    model: SequenceModel,
+    stream: Stream,
+    *,
+    block_size: int,
+    max_tokens: int | None = None,
+    on_block: Callable[[Block, torch.Tensor], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> SequenceScore:
+    """Stream a split once, memory carried through.
+
+    Args:
+        model: left in the mode (training or not) it was found in.
+        stream: read to its end, or to `max_tokens`.
+        block_size: tokens of a row read at a time; no result depends on it.
+        max_tokens: of all rows together; None: to the end.
+        on_block: told every block and the losses of its scored targets, in order.
+        on_progress: told how many tokens have been read.
+
+    Raises:
+        ValueError: the stream's vocabulary is not the model's.
+    """
+    if (stream.vocabulary_size, stream.num_targets) != (model.vocabulary_size, model.num_targets):
+        raise ValueError(
+            f"task: the stream has {stream.vocabulary_size} tokens and {stream.num_targets} targets, but the "
+            f"model was trained on {model.vocabulary_size} and {model.num_targets}"
+        )
+    was_training = model.training
+    model.eval()
+    device = model.head.weight.device
+    rows = len(stream.rows)
+    state = model.initial_state(rows)
+    loss = correct = 0.0
+    targets_seen = tokens_seen = blocks = 0
+    layers = len(state.layers)
+    retained, most, held, possible = np.zeros(layers), np.zeros(layers, dtype=np.int64), 0.0, 0.0
+    age_B = np.zeros(rows)
+    began = time.perf_counter()
+    while not stream.exhausted and (max_tokens is None or tokens_seen < max_tokens):
+        block = stream.read(block_size)
+        tokens, targets, first = to_device(block, device)
+        output = model.block(tokens, state, first)
+        assert output.state is not None
+        state = output.state
+        scored = targets != IGNORE
+        logits = model.predict(output.y_BTD[scored])
+        losses = F.cross_entropy(logits, targets[scored], reduction="none")
+        loss += float(losses.double().sum())
+        correct += float((logits.argmax(-1) == targets[scored]).sum())
+        targets_seen += int(scored.sum())
+        tokens_seen += block.tokens.size
+        counts = retained_per_layer(state)
+        retained += counts.mean(1)
+        most = np.maximum(most, counts.max(1, initial=0))
+        held += state.bytes_held
+        age_B = _ages(age_B, block)
+        possible += age_B.mean()
+        blocks += 1
+        if on_block is not None:
+            on_block(block, losses)
+        if on_progress is not None:
+            on_progress(tokens_seen)
+    seconds = time.perf_counter() - began
+    model.train(was_training)
+    return SequenceScore(
+        task=stream.name,
+        split=stream.split,
+        tokens=tokens_seen,
+        targets=targets_seen,
+        loss=loss / max(1, targets_seen),
+        accuracy=correct / max(1, targets_seen),
+        accuracy_ci95=wilson_interval(round(correct), targets_seen) if targets_seen else (0.0, 1.0),
+        retained_mean=(retained / max(1, blocks)).tolist(),
+        retained_max=most.tolist(),
+        bytes_held_mean=held / max(1, blocks),
+        possible_mean=possible / max(1, blocks),
+        tokens_per_second=tokens_seen / seconds,
+        chance_accuracy=stream.chance_accuracy,
+    )
+
+
+def _ages(age_B: NDArray[np.float64], block: Block) -> NDArray[np.float64]:
+    """Tokens since each row began, at the block's end."""
+    steps = block.is_first.shape[1]
+    last = steps - np.argmax(block.is_first[:, ::-1], axis=1) - 1
+    return np.where(block.is_first.any(1), steps - last, age_B + steps).astype(np.float64)

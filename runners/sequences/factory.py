@@ -1,0 +1,85 @@
+"""From a configuration to streams and models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from agents.sequence_model import SequenceModel
+from agents.transformer import TransformerSettings
+from configs.model import MemoryConfig, ModelConfig
+from configs.sequence_schema import SequenceConfig
+from envs.sequences.stream import Stream
+from envs.sequences.tasks import make_stream
+from runners.ranks import Ranks
+
+
+def open_stream(
+    config: SequenceConfig,
+    split: str,
+    *,
+    ranks: Ranks | None = None,
+    num_rows: int | None = None,
+) -> Stream:
+    """A split of the task that a run is on.
+
+    Args:
+        config: of the run.
+        split: "train", "valid" or "test".
+        ranks: share the rows among them; None: all rows here.
+        num_rows: of the whole batch; None: as in training.
+
+    Raises:
+        ValueError: names the option that cannot work, also if a file is missing.
+    """
+    arguments: dict[str, Any] = dict(config.arguments(split))
+    try:
+        return make_stream(
+            config.task,
+            split=split,
+            num_rows=config.num_rows if num_rows is None else num_rows,
+            seed=config.seed,
+            data=config.data,
+            shard_index=0 if ranks is None else ranks.index,
+            num_shards=1 if ranks is None else ranks.count,
+            **arguments,
+        )
+    except OSError as error:
+        raise ValueError(f"data: {error}") from None
+
+
+def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> TransformerSettings:
+    """What the options mean for the transformer."""
+    return TransformerSettings(
+        width=model.width,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        feedforward_multiplier=model.feedforward_multiplier,
+        query_key_gain=model.query_key_gain,
+        layer_drop=model.layer_drop,
+        memory=memory.kind,
+        max_span=memory.max_span,
+        ramp=memory.ramp,
+        initial_span_fraction=memory.initial_span_fraction,
+        span_divisor=memory.span_divisor,
+        memory_size=memory.size,
+        compressed_size=memory.compressed_size,
+        compression_rate=memory.compression_rate,
+        position_window=memory.position_window,
+    )
+
+
+def make_model(config: SequenceConfig, stream: Stream, device: torch.device) -> SequenceModel:
+    """A fresh model, the same for the same seed.
+
+    Raises:
+        ValueError: settings that contradict each other.
+    """
+    torch.manual_seed(config.seed)
+    return SequenceModel(
+        transformer_settings(config.memory, config.model),
+        vocabulary_size=stream.vocabulary_size,
+        num_targets=stream.num_targets,
+        dropout=config.model.dropout,
+    ).to(device)

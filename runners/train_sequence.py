@@ -1,0 +1,287 @@
+"""Train the memory transformer on a stream of tokens.
+
+    python runners/train_sequence.py --task collision
+    python runners/train_sequence.py --task text --data FILE --memory transformer-xl --memory.size 512
+    torchrun --nproc-per-node 2 runners/train_sequence.py --task copy
+
+Exit codes: 0 done; 2 a mistake in the options; 75 interrupted and saved (continue with --resume);
+1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: import from the checkout, not from runners/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.state_tree import join, split
+from configs import command_line
+from configs.command_line import or_exit
+from configs.sequence_schema import SequenceConfig, load
+from envs.sequences.stream import Stream
+from runners.agent_factory import choose_device, shown
+from runners.interrupts import EXIT_SAVED, GracefulStop
+from runners.progress import ProgressDisplay
+from runners.ranks import Ranks
+from runners.run_folder import RunFolder
+from runners.sequences.evaluation import SequenceScore, evaluate
+from runners.sequences.factory import make_model, open_stream
+from runners.sequences.trainer import SequenceTrainer, TrainingFaultError, UpdateReport
+from runners.tracking import STEP_KEY, RunLogger, make_logger
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSnapshot:
+    """Where a run stands after an update."""
+
+    steps: int
+    """tokens so far"""
+    report: UpdateReport
+    is_text: bool
+    held_out: SequenceScore | None
+
+    def lines(self) -> list[str]:
+        """What there is to show."""
+        report = self.report
+        found = [_quality(self.is_text, "training", report.loss, report.accuracy)]
+        if self.held_out is not None:
+            found.append(_quality(self.is_text, "held out", self.held_out.loss, self.held_out.accuracy))
+        found.extend(
+            f"layer {number}: {counts.mean():,.1f} memories retained, at most {counts.max():,}"
+            for number, counts in enumerate(report.retained_LB, start=1)
+        )
+        return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, evaluate, say where everything is."""
+    config = load(argv)
+    torch.set_num_threads(config.threads)
+    ranks = Ranks()
+    device = or_exit(lambda: ranks.device(choose_device(config.device)))
+    stream = or_exit(lambda: open_stream(config, "train", ranks=ranks))
+    or_exit(lambda: open_stream(config, "valid"))  # find out now whether the model can be judged later
+    model = or_exit(lambda: make_model(config, stream, device))
+    ranks.connect(device)
+    try:
+        return _run(config, SequenceTrainer(config, model, stream, ranks), ranks)
+    finally:
+        ranks.close()
+
+
+def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
+    folder = or_exit(lambda: _open_folder(config)) if ranks.is_first else None
+    checkpoint = None
+    notes: list[str] = []
+    if config.resume is not None and folder is not None:
+        found = or_exit(folder.latest_checkpoint)
+        checkpoint, notes = join(found.tensors, found.data), found.notes
+    checkpoint = ranks.share(checkpoint)
+    if checkpoint is not None:
+        or_exit(lambda: trainer.load_state_tree(checkpoint["trainer"]))
+    total = config.total_updates * config.tokens_per_update
+    display = ProgressDisplay(total, start_steps=trainer.tokens, unit="tokens", quiet=not ranks.is_first)
+    display.announce(_facts(config, trainer, folder))
+    for note in notes:
+        display.note(note)
+    session = Session(config, trainer, folder, display, None if checkpoint is None else checkpoint["runner"])
+    with GracefulStop() as stop:
+        try:
+            interrupted = session.train(stop)
+        except (TrainingFaultError, ValueError, OSError) as fault:
+            display.note(f"error: training stopped: {fault}\n{_where_to_go_on(folder)}")
+            return 1
+    if interrupted:
+        display.note(f"Interrupted at {trainer.tokens:,} tokens, and saved. {_where_to_go_on(folder)}")
+        return EXIT_SAVED
+    if folder is not None:
+        score = session.judge_best()
+        folder.write_evaluation(score.to_json())
+        display.summary_table(
+            {
+                "training": f"{trainer.updates:,} updates, {trainer.tokens:,} tokens",
+                **score.rows(),
+                "metrics": shown(folder.metrics_file),
+                "evaluation file": shown(folder.evaluation_file),
+                "checkpoints": shown(folder.checkpoints),
+            }
+        )
+    return 0
+
+
+class Session:
+    """The loop around the trainer: looks at held-out data, logging, checkpoints."""
+
+    def __init__(
+        self,
+        config: SequenceConfig,
+        trainer: SequenceTrainer,
+        folder: RunFolder | None,
+        display: ProgressDisplay,
+        runner_state: dict[str, Any] | None,
+    ) -> None:
+        """Begin, or go on with the `runner_state` of a checkpoint; only the first rank has a `folder`."""
+        self._config, self._trainer, self._folder, self._display = config, trainer, folder, display
+        self._best_loss: float | None = None
+        self._held_out: SequenceScore | None = None
+        self._metrics_offset: int | None = None
+        if runner_state is not None:
+            self._best_loss = runner_state["best_loss"]
+            self._metrics_offset = int(runner_state["metrics_offset"])
+        self._logger: RunLogger | None = None
+        self._reached = False
+
+    def train(self, stop: GracefulStop) -> bool:
+        """Train to the end; says whether it was interrupted and saved."""
+        config, trainer, ranks = self._config, self._trainer, self._trainer.ranks
+        if self._folder is not None:
+            self._logger = make_logger(
+                self._folder, config, resume_offset=self._metrics_offset, notify=self._display.note
+            )
+        began, first_tokens = time.monotonic(), trainer.tokens
+        try:
+            with self._display:
+                while not trainer.done and not self._reached:
+                    report = trainer.update()
+                    looked = trainer.updates % config.held_out.every == 0 or trainer.done
+                    is_best = self._look() if looked else False
+                    seconds = max(time.monotonic() - began, 1e-9)
+                    self._log(report, (trainer.tokens - first_tokens) / seconds, seconds, looked=looked)
+                    asked = ranks.sum(torch.tensor([stop.stop_requested, stop.take_save_request()]).long())
+                    interrupted = bool(asked[0])
+                    due = trainer.updates % config.checkpoint_every == 0
+                    ends = interrupted or trainer.done or self._reached
+                    if due or ends or is_best or bool(asked[1]):
+                        self._save(is_best=is_best)
+                    if interrupted and not trainer.done:
+                        return True
+        finally:
+            if self._logger is not None:
+                self._logger.close()
+        return False
+
+    def judge_best(self) -> SequenceScore:
+        """The best checkpoint on the whole valid split."""
+        assert self._folder is not None
+        best = self._folder.best_checkpoint()
+        model = self._trainer.model
+        model.load_state_dict(join(best.tensors, best.data)["trainer"]["model"])
+        return evaluate(model, self._valid_stream(), block_size=self._config.block_size)
+
+    def _valid_stream(self) -> Stream:
+        return open_stream(self._config, "valid")
+
+    def _look(self) -> bool:
+        """Judge the model on a part of the valid split; says whether it is the best so far."""
+        ranks, chosen = self._trainer.ranks, self._config.held_out
+        is_best = False
+        if self._folder is not None:
+            score = evaluate(
+                self._trainer.model,
+                self._valid_stream(),
+                block_size=self._config.block_size,
+                max_tokens=chosen.tokens,
+            )
+            self._held_out = score
+            is_best = self._best_loss is None or score.loss < self._best_loss
+            if is_best:
+                self._best_loss = score.loss
+            self._reached = chosen.stop_accuracy is not None and score.accuracy >= chosen.stop_accuracy
+        self._reached, is_best = ranks.share((self._reached, is_best))
+        return is_best
+
+    def _log(self, report: UpdateReport, speed: float, seconds: float, *, looked: bool) -> None:
+        trainer = self._trainer
+        is_text = self._config.task == "text"
+        self._display.update(SequenceSnapshot(trainer.tokens, report, is_text, self._held_out))
+        if self._logger is None:
+            return
+        row: dict[str, Any] = {
+            STEP_KEY: trainer.tokens,
+            "time/fps": speed,
+            "time/time_elapsed": seconds,
+            "train/loss": report.loss,
+            "train/accuracy": report.accuracy,
+            "train/scored_targets": report.targets,
+            "train/gradient_norm": report.gradient_norm,
+            "train/learning_rate": report.learning_rate,
+            "train/n_updates": trainer.updates,
+            "memory/penalty_weight": report.penalty_weight,
+            "memory/bytes_held": trainer.state.bytes_held,
+        }
+        for number, counts in enumerate(report.retained_LB, start=1):
+            row[f"memory/layer{number}/retained_mean"] = float(counts.mean())
+            row[f"memory/layer{number}/retained_max"] = int(counts.max())
+        for number, span in enumerate(report.spans, start=1):
+            row[f"memory/layer{number}/span_mean"] = float(span.mean())
+            row[f"memory/layer{number}/span_max"] = float(span.max())
+            row[f"memory/layer{number}/span_histogram"] = span.flatten().cpu().numpy()
+        if looked and self._held_out is not None:
+            row["held_out/loss"] = self._held_out.loss
+            row["held_out/accuracy"] = self._held_out.accuracy
+            if is_text:
+                row["held_out/bits_per_byte"] = self._held_out.bits
+        for name, value in row.items():
+            self._logger.record(name, value)
+        self._logger.dump(trainer.tokens)
+
+    def _save(self, *, is_best: bool) -> None:
+        tree = self._trainer.state_tree()
+        if tree is None or self._folder is None or self._logger is None:
+            return
+        runner = {
+            "best_loss": self._best_loss,
+            "metrics_offset": self._logger.metrics.offset,
+            "threads": self._config.threads,
+        }
+        tensors, data = split({"trainer": tree, "runner": runner})
+        self._folder.save_checkpoint(self._trainer.tokens, tensors, data, is_best=is_best)
+
+
+def _quality(is_text: bool, which: str, loss: float, accuracy: float) -> str:
+    if is_text:
+        return f"{which} {loss / np.log(2):.3f} bits per byte"
+    return f"{which} error {1 - accuracy:.1%}, loss {loss:.3f}"
+
+
+def _open_folder(config: SequenceConfig) -> RunFolder:
+    if config.resume is None:
+        return RunFolder.create(config)
+    folder = RunFolder.open(config.resume, keep_checkpoints=config.keep_checkpoints, to_resume=True)
+    folder.write_config(config)
+    return folder
+
+
+def _facts(config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder | None) -> dict[str, object]:
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    model, ranks = config.model, trainer.ranks
+    arguments = "".join(f", {key} {value}" for key, value in config.task_args.items())
+    return {
+        "task": f"{config.task}{arguments}; {config.num_rows} rows in blocks of {config.block_size}",
+        "training": f"up to {config.total_updates:,} updates of {config.tokens_per_update:,} tokens",
+        "model": f"{model.num_layers} layers of width {model.width}, {parameters:,} parameters",
+        "memory": config.memory.summary,
+        "device": f"{trainer.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
+        + (f", {ranks.count} ranks" if ranks.count > 1 else ""),
+        "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
+        "run folder": "" if folder is None else shown(folder.path),
+    }
+
+
+def _where_to_go_on(folder: RunFolder | None) -> str:
+    if folder is None or not folder.has_checkpoint:
+        return "There is no checkpoint yet to continue from."
+    return f"Continue with: python runners/train_sequence.py --resume {shown(folder.path)}"
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))
