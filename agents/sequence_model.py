@@ -68,6 +68,7 @@ class SequenceModel(nn.Module):
         noise: SpanNoise | None = None,
         *,
         penalty: PenaltyKind | None = None,
+        noise_forgets: bool = False,
     ) -> BlockOutput:
         """Read a block, with gradients cut at its beginning.
 
@@ -75,14 +76,17 @@ class SequenceModel(nn.Module):
             tokens_BT: the tokens.
             state: memories before the block; left as it is.
             is_first_BT: True where a row begins anew.
-            noise: span noise of this block alone, parts of shape [B, T]; what it hides is not forgotten.
+            noise: span noise of this block alone, parts of shape [B, T].
             penalty: also give the span penalty, of this kind.
+            noise_forgets: whether what the noise hides at the block's end is forgotten for good.
 
         Returns:
             Hidden states, for `predict`; the memories after the block; a report of each layer.
         """
         x_BTD = self.dropout(self.embedding(tokens_BT))
-        return self.transformer.block(x_BTD, state, is_first_BT, noise, penalty=penalty, noise_forgets=False)
+        return self.transformer.block(
+            x_BTD, state, is_first_BT, noise, penalty=penalty, noise_forgets=noise_forgets
+        )
 
     def step(
         self, tokens_B: Int[Tensor, " B"], state: MemoryState, is_first_B: Bool[Tensor, " B"]

@@ -88,6 +88,8 @@ class HeldOutConfig:
     """updates between two looks at the valid split; the best one's checkpoint is kept"""
     tokens: int = 131_072
     """of the valid split, all rows together, from its beginning"""
+    final_tokens: int | None = 1_048_576
+    """at the end the best checkpoint is judged on so many; none: on the whole split"""
     stop_accuracy: float | None = None
     """training ends early once so many of the targets are right; none: never"""
 
@@ -95,6 +97,7 @@ class HeldOutConfig:
         """Refuse what cannot work."""
         check("held_out.every", self.every, "[1, inf)")
         check("held_out.tokens", self.tokens, "[1, inf)")
+        check_optional("held_out.final_tokens", self.final_tokens, "[1, inf)")
         check_optional("held_out.stop_accuracy", self.stop_accuracy, "(0, 1]")
 
 
@@ -108,7 +111,11 @@ class SequenceConfig(RunConfig):
 
     PRESETS: ClassVar[Path] = Path(__file__).parent / "sequences"
     PRESET_OPTION: ClassVar[str] = "task"
-    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (*RunConfig.RESUME_MAY_CHANGE, "held_out.stop_accuracy")
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (
+        *RunConfig.RESUME_MAY_CHANGE,
+        "held_out.stop_accuracy",
+        "held_out.final_tokens",
+    )
 
     task: Literal["text", "collision", "copy", "instruction"] = "text"
     """what the stream holds"""

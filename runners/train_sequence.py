@@ -2,7 +2,7 @@
 
     python runners/train_sequence.py --task collision
     python runners/train_sequence.py --task text --data FILE --memory transformer-xl --memory.size 512
-    torchrun --nproc-per-node 2 runners/train_sequence.py --task copy
+    torchrun --nproc-per-node 2 -- runners/train_sequence.py --task copy
 
 Exit codes: 0 done; 2 a mistake in the options; 75 interrupted and saved (continue with --resume);
 1 anything else.
@@ -170,12 +170,17 @@ class Session:
         return False
 
     def judge_best(self) -> SequenceScore:
-        """The best checkpoint on the whole valid split."""
+        """The best checkpoint on the valid split."""
         assert self._folder is not None
         best = self._folder.best_checkpoint()
         model = self._trainer.model
         model.load_state_dict(join(best.tensors, best.data)["trainer"]["model"])
-        return evaluate(model, self._valid_stream(), block_size=self._config.block_size)
+        return evaluate(
+            model,
+            self._valid_stream(),
+            block_size=self._config.block_size,
+            max_tokens=self._config.held_out.final_tokens,
+        )
 
     def _valid_stream(self) -> Stream:
         return open_stream(self._config, "valid")

@@ -83,6 +83,10 @@ class CollisionRules:
     max_episode_frames: int = 0
     """and after so many at most; 0: never. Short rows have recent answers, which are easier to learn from"""
 
+    start_together: bool = False
+    """particles begin in the same place with the same velocity, so that a row begins with collisions: in
+    training, where otherwise nothing has collided yet in most of a short row"""
+
     def __post_init__(self) -> None:
         """Check the arguments."""
         if self.easy_question not in ("latest", "current"):
@@ -130,6 +134,9 @@ class CollisionRules:
             "latest_pair": -1,
             "last_of_row": self._draw_length(rng),
         }
+        if self.start_together:
+            for part in ("position", "velocity"):
+                state[part][1] = state[part][0]
         while state["frame"] < 0:
             _, state = self._simulate(rng, state, min(CHUNK_FRAMES, -state["frame"]))
         return state

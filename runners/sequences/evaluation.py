@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from agents.block_view import SpanNoise
 from agents.memory_state import NEVER, MemoryState
 from agents.sequence_model import SequenceModel
 from envs.sequences.stream import IGNORE, Block, Stream
@@ -111,6 +112,12 @@ def to_device(block: Block, device: torch.device) -> tuple[torch.Tensor, torch.T
     return tokens, targets, first
 
 
+def span_limit(steps: float, tokens: torch.Tensor) -> SpanNoise:
+    """All spans of a block cut to so many steps."""
+    limit = torch.full(tokens.shape, float(steps), device=tokens.device)
+    return SpanNoise(limit, torch.ones_like(limit))
+
+
 @torch.no_grad()
 def evaluate(
     model: SequenceModel,
@@ -118,6 +125,7 @@ def evaluate(
     *,
     block_size: int,
     max_tokens: int | None = None,
+    max_span: int | None = None,
     on_block: Callable[[Block, torch.Tensor], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> SequenceScore:
@@ -128,12 +136,15 @@ def evaluate(
         stream: read to its end, or to `max_tokens`.
         block_size: tokens of a row read at a time; no result depends on it.
         max_tokens: of all rows together; None: to the end.
+        max_span: cut learned spans to so many steps; None: leave them.
         on_block: told every block and the losses of its scored targets, in order.
         on_progress: told how many tokens have been read.
 
     Raises:
-        ValueError: the stream's vocabulary is not the model's.
+        ValueError: the stream's vocabulary is not the model's, or its memory has no spans to cut.
     """
+    if max_span is not None and not model.transformer.learns_spans:
+        raise ValueError("max_span cuts learned spans, and this run's memory has none")
     if (stream.vocabulary_size, stream.num_targets) != (model.vocabulary_size, model.num_targets):
         raise ValueError(
             f"task: the stream has {stream.vocabulary_size} tokens and {stream.num_targets} targets, but the "
@@ -153,7 +164,8 @@ def evaluate(
     while not stream.exhausted and (max_tokens is None or tokens_seen < max_tokens):
         block = stream.read(block_size)
         tokens, targets, first = to_device(block, device)
-        output = model.block(tokens, state, first)
+        noise = None if max_span is None else span_limit(max_span, tokens)
+        output = model.block(tokens, state, first, noise, noise_forgets=True)
         assert output.state is not None
         state = output.state
         scored = targets != IGNORE

@@ -18,7 +18,7 @@ from agents.sequence_model import SequenceModel
 from configs.sequence_schema import SequenceConfig
 from envs.sequences.stream import IGNORE, Stream
 from runners.ranks import Ranks
-from runners.sequences.evaluation import retained_per_layer, to_device
+from runners.sequences.evaluation import retained_per_layer, span_limit, to_device
 
 BETA1 = 0.9
 """decay of Adam's first moment"""
@@ -177,10 +177,7 @@ class SequenceTrainer:
         """Random span shortening (released code): one draw for all rows of a block, and for all ranks."""
         if not self.config.memory.random_shortening or not self.model.transformer.learns_spans:
             return None
-        limit = self.config.memory.max_span * torch.rand((), device="cpu").item()
-        return SpanNoise(
-            torch.full(tokens.shape, limit, device=self.device), torch.ones(tokens.shape, device=self.device)
-        )
+        return span_limit(self.config.memory.max_span * torch.rand(()).item(), tokens)
 
     def _out_of_memory(self, error: BaseException) -> str:
         held = self.state.bytes_held / 2**20

@@ -1,0 +1,93 @@
+"""A model out of a run folder, and what the commands that look at one have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from agents.sequence_model import SequenceModel
+from agents.state_tree import join
+from configs import command_line
+from configs.command_line import Scalar
+from configs.sequence_schema import SequenceConfig, from_yaml
+from envs.sequences.stream import Stream
+from runners.agent_factory import choose_device
+from runners.run_folder import RunFolder
+from runners.sequences.factory import make_model, open_stream
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedSequence:
+    """A trained model and the task it is to be seen on."""
+
+    model: SequenceModel
+    config: SequenceConfig
+    checkpoint: str
+    """name of the checkpoint's file"""
+
+    def stream(self, split: str, *, num_rows: int | None = None) -> Stream:
+        """A split from its beginning."""
+        return open_stream(self.config, split, num_rows=num_rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedOptions:
+    """Which model, on which data, computed where."""
+
+    run: Path
+    """run folder of `train_sequence.py`"""
+    checkpoint: Literal["best", "latest"] = "best"
+    """which of the run's checkpoints"""
+    task_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="task-arg")] = (
+        field(default_factory=dict)
+    )
+    """argument of the task that differs from the run's held-out data, such as distance=4096; repeatable"""
+    data: Path | None = None
+    """another text than the run's; none: the same"""
+    seed: int | None = None
+    """of a generated task; none: the run's"""
+    threads: int = 1
+    """torch's threads"""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """where the model computes"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        command_line.check_at_least_1(self, "threads")
+        if self.seed is not None:
+            command_line.check_seed(self.seed)
+
+    def open(self) -> TrainedSequence:
+        """Read the checkpoint.
+
+        Raises:
+            ValueError: the run has none that can be loaded, or an option does not fit it.
+        """
+        torch.set_num_threads(self.threads)
+        folder = RunFolder.open(self.run)
+        trained = from_yaml(folder.config_file)
+        device = choose_device(self.device)
+        config = dataclasses.replace(
+            trained,
+            eval_task_args={**trained.eval_task_args, **self.task_args},
+            data=trained.data if self.data is None else self.data,
+            seed=trained.seed if self.seed is None else self.seed,
+        )
+        found = folder.best_checkpoint() if self.checkpoint == "best" else folder.latest_checkpoint()
+        tensors = join(found.tensors, found.data)["trainer"]["model"]
+        model = make_model(config, open_stream(config, "valid"), device)
+        expected = {name: part.shape for name, part in model.state_dict().items()}
+        for name, part in tensors.items():
+            if expected.get(name) != part.shape:
+                raise ValueError(
+                    f"task: the run's model has {name} of shape {list(part.shape)}, but this task and its "
+                    f"arguments need {list(expected.get(name, ()))}"
+                )
+        model.load_state_dict(tensors)
+        return TrainedSequence(model.eval(), config, found.path.name)
