@@ -18,7 +18,7 @@ from agents.archive import read_archive
 from configs import sequence_schema
 from configs.sequence_schema import SequenceConfig, load
 from envs.sequences.stream import IGNORE
-from runners import evaluate_sequence, train_sequence
+from runners import benchmark, evaluate_sequence, train_sequence
 from runners.ranks import Ranks
 from runners.run_folder import RunFolder
 from runners.sequences.evaluation import evaluate
@@ -26,15 +26,12 @@ from runners.sequences.factory import make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer, TrainingFaultError
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = (
-    (
-        "--num-rows 4 --block-size 16 --total-updates 12 --optimizer.warmup-updates 3 --model.width 16 "
-        "--model.num-heads 2 --memory.max-span 64 --memory.ramp 8 --memory.initial-span-fraction 0.3 "
-        "--held-out.every 5 --held-out.tokens 256 --held-out.final-tokens 1024 --track disabled --checkpoint-every 4"
-    )
-    .replace("--config none ", "")
-    .split()
-)
+SMALL = [
+    *("--num-rows", "4", "--block-size", "16", "--total-updates", "12", "--optimizer.warmup-updates", "3"),
+    *("--model.width", "16", "--model.num-heads", "2", "--memory.max-span", "64", "--memory.ramp", "8"),
+    *("--memory.initial-span-fraction", "0.3", "--held-out.every", "5", "--held-out.tokens", "256"),
+    *("--held-out.final-tokens", "1024", "--track", "disabled", "--checkpoint-every", "4"),
+]
 COPY = ["--task", "copy", "--task-arg", "distance=20", "--task-arg", "string_length=4"]
 
 
@@ -254,6 +251,21 @@ def test_copy_is_judged_by_distance(tmp_path: Path) -> None:
     result = json.loads(file.read_text())
     assert result["error"] == pytest.approx(15 / 16, abs=0.1)
     assert any("64_tokens" in name for name in result)
+
+
+def test_the_efficiency_table(text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--width 16 --num-layers 2 --num-heads 2 --block-size 16 --updates 10 --rounds 2 --reach 64"
+    where = ["--data", str(text_file), "--run", str(tmp_path / "runs"), "--json", str(tmp_path / "out.json")]
+    memories = ["--memories", "transformer-xl", "expire-span"]
+    assert benchmark.main(["sequence", *words.split(), *where, *memories]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert result["transformer-xl"]["memories held, by layer"] == "48, 48", (
+        "64 held once the rows are as long"
+    )
+    assert "time against transformer-xl" in result["expire-span"]
+    assert "transformer-xl: 10 updates" in capsys.readouterr().out
+    assert benchmark.main(["sequence", *words.split(), *where, *memories]) == 0
+    assert "expire-span: trained before" in capsys.readouterr().out
 
 
 # -- faults -------------------------------------------------------------------------------------------
