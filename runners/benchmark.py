@@ -2,12 +2,14 @@
 
     python runners/benchmark.py
     python runners/benchmark.py sequence
+    python runners/benchmark.py spans
 
 Parts: `envs` (batched environments against plain ones), `training` (against sb3-contrib's
 RecurrentPPO, an extra: `.[bench]`), `update` (against the machine's own rate of matrix
 multiplication), `acting` (cost of a step as an episode grows). Rivals alternate, so that a busy
-machine slows both; medians and spreads are printed. `sequence` is a command of its own: the efficiency of
-memories on sequence tasks (`runners/sequences/efficiency.py`, with options of its own).
+machine slows both; medians and spreads are printed. `sequence` and `spans` are commands of their own, with
+options of their own: the efficiency of memories on sequence tasks (`runners/sequences/efficiency.py`), and
+what a longer maximum span costs (`runners/sequences/span_scaling.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from envs.vec_env import make_vec_env
 from runners.agent_factory import choose_device, make_agent, make_training_env, restore_agent
 from runners.progress import ProgressDisplay
 from runners.run_folder import Checkpoint, RunFolder, write_json_atomically
-from runners.sequences import efficiency
+from runners.sequences import efficiency, span_scaling
 
 Part = Literal["envs", "training", "update", "acting"]
 MATRIX_SIZE = 1_024
@@ -83,8 +85,9 @@ class BenchmarkCommand:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["sequence"]:
-        return efficiency.main(words[1:])
+    others = {"sequence": efficiency.main, "spans": span_scaling.main}
+    if words and words[0] in others:
+        return others[words[0]](list(words[1:]))
     command = command_line.parse(BenchmarkCommand, words)
     torch.set_num_threads(command.threads)
     subject = or_exit(lambda: Subject.of(command))
