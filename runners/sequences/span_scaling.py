@@ -82,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         results["spans"][str(max_span)] = found
         display.note(
             f"maximum span {max_span:>7,}: {found['block_ms']:.0f} ms a block, "
-            f"{found['step_ms']:.2f} ms a step; {found['retained']:.0f} memories a row, {found['held_kib']:.0f} KiB held, "
-            f"peak {found['peak_mib']:.0f} MiB"
+            f"{found['step_ms']:.2f} ms a step; {found['retained']:.0f} memories a row, "
+            f"{found['held_kib']:.0f} KiB held, peak {found['peak_mib']:.0f} MiB"
         )
     uneven = _apart(_measure_uneven, command, 0)
     results["uneven"] = uneven

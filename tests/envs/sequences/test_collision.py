@@ -261,3 +261,48 @@ def test_mistakes_are_refused() -> None:
         CollisionRules(warm_up_frames=-1)
     with pytest.raises(ValueError, match=r"warm_up_frames must be a whole number, got 1\.5"):
         CollisionRules(warm_up_frames=1.5)  # type: ignore[arg-type]
+
+
+def test_rows_that_begin_anew() -> None:
+    rules = CollisionRules(min_episode_frames=20, max_episode_frames=2_000)
+    stream = GeneratedStream(rules, num_rows=4)
+    block = stream.read(8 * 40_000)
+    for row in range(4):
+        starts = np.flatnonzero(block.is_first[row])
+        assert starts[0] == 0
+        assert (starts % FRAME_TOKENS == 0).all()
+        frames = np.diff(starts) // FRAME_TOKENS
+        assert frames.min() >= 20
+        assert frames.max() <= 2_000
+        assert np.median(frames) == pytest.approx(200, rel=0.5), "log-uniform"
+        # Nothing from before a beginning is asked about.
+        since = (
+            np.arange(block.tokens.shape[1])
+            - starts[np.searchsorted(starts, np.arange(8 * 40_000), "right") - 1]
+        )
+        known = block.distance[row] >= 0
+        assert (block.distance[row][known] <= since[known]).all()
+
+
+def test_particles_that_start_together_collide_at_once() -> None:
+    stream = GeneratedStream(CollisionRules(start_together=True, max_episode_frames=64), num_rows=8)
+    block = stream.read(FRAME_TOKENS * 2_000)
+    frames = block.tokens.reshape(8, -1, FRAME_TOKENS)
+    first = block.is_first.reshape(8, -1, FRAME_TOKENS)[:, :, 0]
+    same_cell = (frames[:, :, 0] == frames[:, :, 3]) & (frames[:, :, 1] == frames[:, :, 4])
+    assert same_cell[first].mean() > 0.9, "all but those whose first step would leave the box"
+    assert (block.targets.reshape(8, -1, FRAME_TOKENS)[:, :, -1] >= 0).mean() > 0.4
+
+
+def test_rows_that_begin_anew_go_on_exactly() -> None:
+    rules = CollisionRules(max_episode_frames=50, start_together=True, warm_up_frames=7)
+    stream, other = (GeneratedStream(rules, num_rows=3, seed=4) for _ in range(2))
+    stream.read(1_003)
+    other.load_state_dict(stream.state_dict())
+    for ours, theirs in zip(stream.read(5_000), other.read(5_000), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_impossible_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_episode_frames \(10\) must be 0 or at least"):
+        CollisionRules(max_episode_frames=10)
