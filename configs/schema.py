@@ -561,14 +561,21 @@ def _load(words: Sequence[str], presets: Path) -> TrainConfig:
 
 def _check_resumed(before: TrainConfig, after: TrainConfig) -> None:
     """Refuse to change what the checkpoint has decided: it would be ignored, or half of it would be."""
-    old, new = (dict(_flat(to_dict(config))) for config in (before, after))
+    old, new = decided(before), decided(after)
     for option in sorted(old.keys() | new.keys()):
         was, is_now = old.get(option), new.get(option)
-        if was != is_now and not option.startswith(RESUME_MAY_CHANGE):
+        if was != is_now:
             raise ValueError(
                 f"{option} was {was} when the run began and cannot become {is_now} when it is resumed; "
                 f"what can change: {', '.join(name.removesuffix('.') for name in RESUME_MAY_CHANGE)}"
             )
+
+
+def decided(config: TrainConfig) -> dict[str, Scalar | None]:
+    """Every option that belongs to the checkpoint, by its path."""
+    return {
+        option: value for option, value in _flat(to_dict(config)) if not option.startswith(RESUME_MAY_CHANGE)
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

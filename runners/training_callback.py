@@ -12,7 +12,7 @@ from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.recording import record_episode
 from agents.state_tree import split
 from configs.command_line import LARGEST_SEED
-from configs.schema import TrainConfig
+from configs.schema import TrainConfig, decided
 from runners.agent_factory import make_training_env
 from runners.episodes import make_env
 from runners.interrupts import GracefulStop
@@ -112,6 +112,7 @@ class TrainingCallback(BaseCallback):
                     "threads": self._config.threads,
                     "solved_by": self._goal if self.outcome.solved else None,
                     "stage": self._stage,
+                    "config": decided(self._config),
                 },
             }
         )
