@@ -1,7 +1,7 @@
 """Trainings in forked processes, and the comparison of one that was disturbed with one that was not.
 
-The fork server is multiprocessing's: a process that has imported everything and trained nothing, so that a child
-begins within milliseconds and inherits no thread.
+The fork server is multiprocessing's: a process that has imported everything and trained nothing, so that a
+child begins within milliseconds and inherits no thread.
 """
 
 from __future__ import annotations
@@ -77,6 +77,16 @@ class Child:
         """Wait so long; whether it is still running then."""
         self._process.join(seconds)
         return self._process.exitcode is None
+
+    def runs_until(self, condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
+        """Look every millisecond; whether the condition came true before the child ended."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                self.wait(0.0)
+            if not self.runs_for(0.001):
+                return condition()
+        return True
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -221,7 +231,7 @@ class Reference:
 
 
 def words_to_go_on(reference: Reference, run: Path) -> list[str]:
-    """The command line that continues a run, or begins it anew if it was killed before its first checkpoint."""
+    """What continues a run, or begins it anew if it was killed before its first checkpoint."""
     if RunFolder(run).has_checkpoint:
         return ["--resume", str(run)]
     shutil.rmtree(run, ignore_errors=True)
