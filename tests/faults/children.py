@@ -4,22 +4,67 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch._dynamo  # the first optimizer imports it, which takes longer than a whole run
 
+from agents.archive import read_archive
+from agents.state_tree import join, split
 from configs import command_line
+from envs.vec_env import GymnasiumVecEnv
 from runners import train_agent
-from runners.run_folder import RunFolder
+from runners.run_folder import Checkpoint, RunFolder
 
 
 def train(words: Sequence[str]) -> int:
     """The command, with its exit code."""
     return command_line.run(lambda: train_agent.main(list(words)))
+
+
+def train_with_draws(words: Sequence[str]) -> int:
+    """The same on environments that use all there is.
+
+    They draw from Python's and NumPy's global generators, as some do; rewards and cues come at any time.
+    """
+    step_wait = GymnasiumVecEnv.step_wait
+
+    def noisy(self: GymnasiumVecEnv) -> Any:
+        observation, rewards, dones, infos = step_wait(self)
+        noise = 0.01 * (random.random() + np.random.random())  # noqa: NPY002
+        self._returns[~dones] += noise
+        for info in infos:
+            info |= {"cue": int(random.random() < 0.1), "cue_done": int(random.random() < 0.1)}
+        return observation, rewards + np.float32(noise), dones, infos
+
+    GymnasiumVecEnv.step_wait = noisy  # type: ignore[method-assign]
+    return train(words)
+
+
+def resume_without(words: Sequence[str], part: str, stale: str) -> int:
+    """Resume with one part of the checkpoint as it was in an older one: as if it were not saved."""
+    latest = RunFolder.latest_checkpoint
+
+    def latest_checkpoint(self: RunFolder) -> Checkpoint:
+        checkpoint = latest(self)
+        tree = join(checkpoint.tensors, checkpoint.data)
+        tensors, stored = read_archive(stale)
+        *path, name = part.split("/")
+        inner, older = tree, join(tensors, stored["content"])
+        for key in path:
+            inner, older = inner[key], older[key]
+        inner[name] = older[name]
+        tensors, data = split(tree)
+        return replace(checkpoint, tensors=tensors, data=data)
+
+    RunFolder.latest_checkpoint = latest_checkpoint  # type: ignore[method-assign]
+    return train_with_draws(words)
 
 
 def nothing() -> int:

@@ -35,14 +35,17 @@ SMALL = (
     *("--policy.width", "16", "--policy.num-layers", "2", "--policy.num-heads", "2"),
     *("--policy.normalize-warmup-rollouts", "9", "--ppo.n-steps", "8", "--ppo.batch-size", "32"),
     *("--a2c.n-steps", "8", "--total-steps", "768", "--evaluation.episodes", "4", "--stop.success", "none"),
-    *("--stop.min-episodes", "1", "--penalty.target-success", "0"),
+    *("--stop.min-episodes", "1", "--env-arg", "max_length=4"),
     *("--memory.max-span", "64", "--memory.ramp", "4", "--memory.initial-span-fraction", "0.2"),
     *("--memory.random-shortening", "true", "--memory.time-dilation-max", "3"),
 )
 """Twelve updates in which everything that a checkpoint holds takes part."""
 
-TRAINERS = {"ppo": (*SMALL, "--algo", "ppo"), "a2c": (*SMALL, "--algo", "a2c")}
-"""Command lines without a run folder."""
+TRAINERS = {
+    "ppo": (*SMALL, "--algo", "ppo", "--penalty.target-success", "0.05"),
+    "a2c": (*SMALL, "--algo", "a2c", "--penalty.target-success", "0.2"),
+}
+"""Command lines without a run folder; success crosses the target, so that the penalty changes sides."""
 
 _CLOCK = ("time/fps", "time/time_elapsed", "time/iterations")
 """metrics of the process, not of the run"""
@@ -210,13 +213,13 @@ class Reference:
     seconds: float
 
     @classmethod
-    def make(cls, words: Sequence[str], run: Path) -> Reference:
+    def make(cls, words: Sequence[str], run: Path, train: Callable[..., int] = children.train) -> Reference:
         """Train it, in a process of its own as all others."""
         Child(
             children.nothing, log=run.with_suffix(".log")
         ).wait()  # the fork server has begun when this ends
         began = time.monotonic()
-        child = Child(children.train, [*words, "--run", str(run)], log=run.with_suffix(".log"))
+        child = Child(train, [*words, "--run", str(run)], log=run.with_suffix(".log"))
         code = child.wait()
         assert code == 0, f"exit code {code}:\n{child.said()}"
         return cls(tuple(words), run, result_of(run), time.monotonic() - began)
