@@ -142,6 +142,7 @@ class TrainingCallback(BaseCallback):
             render(record, path)
         except Exception as error:
             self._films_failed = True
+            path.unlink(missing_ok=True)
             self._display.note(f"videos are switched off ({type(error).__name__}: {error}); training goes on")
             return
         caption = f"{step:,} steps, seed {seed}, return {record.facts['return']:g}"
