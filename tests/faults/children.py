@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import itertools
 import os
 import random
+import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from configs import command_line
 from envs.vec_env import GymnasiumVecEnv
 from runners import train_agent
 from runners.run_folder import Checkpoint, RunFolder
+from runners.tracking import MetricsFile
+from runners.training_callback import TrainingCallback
 
 
 def train(words: Sequence[str]) -> int:
@@ -65,6 +71,47 @@ def resume_without(words: Sequence[str], part: str, stale: str) -> int:
 
     RunFolder.latest_checkpoint = latest_checkpoint  # type: ignore[method-assign]
     return train_with_draws(words)
+
+
+def train_on_full_disk(words: Sequence[str], where: str, call: int) -> int:
+    """The disk is full during one call that writes a checkpoint, a row of metrics or a video."""
+    owner, name = _WRITERS[where]
+    write = getattr(owner, name)
+    calls = itertools.count(1)
+
+    @functools.wraps(write)
+    def limited(*arguments: Any, **options: Any) -> Any:
+        if next(calls) != call:
+            return write(*arguments, **options)
+        metrics = arguments[0].path if where == "metrics" else None
+        with _no_space(0 if metrics is None else metrics.stat().st_size):
+            return write(*arguments, **options)
+
+    setattr(owner, name, limited)
+    return train(words)
+
+
+_WRITERS: dict[str, tuple[type, str]] = {
+    "checkpoint": (RunFolder, "save_checkpoint"),
+    "metrics": (MetricsFile, "write"),
+    "video": (TrainingCallback, "_film"),
+}
+SPACE_BYTES = 512
+"""so much can still be written"""
+
+
+@contextlib.contextmanager
+def _no_space(size: int) -> Iterator[None]:
+    """Files cannot grow: the kernel stops a write in its middle, as on a full disk, with another number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + SPACE_BYTES, hard))
+    try:
+        yield
+    except OSError as error:
+        number = errno.ENOSPC if error.errno == errno.EFBIG else error.errno
+        raise OSError(number, os.strerror(number or 0), error.filename) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def nothing() -> int:
