@@ -20,6 +20,7 @@ import torch
 import torch._dynamo  # the first optimizer imports it, which takes longer than a whole run
 
 from agents.archive import read_archive
+from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.state_tree import join, split
 from configs import command_line
 from envs.vec_env import GymnasiumVecEnv
@@ -88,6 +89,24 @@ def train_on_full_disk(words: Sequence[str], where: str, call: int) -> int:
             return write(*arguments, **options)
 
     setattr(owner, name, limited)
+    return train(words)
+
+
+def train_with_nan(words: Sequence[str], where: str, step: int) -> int:
+    """The loss or a gradient is NaN in one step of the optimizer."""
+    optimize = MemoryOnPolicyAlgorithm.optimize
+    steps = itertools.count(1)
+
+    def poisoned(self: MemoryOnPolicyAlgorithm, loss: torch.Tensor) -> None:
+        if next(steps) != step:
+            optimize(self, loss)
+        elif where == "loss":
+            optimize(self, loss * float("nan"))
+        else:
+            loss.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[no-untyped-call]
+            optimize(self, loss)
+
+    MemoryOnPolicyAlgorithm.optimize = poisoned  # type: ignore[method-assign]
     return train(words)
 
 
