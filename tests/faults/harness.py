@@ -241,6 +241,20 @@ def words_to_go_on(reference: Reference, run: Path) -> list[str]:
     return [*reference.words, "--run", str(run)]
 
 
+def repeat(reference: Reference, times: int, folder: Path) -> Figure:
+    """The same command again. Good: runs that left the same as the reference."""
+    good = 0
+    for number in range(times):
+        again = Reference.make(reference.words, folder / f"{reference.run.name}-again-{number}")
+        good += not reference.compare(again.run)
+        shutil.rmtree(again.run)
+    return Figure(
+        what=f"the same seed again, {reference.run.name}: the same weights, states, rows and evaluation",
+        good=good,
+        of=times,
+    )
+
+
 KILLS_PER_RUN = 4
 """so few that a wrong resume is not lost among many"""
 
