@@ -234,7 +234,9 @@ class GymnasiumVecEnv(VecEnv):
             silent = (index for index, pipe in enumerate(env.parent_pipes) if pipe and not pipe.poll())
             which = next(silent, None)
         if isinstance(error, EOFError | OSError):
-            multiprocessing.connection.wait([p.sentinel for p in env.processes], WORKER_EXIT_S)
+            ended = multiprocessing.connection.wait([p.sentinel for p in env.processes], WORKER_EXIT_S)
+            for process in env.processes:
+                process.join(WORKER_EXIT_S if process.sentinel in ended else 0.0)
         for index, process in enumerate(env.processes):
             if process.exitcode not in (None, 0):
                 what, which = f"a worker process ended with exit code {process.exitcode}", index
