@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import platform
 import random
-import re
 import sys
 import tempfile
 import time
@@ -130,23 +129,20 @@ def main() -> int:
 
 def write_down(figure: Figure, seconds: float) -> None:
     """Put a figure into the table, in the place of the one it had."""
-    before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
-    table, after = rest.split(END)
-    rows = [line for line in table.strip().splitlines()[2:] if line and not line.startswith("measured")]
+    text = DOCUMENT.read_text(encoding="utf-8")
+    rows = text.partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
     remarks = " ".join(figure.remarks.split())
     row = f"| {figure.what} | {figure.good} | {figure.of} | {remarks} | {seconds:.0f} |"
-    places = [index for index, line in enumerate(rows) if line.startswith(f"| {figure.what} |")]
-    if places:
-        rows[places[0]] = row
-    else:
-        rows.append(row)
-    where = f"Python {platform.python_version()}, torch {torch.__version__}, one thread"
-    table = "\n".join([HEADER, *rows])
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-    DOCUMENT.write_text(
-        re.sub(r"(?<=<!-- where -->).*(?=<!-- /where -->)", where, DOCUMENT.read_text(encoding="utf-8")),
-        encoding="utf-8",
-    )
+    place = next((n for n, line in enumerate(rows) if line.startswith(f"| {figure.what} |")), len(rows))
+    rows[place : place + 1] = [row]
+    here = f"Python {platform.python_version()}, torch {torch.__version__}, one thread"
+    for begin, end, content in (
+        (BEGIN, END, "\n".join(["", HEADER, *rows, ""])),
+        ("<!-- where -->", "<!-- /where -->", here),
+    ):
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}{content}{end}{rest.partition(end)[2]}"
+    DOCUMENT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def fail_in_workers(times: int, monkeypatch: pytest.MonkeyPatch) -> Figure:
             else:
                 problems.append(f"{fault}: {seconds:.1f} s, {len(orphans)} orphans, {message}")
     return Figure(
-        what=f"worker processes that {', '.join(WORKER_FAULTS)}: named in time, no orphans",
+        what=f"worker processes ({'; '.join(WORKER_FAULTS)}): named in time, no orphans",
         good=good,
         of=tried,
         remarks="; ".join(problems) or f"time limit {TIMEOUT_S:g} s, slowest {slowest:.1f} s",
