@@ -6,6 +6,7 @@ child begins within milliseconds and inherits no thread.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import multiprocessing
@@ -92,8 +93,9 @@ class Child:
         return True
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        os.kill(self.pid, number)
+        """Send a signal; nothing happens if it has just ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def wait(self, seconds: float = PATIENCE_S) -> int:
         """Its exit code; minus the signal's number if a signal ended it.
