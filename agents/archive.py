@@ -118,8 +118,10 @@ def _replace(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write does not know whose it was
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, nor need it be
         folder = os.open(path.parent, os.O_RDONLY)

@@ -275,7 +275,7 @@ class EpisodeRecord:
             raise
         except FileNotFoundError:
             raise EpisodeFileError(f"there is no file {path}") from None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except _MALFORMED as error:
             raise EpisodeFileError(f"{path} is no episode record, or a damaged one: {error}") from error
         lines = facts.pop("lines")
         frames = FrameStore.from_file(path, facts.pop("frame_chunks"), facts.pop("num_frames"))
@@ -283,6 +283,12 @@ class EpisodeRecord:
             del facts[name]
         return cls(facts=facts, **arrays, layers=layers, frames=frames, lines=lines)
 
+
+_MALFORMED = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""what reading a damaged or crafted file can raise; RuntimeError: it is encrypted, or nested too deeply"""
 
 _ARRAYS: Mapping[str, str] = {
     "action": "T",

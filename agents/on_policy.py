@@ -32,7 +32,7 @@ from stable_baselines3.common.utils import get_system_info, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.archive import read_archive, write_archive
+from agents.archive import ArchiveError, read_archive, write_archive
 from agents.block_view import SpanNoise
 from agents.encoders import Features
 from agents.episode_statistics import ALL, DILATED, EPISODE_BASICS, SuccessWindow
@@ -488,6 +488,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         if print_system_info:
             get_system_info()
         tree = join(*read_archive(_with_suffix(path)))
+        if "algorithm" not in tree:
+            raise ArchiveError(f"{path} cannot be loaded: it is an archive, but holds no model")
         return cls.from_state_tree(tree, env, device, **{**(custom_objects or {}), **changes})
 
     @classmethod

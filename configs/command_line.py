@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import math
 import re
+import reprlib
 import sys
 import types
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -60,6 +61,22 @@ REPEATABLE: PrimitiveConstructorSpec[dict[str, Scalar]] = PrimitiveConstructorSp
     ],
 )
 """How --help shows an option that may be given many times and fills a mapping."""
+
+
+class _ShortRepr(reprlib.Repr):
+    """Values in messages: whole, a few lines of YAML whose aliases repeat each other fill the memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 200
+        self.maxlevel = 3
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to spell out the longest."""
+        return repr(x) if abs(x) < 10**100 else "an integer of more than 100 digits"
+
+
+_SHORT = _ShortRepr()
 
 _TRUTH = {"true": True, "false": False}
 _NOTHING = ("none", "null")
@@ -228,7 +245,7 @@ def settings_from_yaml(path: Path, options: Mapping[str, Any]) -> list[Setting]:
         raise ValueError(f"the configuration file {source} cannot be read: {reason}") from None
     try:
         values = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: !!int x, month 13
         raise ValueError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return []
@@ -389,7 +406,7 @@ def _convert(value: object, kind: Any) -> object:
             return None
         kind = next(member for member in members if member is not type(None))
         origin, members = get_origin(kind), get_args(kind)
-    wrong = ValueError(f"{_describe(kind)}, got {value!r}")
+    wrong = ValueError(f"{_describe(kind)}, got {_SHORT.repr(value)}")
     if origin is tuple:
         entries = value if isinstance(value, list | tuple) else [value]
         if not entries:
@@ -397,7 +414,7 @@ def _convert(value: object, kind: Any) -> object:
         return tuple(_convert(entry, members[0]) for entry in entries)
     if not isinstance(value, Scalar | Path):
         raise wrong
-    text = str(value)
+    text = _SHORT.repr(value) if isinstance(value, int) else str(value)
     if origin is Literal:
         if text not in members:
             raise wrong
@@ -419,7 +436,7 @@ def _convert(value: object, kind: Any) -> object:
 
 def _convert_scalar(value: object) -> Scalar:
     if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"one number, word, true or false, got {value!r}")
+        raise ValueError(f"one number, word, true or false, got {_SHORT.repr(value)}")
     return value
 
 

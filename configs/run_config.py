@@ -13,6 +13,7 @@ import tyro
 import yaml
 
 from configs import command_line
+from configs.command_line import Scalar
 from configs.ranges import check
 
 
@@ -159,15 +160,24 @@ def _load(kind: type[Config], words: Sequence[str], presets: Path) -> Config:
 
 def _check_resumed(before: RunConfig, after: RunConfig) -> None:
     """Refuse to change what the checkpoint has decided: it would be ignored, or half of it would be."""
-    may_change = after.RESUME_MAY_CHANGE
-    old, new = (dict(_flat(to_dict(config))) for config in (before, after))
+    old, new = decided(before), decided(after)
     for option in sorted(old.keys() | new.keys()):
         was, is_now = old.get(option), new.get(option)
-        if was != is_now and not option.startswith(may_change):
+        if was != is_now:
+            allowed = ", ".join(name.removesuffix(".") for name in after.RESUME_MAY_CHANGE)
             raise ValueError(
                 f"{option} was {was} when the run began and cannot become {is_now} when it is resumed; "
-                f"what can change: {', '.join(name.removesuffix('.') for name in may_change)}"
+                f"what can change: {allowed}"
             )
+
+
+def decided(config: RunConfig) -> dict[str, Scalar | None]:
+    """Every option that belongs to the checkpoint, by its path."""
+    return {
+        option: value
+        for option, value in _flat(to_dict(config))
+        if not option.startswith(config.RESUME_MAY_CHANGE)
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 import multiprocessing
+import multiprocessing.connection
+import reprlib
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -25,8 +28,10 @@ from envs.text_observation import TokenizeText, has_text
 Vectorization = Literal["sync", "async"]
 WORKER_TIMEOUT_S = 600.0
 """a worker process that has not answered after so long counts as hung"""
-WORKER_EXIT_S = 0.2
-"""how long to wait for the exit code of a worker process whose pipe has closed"""
+WORKER_EXIT_S = 5.0
+"""how long to wait at most for the exit code of a worker process whose pipe has closed"""
+LARGEST_REWARD = 1e18
+"""in size; the square of a larger one, which the value loss takes, does not fit a float32"""
 
 FINAL_VALUES = ("is_success", "episode_class")
 """what `final_info` says of the whole episode; everything else in it is about its last observation"""
@@ -34,6 +39,10 @@ FINAL_VALUES = ("is_success", "episode_class")
 
 class EnvironmentFault(RuntimeError):
     """An environment did what none may do; the message says what, where and when."""
+
+
+class SpaceFault(EnvironmentFault):
+    """An environment returned something of another kind than it had declared."""
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -81,8 +90,12 @@ class GymnasiumVecEnv(VecEnv):
         """Begin an episode everywhere; their infos are in `reset_infos`."""
         seed, self._seed = self._seed, None
         try:
-            observation, info = self.env.reset(seed=seed)
-        except Exception as error:
+            if isinstance(self.env, AsyncVectorEnv):
+                self.env.reset_async(seed=seed)
+                observation, info = self.env.reset_wait(WORKER_TIMEOUT_S)
+            else:
+                observation, info = self.env.reset(seed=seed)
+        except (Exception, SystemExit) as error:
             raise self._fault(error, f"in reset (seed {seed})") from error
         self._returns[:] = 0.0
         self._lengths[:] = 0
@@ -104,12 +117,14 @@ class GymnasiumVecEnv(VecEnv):
                 observation, rewards, terminated, truncated, info = self.env.step_wait(WORKER_TIMEOUT_S)
             else:
                 observation, rewards, terminated, truncated, info = self.env.step(self._actions)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._fault(error) from error
         self._check(observation)
-        if not np.isfinite(rewards).all():
-            index = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            raise EnvironmentFault(f"the reward is {rewards[index]} {self._where(index)}")
+        fits = np.abs(rewards) <= LARGEST_REWARD  # NaN does not
+        if not fits.all():
+            index = int(np.flatnonzero(~fits)[0])
+            limit = f", larger than {LARGEST_REWARD:g}," if np.isfinite(rewards[index]) else ""
+            raise EnvironmentFault(f"the reward is {rewards[index]}{limit} {self._where(index)}")
         self._returns += rewards
         self._lengths += 1
         dones = terminated | truncated
@@ -196,32 +211,39 @@ class GymnasiumVecEnv(VecEnv):
             fault = f"{what} is {value} at element {element}, outside {allowed}"
             raise EnvironmentFault(f"{fault}, {self._where(indices[row])}")
 
-    def _fault(self, error: Exception, when: str | None = None) -> EnvironmentFault:
+    def _fault(self, error: BaseException, when: str | None = None) -> EnvironmentFault:
         """What an exception out of the environments means."""
+        raising = self._raising_index(error)
         if isinstance(self.env, AsyncVectorEnv):
             what, index = self._worker_fault(self.env, error)
+            _end_workers(self.env)
             if what is not None:
-                return EnvironmentFault(f"{what} {when or self._where(index)}")
+                return EnvironmentFault(f"{what} {self._where(index, when)}")
         raised = str(error) if isinstance(error, EnvironmentFault) else f"{type(error).__name__}: {error}"
-        where = when or self._where(self._raising_index(error))
+        where = self._where(raising, when)
+        if isinstance(error, SpaceFault):
+            return SpaceFault(f"{raised} {where}")
         return EnvironmentFault(f"an environment raised {raised} {where}")
 
     @staticmethod
-    def _worker_fault(env: AsyncVectorEnv, error: Exception) -> tuple[str | None, int | None]:
+    def _worker_fault(env: AsyncVectorEnv, error: BaseException) -> tuple[str | None, int | None]:
         """What became of a worker process, and of which environment; (None, None) if it lives."""
         what, which = None, None
         if isinstance(error, multiprocessing.TimeoutError):
-            what = f"a worker process did not answer within {WORKER_TIMEOUT_S:.0f} s"
+            what = f"a worker process did not answer within {WORKER_TIMEOUT_S:g} s"
+            silent = (index for index, pipe in enumerate(env.parent_pipes) if pipe and not pipe.poll())
+            which = next(silent, None)
+        if isinstance(error, EOFError | OSError):
+            ended = multiprocessing.connection.wait([p.sentinel for p in env.processes], WORKER_EXIT_S)
+            for process in env.processes:
+                process.join(WORKER_EXIT_S if process.sentinel in ended else 0.0)
         for index, process in enumerate(env.processes):
-            process.join(WORKER_EXIT_S if isinstance(error, EOFError | OSError) else 0.0)
             if process.exitcode not in (None, 0):
                 what, which = f"a worker process ended with exit code {process.exitcode}", index
                 break
-        if what is not None:
-            env.close(terminate=True)  # the others may be waiting for ever
         return what, which
 
-    def _raising_index(self, error: Exception) -> int | None:
+    def _raising_index(self, error: BaseException) -> int | None:
         """Which environment raised."""
         if isinstance(self.env, AsyncVectorEnv):
             return next((index for index, pipe in enumerate(self.env.parent_pipes) if pipe is None), None)
@@ -232,11 +254,11 @@ class GymnasiumVecEnv(VecEnv):
                 return index if isinstance(index, int) else None
         return None
 
-    def _where(self, index: int | None = None) -> str:
+    def _where(self, index: int | None = None, when: str | None = None) -> str:
         seeded = "" if self._first_seed is None else f", seed {self._first_seed + (index or 0)}"
         which = "" if index is None else f"in environment {index} of {self.num_envs}{seeded} "
         action = f", action {self._actions[index]}" if index is not None and len(self._actions) else ""
-        return f"{which}at step {self._vector_steps} of each environment{action}"
+        return f"{which}{when or f'at step {self._vector_steps} of each environment{action}'}"
 
     # -- exact continuation --------------------------------------------------------------------------
 
@@ -343,10 +365,10 @@ def make_vec_env(
             # Of other packages' batched environments most reset in the next step; copies of the plain one
             # do not have to.
             mode: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
-            wrappers: list[Any] = [_as_declared]
+            wrappers: list[Any] = [_as_declared, _HeldToItsWord]
             if vectorization == "async":
                 mode["context"] = "spawn"  # a fork would copy torch's threads in whatever state they are
-                wrappers = [_NamedFaults, _as_declared]
+                wrappers = [_NamedFaults, *wrappers]
             env = gym.make_vec(
                 env_id,
                 num_envs,
@@ -414,6 +436,46 @@ def _value_checks(space: spaces.Space[Any], name: str | None = None) -> Iterator
             yield name, _Limits(np.zeros(space.shape, space.dtype), np.ones(space.shape, space.dtype))
 
 
+def _end_workers(env: AsyncVectorEnv) -> None:
+    """Close environments of which one has failed: others may hang too, or be deaf to a polite request."""
+    for process in env.processes:
+        process.kill()
+    env._state = AsyncState.DEFAULT  # or it would wait for their answers
+    env.close(terminate=True)
+
+
+class _HeldToItsWord(gym.Wrapper[Any, Any, Any, Any]):
+    """Refuses what a batch would stretch, flatten or cast without a word, while it is known whose it is."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._checks = [*_value_checks(env.observation_space)]
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(**options)
+        return self._checked(observation), info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        value = np.asarray(reward)
+        if value.size != 1 or value.dtype.kind not in "biuf":
+            raise SpaceFault(f"the reward is {reprlib.repr(reward)}, not a number,")
+        return self._checked(observation), float(value.item()), terminated, truncated, info
+
+    def _checked(self, observation: Any) -> Any:
+        for name, limits in self._checks:
+            if name is not None and not (isinstance(observation, Mapping) and name in observation):
+                raise SpaceFault(f"the observation has no part {name!r}")
+            part = np.asarray(observation if name is None else observation[name])
+            space = limits.low
+            if part.shape != space.shape or not np.can_cast(part.dtype, space.dtype, "same_kind"):
+                raise SpaceFault(
+                    f"{_part_name('the observation', name)} has the shape {part.shape} and dtype "
+                    f"{part.dtype}, its space says {space.shape} and {space.dtype},"
+                )
+        return observation
+
+
 class _NamedFaults(gym.Wrapper[Any, Any, Any, Any]):
     """In a worker process: an exception's traceback becomes part of its message, or it would stay there."""
 
@@ -430,6 +492,8 @@ class _NamedFaults(gym.Wrapper[Any, Any, Any, Any]):
 def _traceback_in_message() -> Iterator[None]:
     try:
         yield
+    except SpaceFault:
+        raise  # says all there is to say
     except Exception as error:
         what = f"{type(error).__name__}: {error}\nin its worker process:\n{traceback.format_exc()}"
         raise EnvironmentFault(what) from error

@@ -16,10 +16,10 @@ from agents.ppo import MemoryPPO
 from agents.span_noise import SpanNoiseSettings
 from agents.span_penalty import SpanPenaltySettings
 from agents.state_tree import join
-from configs.run_config import to_dict
+from configs.run_config import RunConfig, decided, to_dict
 from configs.schema import A2CConfig, PPOConfig, TrainConfig
 from envs.vec_env import make_vec_env
-from runners.run_folder import Checkpoint
+from runners.run_folder import Checkpoint, RunFolderError
 
 ALGORITHMS: dict[str, type[MemoryOnPolicyAlgorithm]] = {"ppo": MemoryPPO, "a2c": MemoryA2C}
 
@@ -152,6 +152,21 @@ def restore_agent(
         raise ValueError(f"{checkpoint.path} holds a {name}; known are {', '.join(classes)}")
     agent = classes[name].from_state_tree(agent_tree, env, choose_device(device))
     return agent, tree["runner"]
+
+
+def check_same_run(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Refuse a checkpoint of another run than the one whose configuration lies beside it.
+
+    Raises:
+        RunFolderError: names the file and the first option that differs.
+    """
+    saved = join(checkpoint.tensors, checkpoint.data)["runner"].get("config", {})  # absent in older ones
+    for option, value in decided(config).items():
+        if saved.get(option, value) != value:
+            raise RunFolderError(
+                f"{checkpoint.path} is of another run: {option} was {saved[option]} there, and is {value} "
+                "in config.yaml"
+            )
 
 
 def curriculum_stage(checkpoint: Checkpoint) -> int | None:

@@ -39,7 +39,13 @@ from configs.command_line import or_exit
 from configs.schema import TrainConfig, from_yaml, load
 from envs.names import resolve
 from envs.vec_env import make_vec_env
-from runners.agent_factory import choose_device, make_agent, make_training_env, restore_agent
+from runners.agent_factory import (
+    check_same_run,
+    choose_device,
+    make_agent,
+    make_training_env,
+    restore_agent,
+)
 from runners.progress import ProgressDisplay
 from runners.run_folder import Checkpoint, RunFolder, write_json_atomically
 from runners.sequences import efficiency, span_scaling
@@ -127,6 +133,9 @@ class Subject:
         else:
             folder = RunFolder.open(command.run)
             config, trained = from_yaml(folder.config_file), folder.best_checkpoint()
+            for note in trained.notes:
+                sys.stderr.write(f"{note}\n")
+            check_same_run(trained, config)
         return cls(
             replace(config, seed=command.seed, threads=command.threads, device=command.device), trained
         )

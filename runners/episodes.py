@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from configs.command_line import Scalar
 from configs.schema import TrainConfig, from_yaml
 from envs.names import resolve
 from envs.vec_env import check_arguments
-from runners.agent_factory import restore_agent
+from runners.agent_factory import check_same_run, restore_agent
 from runners.run_folder import RunFolder
 
 RENDER_MODES = ("rgb_array", "ansi")
@@ -62,6 +63,9 @@ class TrainedAgent:
         folder = RunFolder.open(run)
         config = from_yaml(folder.config_file)
         chosen = folder.best_checkpoint() if checkpoint == "best" else folder.latest_checkpoint()
+        for note in chosen.notes:
+            sys.stderr.write(f"{note}\n")
+        check_same_run(chosen, config)
         agent, _ = restore_agent(chosen, None, device)
         same = env is None or env == config.env
         arguments = {**(config.evaluation_env_args if same else {}), **(env_args or {})}

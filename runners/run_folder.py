@@ -172,7 +172,7 @@ class RunFolder:
         Raises:
             ValueError: see `agents.archive.write_archive`; earlier checkpoints are untouched.
         """
-        path = self.checkpoints / f"step_{step:09d}.zip"
+        path = self.checkpoints / _checkpoint_name(step)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_archive(path, tensors, {"step": step, "content": data}, allow_nonfinite=allow_nonfinite)
         if is_best:
@@ -187,7 +187,7 @@ class RunFolder:
         Raises:
             RunFolderError: there is none, or all are damaged; a run never restarts silently.
         """
-        return self._first_good(self._newest_first())
+        return self._first_good(self._newest_first(), self._missing("latest"))
 
     def best_checkpoint(self) -> Checkpoint:
         """The best checkpoint; if that is missing or damaged the last one, with a note.
@@ -197,7 +197,7 @@ class RunFolder:
         """
         best = self._pointed_to("best")
         others = [path for path in self._newest_first() if path != best]
-        return self._first_good(others if best is None else [best, *others])
+        return self._first_good(others if best is None else [best, *others], self._missing("best"))
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.yaml, at the beginning and when a resumed run is given other options."""
@@ -207,16 +207,20 @@ class RunFolder:
         """Write evaluation.json."""
         write_json_atomically(self.evaluation_file, result)
 
-    def _first_good(self, paths: list[Path]) -> Checkpoint:
-        if not paths:
+    def _first_good(self, paths: list[Path], problems: list[str]) -> Checkpoint:
+        """The first that can be loaded; `problems` is what is known to be wrong already."""
+        if not (paths or problems):
             raise RunFolderError(
                 f"{self.path} has no checkpoint yet: the run ended before the first was written"
             )
-        problems: list[str] = []
         for path in paths:
             try:
                 tensors, stored = read_archive(path)
                 step, data = stored["step"], stored["content"]
+                if path.name != _checkpoint_name(step):
+                    raise ArchiveError(
+                        f"{path} cannot be loaded: it holds step {step}, so it was renamed or exchanged"
+                    )
             except (ArchiveError, OSError) as error:
                 problems.append(str(error))
             except KeyError as error:
@@ -244,12 +248,23 @@ class RunFolder:
 
     def _pointed_to(self, pointer: str) -> Path | None:
         """The checkpoint a pointer names; None if it names none that exists."""
+        path = self._named_by(pointer)
+        return path if path is not None and path.is_file() else None
+
+    def _missing(self, pointer: str) -> list[str]:
+        """What to say if a pointer names a checkpoint that is gone."""
+        path = self._named_by(pointer)
+        if path is None or path.is_file():
+            return []
+        return [f"{path} cannot be loaded: it is missing, although {self.checkpoints / pointer} names it"]
+
+    def _named_by(self, pointer: str) -> Path | None:
+        """The path a pointer names; None if it is no checkpoint's name."""
         try:
             name = (self.checkpoints / pointer).read_bytes().decode("ascii", "replace").strip()
         except FileNotFoundError:
             return None
-        path = self.checkpoints / name
-        return path if _CHECKPOINT_NAME.fullmatch(name) and path.is_file() else None
+        return self.checkpoints / name if _CHECKPOINT_NAME.fullmatch(name) else None
 
     def _prune(self, step: int) -> None:
         """Remove old checkpoints, and later ones that a resume from an earlier one has abandoned."""
@@ -267,6 +282,10 @@ class RunFolder:
                 match = _TEMPORARY_NAME.fullmatch(path.name)
                 if match and not _is_running(int(match.group(1))):
                     path.unlink(missing_ok=True)
+
+
+def _checkpoint_name(step: int) -> str:
+    return f"step_{step:09d}.zip"
 
 
 def write_json_atomically(path: Path, value: Mapping[str, Any]) -> None:

@@ -123,7 +123,7 @@ class MetricsFile(KVWriter):
         """Append to a file; a last line that a crash cut short is removed."""
         self.path = path
         _end_after_last_newline(path)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
 
     def write(self, key_values: Row, key_excluded: Excluded, step: int = 0) -> None:
         row = {
@@ -131,8 +131,12 @@ class MetricsFile(KVWriter):
             for key, value in sorted(filter_excluded_keys(key_values, key_excluded, "json").items())
             if isinstance(value, str | bool | int | float | np.generic | np.ndarray | torch.Tensor)
         }
-        self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        rest = memoryview(json.dumps(row, allow_nan=False).encode() + b"\n")
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     @property
     def offset(self) -> int:

@@ -25,6 +25,7 @@ from configs.command_line import or_exit
 from configs.schema import TrainConfig, load
 from envs.vec_env import EnvironmentFault
 from runners.agent_factory import (
+    check_same_run,
     check_spaces,
     curriculum_stage,
     make_agent,
@@ -36,7 +37,7 @@ from runners.agent_factory import (
 from runners.evaluation import MAX_ENVS, EvaluationResult, evaluate
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
-from runners.run_folder import RunFolder
+from runners.run_folder import RunFolder, RunFolderError
 from runners.tracking import make_logger
 from runners.training_callback import Outcome, TrainingCallback
 
@@ -68,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
             )
             return EXIT_SAVED
         try:
-            result = _evaluate_best(config, folder, stop)
-        except (EnvironmentFault, OSError) as fault:
+            result = _evaluate_best(config, folder, display, stop)
+        except (EnvironmentFault, RunFolderError, OSError) as fault:
             display.note(f"error: the evaluation stopped: {fault}\n{_where_to_go_on(folder)}")
             return 1
         except _EvaluationInterrupted:
@@ -113,6 +114,7 @@ def _fresh_or_restored(
     if config.resume is None:
         return make_agent(config, env), None, []
     checkpoint = folder.latest_checkpoint()
+    check_same_run(checkpoint, config)
     stage = curriculum_stage(checkpoint)
     if stage is not None and stage != config.curriculum.start:
         env.close()
@@ -152,14 +154,20 @@ def _train(
     return callback.outcome
 
 
-def _evaluate_best(config: TrainConfig, folder: RunFolder, stop: GracefulStop) -> EvaluationResult:
+def _evaluate_best(
+    config: TrainConfig, folder: RunFolder, display: ProgressDisplay, stop: GracefulStop
+) -> EvaluationResult:
     def on_step(steps: int, episodes: int) -> None:
         if stop.stop_requested:
             raise _EvaluationInterrupted
 
     chosen = config.evaluation
+    checkpoint = folder.best_checkpoint()
+    for note in checkpoint.notes:
+        display.note(note)
+    check_same_run(checkpoint, config)
+    agent, _ = restore_agent(checkpoint, None, config.device)
     env = make_evaluation_env(config, min(chosen.episodes, MAX_ENVS), chosen.seed)
-    agent, _ = restore_agent(folder.best_checkpoint(), None, config.device)
     try:
         result = evaluate(
             agent,

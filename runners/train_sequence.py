@@ -26,13 +26,14 @@ import torch
 from agents.state_tree import join, split
 from configs import command_line
 from configs.command_line import or_exit
+from configs.run_config import decided
 from configs.sequence_schema import SequenceConfig, load
 from envs.sequences.stream import Stream
-from runners.agent_factory import choose_device, shown
+from runners.agent_factory import check_same_run, choose_device, shown
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
 from runners.ranks import Ranks
-from runners.run_folder import RunFolder
+from runners.run_folder import RunFolder, RunFolderError
 from runners.sequences.evaluation import SequenceScore, evaluate
 from runners.sequences.factory import make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer, TrainingFaultError, UpdateReport
@@ -84,6 +85,7 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
     notes: list[str] = []
     if config.resume is not None and folder is not None:
         found = or_exit(folder.latest_checkpoint)
+        or_exit(lambda: check_same_run(found, config))
         checkpoint, notes = join(found.tensors, found.data), found.notes
     checkpoint = ranks.share(checkpoint)
     if checkpoint is not None:
@@ -104,7 +106,11 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
         display.note(f"Interrupted at {trainer.tokens:,} tokens, and saved. {_where_to_go_on(folder)}")
         return EXIT_SAVED
     if folder is not None:
-        score = session.judge_best()
+        try:
+            score = session.judge_best()
+        except (RunFolderError, OSError) as fault:
+            display.note(f"error: the evaluation stopped: {fault}\n{_where_to_go_on(folder)}")
+            return 1
         folder.write_evaluation(score.to_json())
         display.summary_table(
             {
@@ -173,6 +179,9 @@ class Session:
         """The best checkpoint on the valid split."""
         assert self._folder is not None
         best = self._folder.best_checkpoint()
+        for note in best.notes:
+            self._display.note(note)
+        check_same_run(best, self._config)
         model = self._trainer.model
         model.load_state_dict(join(best.tensors, best.data)["trainer"]["model"])
         return evaluate(
@@ -246,7 +255,7 @@ class Session:
         runner = {
             "best_loss": self._best_loss,
             "metrics_offset": self._logger.metrics.offset,
-            "threads": self._config.threads,
+            "config": decided(self._config),
         }
         tensors, data = split({"trainer": tree, "runner": runner})
         self._folder.save_checkpoint(self._trainer.tokens, tensors, data, is_best=is_best)

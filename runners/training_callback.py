@@ -12,6 +12,7 @@ from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.recording import record_episode
 from agents.state_tree import split
 from configs.command_line import LARGEST_SEED
+from configs.run_config import decided
 from configs.schema import TrainConfig
 from runners.agent_factory import make_training_env
 from runners.episodes import make_env
@@ -112,6 +113,7 @@ class TrainingCallback(BaseCallback):
                     "threads": self._config.threads,
                     "solved_by": self._goal if self.outcome.solved else None,
                     "stage": self._stage,
+                    "config": decided(self._config),
                 },
             }
         )
@@ -141,6 +143,7 @@ class TrainingCallback(BaseCallback):
             render(record, path)
         except Exception as error:
             self._films_failed = True
+            path.unlink(missing_ok=True)
             self._display.note(f"videos are switched off ({type(error).__name__}: {error}); training goes on")
             return
         caption = f"{step:,} steps, seed {seed}, return {record.facts['return']:g}"

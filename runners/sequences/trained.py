@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from configs import command_line
 from configs.command_line import Scalar
 from configs.sequence_schema import SequenceConfig, from_yaml
 from envs.sequences.stream import Stream
-from runners.agent_factory import choose_device
+from runners.agent_factory import check_same_run, choose_device
 from runners.run_folder import RunFolder
 from runners.sequences.factory import make_model, open_stream
 
@@ -80,6 +81,9 @@ class TrainedOptions:
             seed=trained.seed if self.seed is None else self.seed,
         )
         found = folder.best_checkpoint() if self.checkpoint == "best" else folder.latest_checkpoint()
+        for note in found.notes:
+            sys.stderr.write(f"{note}\n")
+        check_same_run(found, trained)
         tensors = join(found.tensors, found.data)["trainer"]["model"]
         model = make_model(config, open_stream(config, "valid"), device)
         expected = {name: part.shape for name, part in model.state_dict().items()}

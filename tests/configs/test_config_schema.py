@@ -299,6 +299,11 @@ BAD_YAML = {
     "1: 2": "1 in bad.yaml is not an option",
     "? [seed]\n: 1": "bad.yaml",
     "seed: \x00": "bad.yaml",
+    "seed: !!int one": "bad.yaml is not valid YAML: invalid literal for int()",
+    "seed: !!timestamp 2001-13-01": "bad.yaml is not valid YAML: month must be in 1..12",
+    f"seed: {'9' * 5000}": "bad.yaml is not valid YAML: Exceeds the limit",
+    f"seed: 0x{'f' * 5000}": "seed must be an integer, got an integer of more than 100 digits (in bad.yaml)",
+    "seed: [&a [x, x], &b [*a, *a], [*b, *b]]": "seed must be an integer, got [['x', 'x'], [['x', 'x']",
 }
 
 
@@ -318,6 +323,18 @@ def test_a_wrong_file_is_refused_by_name(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("error:") == 1
+
+
+def test_aliases_of_aliases_do_not_fill_the_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Thirty lines that name 10**30 words."""
+    path = tmp_path / "laughs.yaml"
+    lines = [f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)]
+    path.write_text("seed:\n  - &a0 [x]\n" + "".join(lines))
+    with pytest.raises(SystemExit):
+        load(["--config", str(path)])
+    assert len(capsys.readouterr().err) < 10_000
 
 
 def test_binary_files_and_folders_are_no_configuration(

@@ -123,6 +123,43 @@ def test_faults_are_named_with_environment_seed_step_and_action(fault: str) -> N
         env.step(np.ones(2, dtype=np.int64))
 
 
+class Shaped(Counter):
+    """Says one thing of its observations and rewards, and does another from the third step on."""
+
+    def __init__(self, observation: Any, reward: Any = 1.0) -> None:
+        super().__init__(100, fault=lambda o, r: (observation, reward), fault_step=3)
+
+
+@pytest.mark.parametrize(
+    ("observation", "reward", "message"),
+    [
+        (np.zeros(2, np.float32), 1.0, r"the observation has the shape \(2,\) and dtype float32"),
+        (np.float32(0.0), 1.0, r"the observation has the shape \(\) and dtype float32"),
+        (np.zeros((1, 1), np.float32), 1.0, r"the observation has the shape \(1, 1\)"),
+        (np.zeros(1, complex), 1.0, r"dtype complex128, its space says \(1,\) and float32"),
+        (np.zeros(1, np.float32), None, "the reward is None, not a number"),
+        (np.zeros(1, np.float32), 1e30, r"the reward is 1e\+30, larger than 1e\+18"),
+    ],
+)
+def test_another_kind_than_declared_is_a_fault_of_the_environment_that_did_it(
+    observation: Any, reward: Any, message: str
+) -> None:
+    """A batch would stretch or flatten it without a word, or name its last environment."""
+    faulty = iter([True, False])
+    gym.register(
+        "MemorySuiteTest/Shaped-v0", lambda: Shaped(observation, reward) if next(faulty) else Counter()
+    )
+    try:
+        env = make_vec_env("MemorySuiteTest/Shaped-v0", 2, seed=10)
+    finally:
+        del gym.registry["MemorySuiteTest/Shaped-v0"]
+    env.reset()
+    for _ in range(2):
+        env.step(np.zeros(2, dtype=np.int64))
+    with pytest.raises(EnvironmentFault, match=rf"{message}.*in environment 0 of 2, seed 10 at step 3"):
+        env.step(np.zeros(2, dtype=np.int64))
+
+
 def test_an_infinite_value_is_a_fault_even_where_the_space_has_no_bounds() -> None:
     broken = Counter(100, fault=lambda o, r: (o * np.inf, r), fault_step=1)
     broken.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)

@@ -109,6 +109,27 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_last(folder: RunFolder) -> N
     assert "step_000000100.zip" in checkpoint.notes[0]
 
 
+def test_exchanged_checkpoints_are_passed_over_aloud(folder: RunFolder) -> None:
+    paths = save(folder, 100, 200, 300, best=100)
+    first = paths[0].read_bytes()
+    paths[0].write_bytes(paths[2].read_bytes())
+    paths[2].write_bytes(first)
+    for checkpoint in (folder.latest_checkpoint(), folder.best_checkpoint()):
+        assert checkpoint.step == 200
+        assert "so it was renamed or exchanged" in checkpoint.notes[0]
+
+
+def test_a_lost_checkpoint_is_named(folder: RunFolder) -> None:
+    paths = save(folder, 100, 200)
+    paths[1].unlink()
+    checkpoint = folder.latest_checkpoint()
+    assert checkpoint.step == 100
+    assert f"{paths[1]} cannot be loaded: it is missing" in checkpoint.notes[0]
+    paths[0].unlink()
+    with pytest.raises(RunFolderError, match=r"step_000000200\.zip .*it is missing"):
+        folder.latest_checkpoint()
+
+
 def test_without_a_good_checkpoint_it_refuses_and_names_all(folder: RunFolder) -> None:
     with pytest.raises(RunFolderError, match="has no checkpoint yet"):
         folder.latest_checkpoint()

@@ -1,0 +1,162 @@
+"""What runs in the forked processes; the fork server imports this module once, for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import itertools
+import os
+import random
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch._dynamo  # the first optimizer imports it, which takes longer than a whole run
+
+from agents.archive import read_archive
+from agents.on_policy import MemoryOnPolicyAlgorithm
+from agents.state_tree import join, split
+from configs import command_line
+from envs.vec_env import GymnasiumVecEnv
+from runners import train_agent
+from runners.run_folder import Checkpoint, RunFolder
+from runners.tracking import MetricsFile
+from runners.training_callback import TrainingCallback
+
+
+def train(words: Sequence[str]) -> int:
+    """The command, with its exit code."""
+    return command_line.run(lambda: train_agent.main(list(words)))
+
+
+def train_with_draws(words: Sequence[str]) -> int:
+    """The same on environments that use all there is.
+
+    They draw from Python's and NumPy's global generators, as some do; rewards and cues come at any time.
+    """
+    step_wait = GymnasiumVecEnv.step_wait
+
+    def noisy(self: GymnasiumVecEnv) -> Any:
+        observation, rewards, dones, infos = step_wait(self)
+        noise = 0.01 * (random.random() + np.random.random())  # noqa: NPY002
+        self._returns[~dones] += noise
+        for info in infos:
+            info |= {"cue": int(random.random() < 0.1), "cue_done": int(random.random() < 0.1)}
+        return observation, rewards + np.float32(noise), dones, infos
+
+    GymnasiumVecEnv.step_wait = noisy  # type: ignore[method-assign]
+    return train(words)
+
+
+def resume_without(words: Sequence[str], part: str, stale: str) -> int:
+    """Resume with one part of the checkpoint as it was in an older one: as if it were not saved."""
+    latest = RunFolder.latest_checkpoint
+
+    def latest_checkpoint(self: RunFolder) -> Checkpoint:
+        checkpoint = latest(self)
+        tree = join(checkpoint.tensors, checkpoint.data)
+        tensors, stored = read_archive(stale)
+        *path, name = part.split("/")
+        inner, older = tree, join(tensors, stored["content"])
+        for key in path:
+            inner, older = inner[key], older[key]
+        inner[name] = older[name]
+        tensors, data = split(tree)
+        return replace(checkpoint, tensors=tensors, data=data)
+
+    RunFolder.latest_checkpoint = latest_checkpoint  # type: ignore[method-assign]
+    return train_with_draws(words)
+
+
+def train_on_full_disk(words: Sequence[str], where: str, call: int) -> int:
+    """The disk is full during one call that writes a checkpoint, a row of metrics or a video."""
+    owner, name = _WRITERS[where]
+    write = getattr(owner, name)
+    calls = itertools.count(1)
+
+    @functools.wraps(write)
+    def limited(*arguments: Any, **options: Any) -> Any:
+        if next(calls) != call:
+            return write(*arguments, **options)
+        metrics = arguments[0].path if where == "metrics" else None
+        with _no_space(0 if metrics is None else metrics.stat().st_size):
+            return write(*arguments, **options)
+
+    setattr(owner, name, limited)
+    return train(words)
+
+
+def train_with_nan(words: Sequence[str], where: str, step: int) -> int:
+    """The loss or a gradient is NaN in one step of the optimizer."""
+    optimize = MemoryOnPolicyAlgorithm.optimize
+    steps = itertools.count(1)
+
+    def poisoned(self: MemoryOnPolicyAlgorithm, loss: torch.Tensor) -> None:
+        if next(steps) != step:
+            optimize(self, loss)
+        elif where == "loss":
+            optimize(self, loss * float("nan"))
+        else:
+            loss.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[no-untyped-call]
+            optimize(self, loss)
+
+    MemoryOnPolicyAlgorithm.optimize = poisoned  # type: ignore[method-assign]
+    return train(words)
+
+
+_WRITERS: dict[str, tuple[type, str]] = {
+    "checkpoint": (RunFolder, "save_checkpoint"),
+    "metrics": (MetricsFile, "write"),
+    "video": (TrainingCallback, "_film"),
+}
+SPACE_BYTES = 512
+"""so much can still be written"""
+
+
+@contextlib.contextmanager
+def _no_space(size: int) -> Iterator[None]:
+    """Files cannot grow: the kernel stops a write in its middle, as on a full disk, with another number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + SPACE_BYTES, hard))
+    try:
+        yield
+    except OSError as error:
+        number = errno.ENOSPC if error.errno == errno.EFBIG else error.errno
+        raise OSError(number, os.strerror(number or 0), error.filename) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def nothing() -> int:
+    """Begin and end."""
+    return 0
+
+
+def save_checkpoints(run: str, first_step: int, numbers: int) -> int:
+    """Write checkpoints of so many float32 numbers, all equal to the step, without end."""
+    folder = RunFolder.open(Path(run))
+    for step in itertools.count(first_step):
+        folder.save_checkpoint(step, {"x": torch.full((numbers,), float(step))}, {"step": step})
+    return 0
+
+
+def save_naively(file: str, numbers: int) -> int:
+    """The same as most programs do it: `torch.save` onto the file itself."""
+    for step in itertools.count():
+        torch.save({"x": torch.full((numbers,), float(step)), "step": step}, file)
+    return 0
+
+
+def run(function: Callable[..., int], arguments: tuple[Any, ...], log: str) -> None:
+    """Run `function` as a process of its own would: its words go to a file, its result is the exit code."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    torch.set_num_threads(1)
+    sys.exit(function(*arguments))

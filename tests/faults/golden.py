@@ -1,0 +1,96 @@
+"""Short trainings recorded to the last digit: a change of the numbers is never an accident.
+
+    python -m tests.faults.golden --renew
+
+records them anew; the changelog says why. The numbers hold for one version of torch and NumPy and one
+instruction set, which are recorded too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from runners.run_folder import RunFolder
+from tests.faults import children
+from tests.faults.harness import Child, bits, rows_of
+
+FOLDER = Path(__file__).parent / "golden"
+COMMAND = "python -m tests.faults.golden --renew"
+
+_SIZE = (
+    *("--num-envs", "8", "--policy.width", "16", "--policy.num-layers", "2", "--policy.num-heads", "2"),
+    *("--ppo.n-steps", "8", "--ppo.batch-size", "32", "--a2c.n-steps", "8", "--total-steps", "3200"),
+    *("--memory.max-span", "64", "--memory.ramp", "4", "--memory.size", "6", "--memory.compressed-size", "4"),
+    *("--stop.success", "none", "--track", "disabled", "--evaluation.episodes", "1"),
+    *("--checkpoint-every", "100"),
+)
+RUNS: dict[str, tuple[str, ...]] = {
+    "ppo-expire-span-corridor": (*_SIZE, "--env", "corridor-short", "--env-arg", "max_length=4"),
+    "a2c-expire-span-corridor": (
+        *(*_SIZE, "--env", "corridor-short", "--algo", "a2c", "--env-arg", "max_length=4"),
+        *("--memory.random-shortening", "true", "--memory.time-dilation-max", "3"),
+    ),
+    "ppo-adaptive-span-portal": (*_SIZE, "--env", "portal-short", "--memory", "adaptive-span"),
+    "ppo-compressive-corridor": (*_SIZE, "--env", "corridor-short", "--memory", "compressive"),
+    "ppo-transformer-xl-cartpole": (*_SIZE, "--env", "CartPole-v1", "--memory", "transformer-xl"),
+}
+"""fifty updates each"""
+
+METRICS = (
+    *("time/total_timesteps", "rollout/ep_rew_mean", "train/loss", "train/value_loss", "train/entropy_loss"),
+    *("train/policy_gradient_loss", "memory/penalty_weight", "memory/layer1/retained_mean"),
+)
+
+
+def here() -> dict[str, str]:
+    """What the numbers depend on besides the program."""
+    return {
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    """Train one of `RUNS`: its rows and a hash of its last checkpoint's weights."""
+    run = folder / name
+    child = Child(children.train, [*RUNS[name], "--run", str(run)], log=folder / f"{name}.log")
+    code = child.wait()
+    assert code == 0, child.said()
+    weights = hashlib.sha256()
+    for key, tensor in sorted(RunFolder.open(run).latest_checkpoint().tensors.items()):
+        if "/policy/" in key:
+            weights.update(bits(tensor))
+    rows = [{key: row[key] for key in METRICS if key in row} for row in rows_of(run)]
+    return {"rows": rows, "weights": weights.hexdigest()}
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What the last renewal found."""
+    content: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return content
+
+
+def renew() -> None:
+    """Record every run."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in RUNS:
+            content = {"here": here(), **measure(name, Path(folder))}
+            rows = ",\n".join(f"  {json.dumps(row)}" for row in content.pop("rows"))
+            head = json.dumps(content)[:-1]
+            (FOLDER / f"{name}.json").write_text(f'{head}, "rows": [\n{rows}\n]}}\n')
+            sys.stdout.write(f"{name}\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--renew"]:
+        sys.exit(f"usage: {COMMAND}")
+    renew()
