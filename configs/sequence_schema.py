@@ -129,6 +129,8 @@ class SequenceConfig(RunConfig):
     """argument that the task has on held-out data only, repeatable; in YAML a mapping"""
     data: Path | None = None
     """file to read the text from; none: a default one, fetched when first used"""
+    init: Path | None = None
+    """run folder with whose last weights training begins; none: fresh ones"""
     num_rows: int = 16
     """rows of the batch, each a stream with a memory of its own"""
     block_size: int = 256

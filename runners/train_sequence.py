@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents.sequence_model import SequenceModel
 from agents.state_tree import join, split
 from configs import command_line
 from configs.command_line import or_exit
@@ -35,7 +36,7 @@ from runners.progress import ProgressDisplay
 from runners.ranks import Ranks
 from runners.run_folder import RunFolder, RunFolderError
 from runners.sequences.evaluation import SequenceScore, evaluate
-from runners.sequences.factory import make_model, open_stream
+from runners.sequences.factory import load_weights, make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer, TrainingFaultError, UpdateReport
 from runners.tracking import STEP_KEY, RunLogger, make_logger
 
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     device = or_exit(lambda: ranks.device(choose_device(config.device)))
     stream = or_exit(lambda: open_stream(config, "train", ranks=ranks))
     or_exit(lambda: open_stream(config, "valid"))  # find out now whether the model can be judged later
-    model = or_exit(lambda: make_model(config, stream, device))
+    model = or_exit(lambda: _first_model(config, stream, device))
     ranks.connect(device)
     try:
         return _run(config, SequenceTrainer(config, model, stream, ranks), ranks)
@@ -265,6 +266,13 @@ def _quality(is_text: bool, which: str, loss: float, accuracy: float) -> str:
     if is_text:
         return f"{which} {loss / np.log(2):.3f} bits per byte"
     return f"{which} error {1 - accuracy:.1%}, loss {loss:.3f}"
+
+
+def _first_model(config: SequenceConfig, stream: Stream, device: torch.device) -> SequenceModel:
+    model = make_model(config, stream, device)
+    if config.init is not None and config.resume is None:
+        load_weights(model, RunFolder.open(config.init).latest_checkpoint())
+    return model
 
 
 def _open_folder(config: SequenceConfig) -> RunFolder:

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from agents.sequence_model import SequenceModel
+from agents.state_tree import join
 from agents.transformer import TransformerSettings
 from configs.model import MemoryConfig, ModelConfig
 from configs.sequence_schema import SequenceConfig
 from envs.sequences.stream import Stream
 from envs.sequences.tasks import make_stream
 from runners.ranks import Ranks
+from runners.run_folder import Checkpoint
 
 
 def open_stream(
@@ -83,3 +85,21 @@ def make_model(config: SequenceConfig, stream: Stream, device: torch.device) -> 
         num_targets=stream.num_targets,
         dropout=config.model.dropout,
     ).to(device)
+
+
+def load_weights(model: SequenceModel, checkpoint: Checkpoint) -> None:
+    """Give a model the weights of a checkpoint.
+
+    Raises:
+        ValueError: they are of a model of another size, or for another task.
+    """
+    weights = join(checkpoint.tensors, checkpoint.data)["trainer"]["model"]
+    expected = {name: list(part.shape) for name, part in model.state_dict().items()}
+    found = {name: list(part.shape) for name, part in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ValueError(
+                f"task: the model of {checkpoint.path} has {name} of shape {found.get(name)}, but this task, "
+                f"its arguments and the model's options need {expected.get(name)}"
+            )
+    model.load_state_dict(weights)

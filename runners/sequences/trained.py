@@ -13,14 +13,13 @@ import torch
 import tyro
 
 from agents.sequence_model import SequenceModel
-from agents.state_tree import join
 from configs import command_line
 from configs.command_line import Scalar
 from configs.sequence_schema import SequenceConfig, from_yaml
 from envs.sequences.stream import Stream
 from runners.agent_factory import check_same_run, choose_device
 from runners.run_folder import RunFolder
-from runners.sequences.factory import make_model, open_stream
+from runners.sequences.factory import load_weights, make_model, open_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +83,6 @@ class TrainedOptions:
         for note in found.notes:
             sys.stderr.write(f"{note}\n")
         check_same_run(found, trained)
-        tensors = join(found.tensors, found.data)["trainer"]["model"]
         model = make_model(config, open_stream(config, "valid"), device)
-        expected = {name: part.shape for name, part in model.state_dict().items()}
-        for name, part in tensors.items():
-            if expected.get(name) != part.shape:
-                raise ValueError(
-                    f"task: the run's model has {name} of shape {list(part.shape)}, but this task and its "
-                    f"arguments need {list(expected.get(name, ()))}"
-                )
-        model.load_state_dict(tensors)
+        load_weights(model, found)
         return TrainedSequence(model.eval(), config, found.path.name)

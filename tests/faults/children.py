@@ -24,10 +24,9 @@ from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.state_tree import join, split
 from configs import command_line
 from envs.vec_env import GymnasiumVecEnv
-from runners import train_agent
+from runners import train_agent, training_callback
 from runners.run_folder import Checkpoint, RunFolder
 from runners.tracking import MetricsFile
-from runners.training_callback import TrainingCallback
 
 
 def train(words: Sequence[str]) -> int:
@@ -110,10 +109,10 @@ def train_with_nan(words: Sequence[str], where: str, step: int) -> int:
     return train(words)
 
 
-_WRITERS: dict[str, tuple[type, str]] = {
+_WRITERS: dict[str, tuple[Any, str]] = {
     "checkpoint": (RunFolder, "save_checkpoint"),
     "metrics": (MetricsFile, "write"),
-    "video": (TrainingCallback, "_film"),
+    "video": (training_callback, "render"),
 }
 SPACE_BYTES = 512
 """so much can still be written"""

@@ -218,6 +218,16 @@ def test_the_penalty_waits_and_then_shortens_spans() -> None:
     assert spans[9] < 0.7 * spans[2]
 
 
+def test_training_may_begin_with_the_weights_of_another_run(tmp_path: Path) -> None:
+    assert train_sequence.main([*COPY, *SMALL, "--run", str(tmp_path / "first")]) == 0
+    words = [*COPY, "--task-arg", "distance=30", *SMALL, "--init", str(tmp_path / "first")]
+    assert train_sequence.main([*words, "--run", str(tmp_path / "second")]) == 0
+    assert rows(tmp_path / "second")[0]["train/loss"] < rows(tmp_path / "first")[0]["train/loss"]
+    with pytest.raises(SystemExit):
+        train_sequence.main([*words, "--model.width", "32", "--run", str(tmp_path / "third")])
+    assert not (tmp_path / "third").exists()
+
+
 # -- evaluation ---------------------------------------------------------------------------------------
 
 
@@ -322,7 +332,7 @@ def test_another_vocabulary_is_refused(
     with pytest.raises(SystemExit) as leaving:
         evaluate_sequence.main(["--run", str(tmp_path / "run"), "--task-arg", "alphabet_size=5"])
     assert leaving.value.code == 2
-    assert "task: the run's model has" in capsys.readouterr().err
+    assert "task: the model of" in capsys.readouterr().err
 
 
 def test_a_file_that_changed_is_refused_at_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
