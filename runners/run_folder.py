@@ -92,8 +92,8 @@ class RunFolder:
         Args:
             path: the folder.
             keep_checkpoints: as in the configuration.
-            to_resume: the run will be continued here: remove what a crash left half written. Not
-                otherwise, since the run may still be going on.
+            to_resume: the run will be continued here: remove what a crash left half written, and finish
+                what it left half done. Not otherwise, since the run may still be going on.
 
         Raises:
             RunFolderError: it is not a run folder.
@@ -104,6 +104,7 @@ class RunFolder:
             raise RunFolderError(f"{path} is not a run folder: {reason}")
         if to_resume:
             folder._remove_temporary_files()
+            folder._point_to_the_first()
         return folder
 
     @property
@@ -274,6 +275,12 @@ class RunFolder:
         kept = {*past[-self.keep_checkpoints :], best}
         for path in steps.keys() - kept:
             path.unlink(missing_ok=True)
+
+    def _point_to_the_first(self) -> None:
+        """A first checkpoint is the best one so far, also if a crash came before `best` could say so."""
+        steps = self._steps()
+        if len(steps) == 1 and not (self.checkpoints / "best").exists():
+            self._point("best", *steps)
 
     def _remove_temporary_files(self) -> None:
         """Remove what processes that are gone left half written."""

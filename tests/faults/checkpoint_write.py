@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import random
@@ -30,15 +31,13 @@ def kill_inside_writes(kills: int, folder: Path, generator: random.Random) -> Fi
     """
     run = folder / "run"
     run_folder = RunFolder.create(TrainConfig(run=run))
-    began = time.monotonic()
-    run_folder.save_checkpoint(0, {"x": torch.zeros(NUMBERS)}, {"step": 0})
-    seconds = time.monotonic() - began
+    size = run_folder.save_checkpoint(0, {"x": torch.zeros(NUMBERS)}, {"step": 0}).stat().st_size
     good = inside = step = 0
     problems: list[str] = []
     while inside < kills:
         child = Child(children.save_checkpoints, str(run), step + 1, NUMBERS, log=folder / "log")
-        assert child.runs_until(lambda: bool(leftovers(run))), child.said()
-        time.sleep(generator.uniform(0.0, 0.5 * seconds))
+        written = functools.partial(_is_written, run_folder.checkpoints, generator.randrange(size))
+        assert child.runs_until(written), child.said()
         child.send(signal.SIGKILL)
         child.wait()
         if not any(".zip.tmp-" in name for name in leftovers(run)):
@@ -85,6 +84,14 @@ def kill_naive_writes(kills: int, folder: Path, generator: random.Random) -> Fig
         good=readable,
         of=kills,
     )
+
+
+def _is_written(checkpoints: Path, size: int) -> bool:
+    """Whether so many bytes of an unfinished checkpoint are there."""
+    for path in checkpoints.glob("*.zip.tmp-*"):
+        with contextlib.suppress(FileNotFoundError):  # it has just been renamed
+            return path.stat().st_size > size
+    return False
 
 
 def _is_written_after(file: Path, moment: float) -> bool:

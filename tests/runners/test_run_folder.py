@@ -191,6 +191,17 @@ def test_an_archive_that_is_no_checkpoint_is_passed_over(folder: RunFolder) -> N
     assert "it lacks 'step'" in folder.latest_checkpoint().notes[0]
 
 
+def test_killed_before_the_first_checkpoint_was_pointed_to_it_is_still_the_best(folder: RunFolder) -> None:
+    save(folder, 100, best=100)
+    for pointer in ("best", "latest"):
+        (folder.checkpoints / pointer).unlink()
+    reopened = RunFolder.open(folder.path, keep_checkpoints=2)
+    assert not (folder.checkpoints / "best").exists(), "it may be about to be written"
+    reopened = RunFolder.open(folder.path, keep_checkpoints=2, to_resume=True)
+    save(reopened, 200, 300, 400)
+    assert reopened.best_checkpoint().step == 100
+
+
 def test_leftovers_of_dead_processes_are_removed_to_resume_only(folder: RunFolder) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
