@@ -63,8 +63,11 @@ class TrainedOptions:
         if self.seed is not None:
             command_line.check_seed(self.seed)
 
-    def open(self) -> TrainedSequence:
+    def open(self, stream: Stream | None = None) -> TrainedSequence:
         """Read the checkpoint.
+
+        Args:
+            stream: what the model is to read; None: splits of the run's own data, which then must be there.
 
         Raises:
             ValueError: the run has none that can be loaded, or an option does not fit it.
@@ -81,7 +84,7 @@ class TrainedOptions:
         )
         found = folder.best_checkpoint() if self.checkpoint == "best" else folder.latest_checkpoint()
         tensors = join(found.tensors, found.data)["trainer"]["model"]
-        model = make_model(config, open_stream(config, "valid"), device)
+        model = make_model(config, open_stream(config, "valid") if stream is None else stream, device)
         expected = {name: part.shape for name, part in model.state_dict().items()}
         for name, part in tensors.items():
             if expected.get(name) != part.shape:
