@@ -215,8 +215,8 @@ def parse_replacement(words: str) -> tuple[bytes, bytes]:
         if not equals:
             raise ValueError(f"replace must be OLD=NEW, got {words!r}")
         raise ValueError(
-            f"replace must be OLD=NEW of equal length in bytes, so that nothing else moves; {quoted(old)} has "
-            f"{len(old)} bytes, {quoted(new)} has {len(new)}"
+            f"replace must be OLD=NEW of equal length in bytes, so that nothing else moves; {quoted(old)} "
+            f"has {len(old)} bytes, {quoted(new)} has {len(new)}"
         )
     old, new = both[:half], both[half + 1 :]
     if old == new:

@@ -27,7 +27,7 @@ from runners.sequences.analysis import (
     quoted,
     span_table_of_text,
 )
-from runners.sequences.colored_text import Cell, Scale, byte_name, cells_of
+from runners.sequences.colored_text import Cell, Scale, byte_name, cells_of, tick_name
 from runners.sequences.evaluation import SequenceScore
 from runners.sequences.pictures import (
     draw_edit,
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 NUM_LISTED = 15
 """tokens with the largest differences, of either sign"""
 NUM_BYTES_LISTED = 20
-CONTEXT = (44, 12)
-"""bytes shown before and behind a listed one"""
+CONTEXT = (28, 16, 12)
+"""bytes shown before and behind a listed one; a narrow screen leaves out the first"""
 LEAD = 200
 """bytes shown before an edit"""
 NOTABLE_BITS = 0.1
@@ -259,14 +259,14 @@ def _gain_table(
     compared: tuple[int, int],
     change: NDArray[np.float64],
 ) -> str:
-    heads = ["byte", "at", "in its context", *[f"loss up to {span:,}" for span in compared], "difference"]
+    heads = ["difference", "in its context", "byte", "at", *[f"loss up to {span:,}" for span in compared]]
     rows = [
         [
+            f"{change[place]:+.2f}",
+            _context(cells, place),
             byte_name(analysis.text[place]),
             f"{place:,}",
-            _context(cells, place),
             *[f"{analysis.reading(span).bits_N[place]:.2f}" for span in compared],
-            f"{change[place]:+.2f}",
         ]
         for place in places.tolist()
     ]
@@ -288,19 +288,20 @@ def _edit_section(
     start = max(0, edit.start - min(LEAD, shown // 4))
     window = range(start, min(len(text), start + shown))
     title = f"What changes if {quoted(edit.old)} at byte {edit.start:,} were {quoted(edit.new)}"
+    edited = range(edit.start, edit.end)
     shade = Shade(
         "change",
         np.abs(difference),
         Scale.of_changes(difference[edit.end :], "|difference of the loss| (bits)"),
     )
     note = f"{where}, bytes {window.start:,} to {window.stop - 1:,} of {len(text):,}"
-    output.add_figure("edit.png", _text_figure(cells, window, shade, title, note))
+    output.add_figure("edit.png", _text_figure(cells, window, shade, title, note, edited))
     tips = [
         Tip("loss as it is", effect.before.bits_N, "bits", 3),
         Tip("loss after the edit", effect.after.bits_N, "bits", 3),
         Tip("difference", difference, "bits", 6),
     ]
-    views["edit"] = _view(text, cells, window, [shade], tips, marked=range(edit.start, edit.end))
+    views["edit"] = _view(text, cells, window, [shade], tips, marked=edited)
     url = output.add_figure("edit-distance.png", draw_edit(effect, ramp, f"{where}; {title}"))
     narrow = _data_url(image_bytes(draw_edit(effect, ramp, f"{where}; {title}", narrow=True), "png"))
     rows = []
@@ -337,9 +338,23 @@ def _range(low: float, high: float) -> str:
     return f"{first} steps" if first == last else f"{first} to {last} steps"
 
 
-def _text_figure(cells: Sequence[Cell], window: range, shade: Shade, title: str, note: str) -> Figure:
+def _text_figure(
+    cells: Sequence[Cell],
+    window: range,
+    shade: Shade,
+    title: str,
+    note: str,
+    marked: range = range(0),
+) -> Figure:
     part = slice(window.start, window.stop)
-    return draw_text(cells[part], shade.values[part], shade.scale, title=title, note=note)
+    return draw_text(
+        cells[part],
+        shade.values[part],
+        shade.scale,
+        title=title,
+        note=note,
+        marked=[place - window.start for place in marked],
+    )
 
 
 # -- HTML ---------------------------------------------------------------------------------------------
@@ -400,7 +415,7 @@ def _scale_facts(scale: Scale) -> dict[str, Any]:
         "palette": [_css(color) for color in scale.palette_P3],
         "black": black_or_white(scale.palette_P3).tolist(),
         "ticks": [
-            [round(float(place), 4), f"{tick:,.3g}" if abs(tick) < 1000 else f"{tick:,.0f}"]
+            [round(float(place), 4), tick_name(tick)]
             for place, tick in zip(scale.position(ticks), ticks, strict=True)
         ],
     }
@@ -437,15 +452,16 @@ def _cell(content: str) -> str:
 
 def _context(cells: Sequence[Cell], place: int) -> Markup:
     """A byte between its neighbors, in a cell of a table."""
-    before, behind = CONTEXT
+    far, near, behind = CONTEXT
 
-    def joined(part: Sequence[Cell]) -> str:
+    def joined(start: int, end: int) -> str:
+        part = cells[max(0, start) : max(0, end)]
         return html.escape("".join(f"\\x{cell.label}" if cell.kind == "hex" else cell.label for cell in part))
 
     return Markup(
-        f'<td class="context"><bdo dir="ltr">{joined(cells[max(0, place - before) : place])}'
-        f"<mark>{joined(cells[place : place + 1])}</mark>"
-        f"{joined(cells[place + 1 : place + 1 + behind])}</bdo></td>"
+        f'<td class="context"><bdo dir="ltr"><span class="far">{joined(place - near - far, place - near)}</span>'
+        f"{joined(place - near, place)}<mark>{joined(place, place + 1)}</mark>"
+        f"{joined(place + 1, place + 1 + behind)}</bdo></td>"
     )
 
 

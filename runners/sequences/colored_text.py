@@ -61,6 +61,11 @@ def byte_name(value: int) -> str:
     return _NAMES.get(value) or (chr(value) if 32 < value < 127 else f"0x{value:02x}")
 
 
+def tick_name(value: float) -> str:
+    """A number beside a palette."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """Which color a number has."""

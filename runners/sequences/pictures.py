@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from runners.colors import FAINT_INK, INK, RULE, black_or_white
 from runners.sequences.analysis import EditEffect
-from runners.sequences.colored_text import REST, Cell, Scale
+from runners.sequences.colored_text import REST, Cell, Scale, tick_name
 from runners.sequences.evaluation import SequenceScore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 # Okabe and Ito's colors, told apart by color-blind eyes; line styles tell them apart in grey.
 BLUE, ORANGE = "#0072b2", "#d55e00"
-LAYER_LOOKS = tuple(
-    (color, style) for style in ("--", ":", "-.") for color in (ORANGE, "#009e73", "#cc79a7", "#e69f00")
-)
+LAYER_COLORS = (ORANGE, "#009e73", "#cc79a7", "#e69f00")
+LAYER_STYLES = ("--", ":", "-.")
 COLUMNS = 100
 """characters of a line"""
 MOST_LINES = 90
@@ -34,7 +34,8 @@ _CELL_INCHES = (0.085, 0.165)
 _LETTER_POINTS = 9.0
 _HEX_POINTS = 4.6
 _PAPER_EDGE_INCHES = 0.25
-_HEAD_INCHES = 1.0
+_HEAD_INCHES = 1.15
+_MOST_TITLE_LETTERS = 96
 
 
 def require_matplotlib() -> None:
@@ -47,7 +48,13 @@ def require_matplotlib() -> None:
 
 
 def draw_text(
-    cells: Sequence[Cell], values: NDArray[np.float64], scale: Scale, *, title: str, note: str
+    cells: Sequence[Cell],
+    values: NDArray[np.float64],
+    scale: Scale,
+    *,
+    title: str,
+    note: str,
+    marked: Iterable[int] = (),
 ) -> Figure:
     """Characters on cells, each colored by its number; at most `MOST_LINES` lines of them.
 
@@ -57,6 +64,7 @@ def draw_text(
         scale: the colors.
         title: what is shown.
         note: small print below it.
+        marked: cells with a frame around them.
     """
     from matplotlib.figure import Figure
 
@@ -82,11 +90,16 @@ def draw_text(
         interpolation="nearest",
     )
     axis.axis("off")
+    for line, column in place[[number for number in marked if number < len(place)]]:
+        axis.add_patch(_frame(column, line))
     dark = black_or_white(color[place[:, 0], place[:, 1]])
     _letters(axis, cells, place, dark)
-    figure.text(left, 1 - 0.3 / height, title, fontsize=11, color=_rgb(INK), va="baseline")
-    figure.text(left, 1 - 0.52 / height, note, fontsize=7.5, color=_rgb(FAINT_INK), va="baseline")
-    _color_bar(figure, scale, (1 - left - 3.2 / width, 1 - 0.42 / height, 3.2 / width, 0.14 / height))
+    title = textwrap.shorten(title, _MOST_TITLE_LETTERS, placeholder=" ...")
+    for text, size, shade, down in ((title, 11, INK, 0.3), (note, 7.5, FAINT_INK, 0.5)):
+        figure.text(
+            left, 1 - down / height, text, fontsize=size, color=_rgb(shade), va="baseline", parse_math=False
+        )
+    _color_bar(figure, scale, (left, 1 - 0.92 / height, 3.6 / width, 0.13 / height))
     return figure
 
 
@@ -99,6 +112,12 @@ def _places(cells: Sequence[Cell]) -> NDArray[np.int64]:
         place.append((line, column))
         line, column = (line + 1, 0) if cell.kind == "newline" else (line, column + 1)
     return np.array(place, dtype=np.int64).reshape(-1, 2)
+
+
+def _frame(column: int, line: int) -> Patch:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column, line), 1, 1, fill=False, edgecolor="black", linewidth=0.8)
 
 
 def _letters(axis: Axes, cells: Sequence[Cell], place: NDArray[np.int64], dark: NDArray[np.bool_]) -> None:
@@ -165,7 +184,7 @@ def _color_bar(figure: Figure, scale: Scale, where: tuple[float, float, float, f
     axis.imshow(scale.palette_P3[None].astype(np.uint8), extent=(0, 1, 0, 1), aspect="auto")
     axis.set_yticks([])
     ticks = scale.ticks()
-    axis.set_xticks(scale.position(ticks).tolist(), [f"{tick:,.5g}" for tick in ticks])
+    axis.set_xticks(scale.position(ticks).tolist(), [tick_name(tick) for tick in ticks])
     axis.tick_params(labelsize=6.5, length=2, pad=1.5, color=_rgb(FAINT_INK), labelcolor=_rgb(INK))
     axis.set_title(scale.label, fontsize=7.5, loc="left", pad=3, color=_rgb(INK))
     axis.spines[:].set_color(_rgb(RULE))
@@ -204,7 +223,7 @@ def draw_max_spans(curve: Mapping[int, SequenceScore], note: str, *, narrow: boo
     figure, axes = _panels(2, narrow)
     for axis, numbers, label in (
         (axes[0], np.array(spans), "maximum span at evaluation (steps)"),
-        (axes[1], np.array(held), "mean memory held (memories of a row, all layers)"),
+        (axes[1], np.array(held), "mean memory held (memories, all layers)"),
     ):
         axis.plot(numbers, found, "o-", color=BLUE, markersize=5, linewidth=1.4)
         axis.set_xlabel(label)
@@ -214,8 +233,10 @@ def draw_max_spans(curve: Mapping[int, SequenceScore], note: str, *, narrow: boo
     axes[0].set_xscale("log", base=4)
     axes[0].set_xticks(spans, [f"{span:,}" for span in spans], rotation=0 if len(spans) < 8 else 45)
     axes[0].minorticks_off()
-    for span, x, y in zip(spans, held, found, strict=True):
-        axes[1].annotate(f"{span:,}", (x, y), xytext=(4, 5), textcoords="offset points", fontsize=7)
+    for number, (span, x, y) in enumerate(zip(reversed(spans), reversed(held), reversed(found), strict=True)):
+        # The longest spans are often hardly used, and their points close together: labels on both sides.
+        place, side = ((4, 5), "left") if number % 2 == 0 else ((-4, -10), "right")
+        axes[1].annotate(f"{span:,}", (x, y), xytext=place, textcoords="offset points", fontsize=7, ha=side)
     axes[1].margins(x=0.12, y=0.12)
     axes[1].set_xlim(left=0)
     if scores[0].task != "text":
@@ -246,7 +267,7 @@ def draw_edit(effect: EditEffect, ramp: int, note: str, *, narrow: bool = False)
     middle, mean = _binned(distance, size)
     axis.plot(middle, np.maximum(mean, floor), "-", color="black", linewidth=1.5, label="mean")
     for layer in range(len(effect.before.span_LN)):
-        color, style = LAYER_LOOKS[layer % len(LAYER_LOOKS)]
+        color, style = (looks[layer % len(looks)] for looks in (LAYER_COLORS, LAYER_STYLES))
         kept = effect.span_range(effect.before, layer)[1] + ramp
         axis.axvline(kept, color=color, linestyle=style, linewidth=1.3, label=f"gone from layer {layer + 1}")
     axis.set_xscale("log")
@@ -258,7 +279,7 @@ def draw_edit(effect: EditEffect, ramp: int, note: str, *, narrow: bool = False)
     axis.grid(color="0.92", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.legend(fontsize=8, loc="lower left", frameon=True, edgecolor="none")
-    _note(figure, note, narrow)
+    _note(figure, f"{note}; no difference at all is drawn at {floor:g}", narrow)
     return figure
 
 
