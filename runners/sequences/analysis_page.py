@@ -459,7 +459,8 @@ def _context(cells: Sequence[Cell], place: int) -> Markup:
         return html.escape("".join(f"\\x{cell.label}" if cell.kind == "hex" else cell.label for cell in part))
 
     return Markup(
-        f'<td class="context"><bdo dir="ltr"><span class="far">{joined(place - near - far, place - near)}</span>'
+        '<td class="context"><bdo dir="ltr">'
+        f'<span class="far">{joined(place - near - far, place - near)}</span>'
         f"{joined(place - near, place)}<mark>{joined(place, place + 1)}</mark>"
         f"{joined(place + 1, place + 1 + behind)}</bdo></td>"
     )
