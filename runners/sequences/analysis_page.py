@@ -123,8 +123,9 @@ def of_text(
     views: dict[str, Any] = {}
 
     spans = analysis.reading().span_LN
-    scale = Scale.of_spans(analysis.longest)
-    shades = [Shade(f"layer {number}", span, scale) for number, span in enumerate(spans, start=1)]
+    shades = [
+        Shade(f"layer {number}", span, Scale.of_spans(span)) for number, span in enumerate(spans, start=1)
+    ]
     for number, shade in enumerate(shades, start=1):
         output.add_figure(
             f"spans-layer{number}.png",
@@ -138,11 +139,11 @@ def of_text(
         _section(
             "How long each byte is kept",
             f"Color: the span e_i that the model gives to the memory of each byte; it then fades for "
-            f"{trained.config.memory.ramp:,} more steps and is deleted.",
+            f"{trained.config.memory.ramp:,} more steps and is deleted. Each layer has a scale of its own.",
             '<div class="view" data-view="spans"></div>',
             _folded(
                 "Bytes kept longest, on average",
-                _span_table(table, scale, most=NUM_BYTES_LISTED),
+                _span_table(table, most=NUM_BYTES_LISTED),
             ),
         ),
         _curve_section(output, analysis.curve(max_spans), f"{run}; {file}, {len(text):,} bytes"),
@@ -163,13 +164,12 @@ def of_stream(analysis: StreamAnalysis, trained: TrainedSequence, *, run: str) -
         f"{score.task}, {score.tokens:,} tokens of the test split, {score.targets:,} scored",
         *_model_facts(trained),
     ]
-    scale = Scale.of_spans(trained.config.memory.max_span)
     sections = [
         _curve_section(output, analysis.curve, f"{run}; {facts[0]}"),
         _section(
             f"Mean span by {analysis.table.title}",
             "How long the memories of each kind of token are kept, in steps; colors are logarithmic.",
-            _span_table(analysis.table, scale),
+            _span_table(analysis.table),
         ),
     ]
     output.files["analysis.html"] = _page(run, facts, sections, {})
@@ -466,13 +466,14 @@ def _context(cells: Sequence[Cell], place: int) -> Markup:
     )
 
 
-def _span_table(table: SpanTable, scale: Scale, *, most: int | None = None) -> str:
+def _span_table(table: SpanTable, *, most: int | None = None) -> str:
     layers = range(len(table.rows[0].span_LK)) if table.rows else range(0)
     heads = [table.title]
     heads += [f"{group} (count)" if group else "count" for group in table.groups]
     heads += [
         f"layer {layer + 1}{f', {group}' if group else ''}" for layer in layers for group in table.groups
     ]
+    scale = Scale.of_spans(np.concatenate([row.span_LK.ravel() for row in table.rows[:most]] or [np.ones(1)]))
     rows = [
         [row.name, *[f"{count:,}" for count in row.count_K], *map(_shaded(scale), row.span_LK.ravel())]
         for row in table.rows[:most]

@@ -20,7 +20,12 @@ NEWLINE = "\u21b5"
 TAB = "\u21e5"
 REST = "\u00b7"
 _NAMES = {9: "tab", 10: "newline", 13: "carriage return", 32: "space"}
+SPAN_LABEL = "span (steps)"
 _PALETTE_SIZE = 64
+_SPAN_PALETTE = span_color(np.geomspace(1.0, 2.0, _PALETTE_SIZE), 2.0)
+_LEAST_RATIO = 4.0
+"""of the ends of a scale: equal spans have equal colors, however finely they could be told apart"""
+_MOST_TICKS = 6
 
 
 class Cell(NamedTuple):
@@ -80,11 +85,10 @@ class Scale:
     """what the number is"""
 
     @classmethod
-    def of_spans(cls, max_span: float) -> Scale:
-        """As everywhere: see `runners.colors.span_color`."""
-        high = max(max_span, 2.0)
-        colors = span_color(np.geomspace(1.0, high, _PALETTE_SIZE), high)
-        return cls("log", 1.0, high, colors, "span (steps)")
+    def of_spans(cls, span: ArrayLike) -> Scale:
+        """From the shortest to the longest but for 1% and 0.1% of them, so that most colors are used."""
+        low, high = np.quantile(np.maximum(_known(span), 1.0), [0.01, 0.999])
+        return cls("log", float(low), max(float(high), _LEAST_RATIO * float(low)), _SPAN_PALETTE, SPAN_LABEL)
 
     @classmethod
     def of_differences(cls, difference: ArrayLike, label: str) -> Scale:
@@ -119,9 +123,11 @@ class Scale:
         """Numbers to be written beside the palette."""
         if self.kind == "both sides":
             return [self.low, self.low / 2, 0.0, self.high / 2, self.high]
-        base = 4.0 if self.low == 1.0 else 10.0
-        count = int(np.floor(np.log(self.high / self.low) / np.log(base) + 1e-9))
-        return [self.low * base**power for power in range(count + 1)]
+        if self.low < 1.0:
+            return [self.low * 10.0**power for power in range(int(np.log10(self.high / self.low) + 1e-9) + 1)]
+        first, last = (np.log2(self.low) - 1e-9, np.log2(self.high) + 1e-9)
+        powers = range(int(np.ceil(first)), int(last) + 1)
+        return [2.0**power for power in powers[:: -(-len(powers) // _MOST_TICKS)]]
 
 
 def _known(values: ArrayLike) -> NDArray[np.float64]:

@@ -228,6 +228,7 @@ def draw_max_spans(curve: Mapping[int, SequenceScore], note: str, *, narrow: boo
         axis.plot(numbers, found, "o-", color=BLUE, markersize=5, linewidth=1.4)
         axis.set_xlabel(label)
         axis.set_ylabel(quality_name(scores[0]))
+        axis.margins(y=0.12)
         axis.grid(color="0.92", linewidth=0.6)
         axis.set_axisbelow(True)
     axes[0].set_xscale("log", base=4)
@@ -237,8 +238,7 @@ def draw_max_spans(curve: Mapping[int, SequenceScore], note: str, *, narrow: boo
         # The longest spans are often hardly used, and their points close together: labels on both sides.
         place, side = ((4, 5), "left") if number % 2 == 0 else ((-4, -10), "right")
         axes[1].annotate(f"{span:,}", (x, y), xytext=place, textcoords="offset points", fontsize=7, ha=side)
-    axes[1].margins(x=0.12, y=0.12)
-    axes[1].set_xlim(left=0)
+    axes[1].set_xlim(0, 1.12 * max(held))
     if scores[0].task != "text":
         chance = scores[0].chance_accuracy
         for axis in axes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -247,9 +248,15 @@ def test_every_byte_has_a_cell_that_can_be_seen() -> None:
 
 
 def test_colors_are_logarithmic_in_the_span_and_letters_can_be_read() -> None:
-    scale = Scale.of_spans(1024)
+    scale = Scale.of_spans(np.geomspace(1, 1024, 11))
+    scale = dataclasses.replace(scale, low=1.0, high=1024.0)
     assert scale.index([1, 32, 1024, 5000, 0.2, np.nan]).tolist() == [0, 32, 63, 63, 0, -1]
     assert scale.ticks() == [1, 4, 16, 64, 256, 1024]
+    narrow = Scale.of_spans(np.linspace(100, 120, 1000))
+    assert (narrow.low, narrow.high) == (pytest.approx(100.2, abs=0.1), 4 * narrow.low)
+    assert narrow.ticks() == [128, 256]
+    changes = Scale.of_changes([0.5, 10.0, np.nan], "x")
+    assert changes.ticks() == pytest.approx([1e-4, 1e-3, 1e-2, 0.1, 1, 10])
     both = Scale.of_differences([-2.0, 1.0, np.nan], "x")
     assert both.index([0.0]).tolist() == [32]
     assert both.palette_P3[32].tolist() == [255, 255, 255]
@@ -468,6 +475,8 @@ def test_the_page_shows_the_text_and_its_spans(
     expected = shade["palette"][shade["index"][place]].replace(",", ", ")
     assert cell.evaluate("e => e.style.background") == expected
     assert before
+    ticks = page.locator("[data-view=spans] .legend .ticks span").all_inner_texts()
+    assert ticks == [text for _, text in shade["ticks"]]
     page.locator("[data-view=gain] .text").press("ArrowRight")
     page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     assert "byte 0" in page.locator("#tip").inner_text()
