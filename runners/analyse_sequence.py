@@ -104,6 +104,8 @@ class AnalyseSequenceCommand(TrainedOptions):
                 raise ValueError("text: say which file is to be read, such as --text README.md")
             if self.data is not None:
                 raise ValueError("data: the file to be read is called text here")
+            if self.task_args:
+                raise ValueError(f"task_args: a text has none, got {', '.join(self.task_args)}")
             return
         for name in ("text", "replace", "compare"):
             if getattr(self, name):
@@ -116,7 +118,7 @@ class AnalyseSequenceCommand(TrainedOptions):
         """In ascending order."""
         if self.max_spans:
             return sorted(set(self.max_spans))
-        powers = [4**power for power in range(1, 40) if 4**power < longest]
+        powers = [4**power for power in range(1, 40) if 2 * 4**power <= longest]
         return [*powers, longest]
 
     def spans_to_compare(self, tried: list[int]) -> tuple[int, int]:

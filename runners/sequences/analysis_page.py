@@ -370,7 +370,7 @@ def _page(run: str, facts: Sequence[str], sections: Sequence[str], views: Mappin
     }
     # In one go: what is put in may look like a place to put something in.
     page = re.sub(r"@([A-Z]+)@", lambda place: content[place[1]], template)
-    return page.encode("utf-8")
+    return page.encode("utf-8", "replace")  # names of files may be no characters
 
 
 def _view(

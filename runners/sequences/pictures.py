@@ -97,7 +97,13 @@ def draw_text(
     title = textwrap.shorten(title, _MOST_TITLE_LETTERS, placeholder=" ...")
     for text, size, shade, down in ((title, 11, INK, 0.3), (note, 7.5, FAINT_INK, 0.5)):
         figure.text(
-            left, 1 - down / height, text, fontsize=size, color=_rgb(shade), va="baseline", parse_math=False
+            left,
+            1 - down / height,
+            _in_font(text),
+            fontsize=size,
+            color=_rgb(shade),
+            va="baseline",
+            parse_math=False,
         )
     _color_bar(figure, scale, (left, 1 - 0.92 / height, 3.6 / width, 0.13 / height))
     return figure
@@ -307,8 +313,16 @@ def _panels(count: int, narrow: bool) -> tuple[Figure, Sequence[Axes]]:
 
 def _note(figure: Figure, text: str, narrow: bool) -> None:
     # Names of files are no mathematics, whatever dollar signs they have.
-    lines = textwrap.wrap(text, 60 if narrow else 150)
+    lines = textwrap.wrap(_in_font(text), 60 if narrow else 150)
     figure.supxlabel("\n".join(lines), fontsize=6.5, color="0.35", parse_math=False)
+
+
+def _in_font(text: str) -> str:
+    """Names may have characters that the font has not: they are replaced, without a warning for each."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    return "".join(letter if font.get_char_index(ord(letter)) else "\ufffd" for letter in text)
 
 
 def _rgb(color: tuple[int, int, int]) -> tuple[float, ...]:

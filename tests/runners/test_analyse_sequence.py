@@ -338,6 +338,18 @@ def test_the_page_says_the_exact_spans(written: Path, run: Path, hostile_file: P
         assert [float(value) for value in values] == pytest.approx(reading.span_LN[layer], abs=0.006)
 
 
+@pytest.mark.parametrize(
+    "words", [["--tokens", "2"], ["--replace", "\u65e5=cat"], ["--replace", "aa=\u00e9"]]
+)
+def test_short_texts_and_strange_names(words: list[str], run: Path, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"$x_\xff$ \xe6\x97\xa5.txt")
+    file.write_bytes("aa \u65e5".encode())
+    assert (
+        analyse_sequence.main(["--run", str(run), "--text", str(file), "--out", str(tmp_path), *words]) == 0
+    )
+    assert "$x_?$ \u65e5.txt" in (tmp_path / "analysis.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("task", ["collision", "copy", "instruction"])
 def test_other_tasks_get_the_curve_and_a_table(
     task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -357,6 +369,16 @@ def test_other_tasks_get_the_curve_and_a_table(
     assert f"text is for runs on text, and this one is on {task}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("longest", "expected", "compared"),
+    [(1024, [4, 16, 64, 256, 1024], (64, 1024)), (300, [4, 16, 64, 300], (18, 300)), (3, [3], (1, 3))],
+)
+def test_default_maximum_spans(longest: int, expected: list[int], compared: tuple[int, int]) -> None:
+    command = analyse_sequence.AnalyseSequenceCommand(run=Path("run"))
+    assert command.spans_to_try(longest) == expected
+    assert command.spans_to_compare(expected) == compared
+
+
 # -- faults ---------------------------------------------------------------------------------------------
 
 
@@ -367,6 +389,7 @@ def test_other_tasks_get_the_curve_and_a_table(
         (["--text", "nowhere.txt"], "text: nowhere.txt cannot be read (No such file or directory)"),
         (["--text", "."], "text: . cannot be read"),
         (["--text", "FILE", "--data", "FILE"], "data: the file to be read is called text"),
+        (["--text", "FILE", "--task-arg", "distance=3"], "task_args: a text has none, got distance"),
         (["--text", "FILE", "--tokens", "1"], "text must have at least 2 bytes, got 1 of"),
         (["--text", "FILE", "--tokens", "0"], "tokens must be at least 1"),
         (["--text", "FILE", "--shown", "0"], "shown must lie in [1, 50000]"),
