@@ -36,6 +36,11 @@ SPAN_ANCHORS = np.array(
     dtype=np.float64,
 )
 
+LESS: Color = (86, 180, 233)
+"""a loss that becomes smaller, at its strongest; Okabe and Ito's sky blue, on which black can be read"""
+MORE: Color = (230, 159, 0)
+"""a loss that becomes larger; their orange"""
+
 
 def span_color(remaining: ArrayLike, max_span: float) -> NDArray[np.float64]:
     """Color of a memory with so many remaining steps, [..., 3]; logarithmic up to the maximum span."""
@@ -52,3 +57,19 @@ def attention_color(attention: ArrayLike, mask: ArrayLike) -> NDArray[np.float64
     color = np.array(IDLE) * (1 - share) + np.array(BRIGHT) * share
     strength = (0.35 + 0.65 * np.clip(np.asarray(mask, dtype=np.float64), 0.0, 1.0))[..., None]
     return np.array(NIGHT) * (1 - strength) + color * strength
+
+
+def difference_color(share: ArrayLike) -> NDArray[np.float64]:
+    """Color of a number between -1 and 1, [..., 3]: paper at 0, `LESS` below it, `MORE` above."""
+    value = np.clip(np.asarray(share, dtype=np.float64), -1.0, 1.0)[..., None]
+    strongest = np.where(value < 0.0, np.array(LESS), np.array(MORE))
+    return np.array(PAPER) + (strongest - np.array(PAPER)) * np.abs(value)
+
+
+def black_or_white(color: ArrayLike) -> NDArray[np.bool_]:
+    """Where black letters are easier to read on a color [..., 3] than white ones; one has contrast 4.5."""
+    share = np.asarray(color, dtype=np.float64) / 255.0
+    linear = np.where(share <= 0.03928, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    black: NDArray[np.bool_] = (luminance + 0.05) ** 2 > 1.05 * 0.05
+    return black

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from agents.block_view import SpanNoise
 from agents.memory_state import NEVER, MemoryState
 from agents.sequence_model import SequenceModel
+from agents.transformer import BlockReport
 from envs.sequences.stream import IGNORE, Block, Stream
 from runners.evaluation import wilson_interval
 
@@ -127,6 +128,7 @@ def evaluate(
     max_tokens: int | None = None,
     max_span: int | None = None,
     on_block: Callable[[Block, torch.Tensor], None] | None = None,
+    on_reports: Callable[[Block, list[BlockReport]], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> SequenceScore:
     """Stream a split once, memory carried through.
@@ -138,6 +140,7 @@ def evaluate(
         max_tokens: of all rows together; None: to the end.
         max_span: cut learned spans to so many steps; None: leave them.
         on_block: told every block and the losses of its scored targets, in order.
+        on_reports: told every block and what each layer did with its memories in it, in order.
         on_progress: told how many tokens have been read.
 
     Raises:
@@ -184,6 +187,8 @@ def evaluate(
         blocks += 1
         if on_block is not None:
             on_block(block, losses)
+        if on_reports is not None:
+            on_reports(block, output.reports)
         if on_progress is not None:
             on_progress(tokens_seen)
     seconds = time.perf_counter() - began

@@ -63,8 +63,11 @@ class TrainedOptions:
         if self.seed is not None:
             command_line.check_seed(self.seed)
 
-    def open(self) -> TrainedSequence:
+    def open(self, stream: Stream | None = None) -> TrainedSequence:
         """Read the checkpoint.
+
+        Args:
+            stream: what the model is to read; None: splits of the run's own data, which then must be there.
 
         Raises:
             ValueError: the run has none that can be loaded, or an option does not fit it.
@@ -83,6 +86,6 @@ class TrainedOptions:
         for note in found.notes:
             sys.stderr.write(f"{note}\n")
         check_same_run(found, trained)
-        model = make_model(config, open_stream(config, "valid"), device)
+        model = make_model(config, open_stream(config, "valid") if stream is None else stream, device)
         load_weights(model, found)
         return TrainedSequence(model.eval(), config, found.path.name)
