@@ -255,6 +255,10 @@ class EditEffect:
         span = reading.span_LN[layer, self.edit.changed]
         return float(span.min()), float(span.max())
 
+    def longest_kept(self, layer: int) -> float:
+        """Longest span of the edited bytes' memories in either text: until then, one of them is there."""
+        return max(self.span_range(reading, layer)[1] for reading in (self.before, self.after))
+
 
 # -- spans by kind of token ---------------------------------------------------------------------------
 

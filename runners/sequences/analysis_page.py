@@ -307,8 +307,10 @@ def _edit_section(
     rows = []
     for layer in range(len(effect.before.span_LN)):
         old, new = effect.span_range(effect.before, layer), effect.span_range(effect.after, layer)
-        rows.append([f"{layer + 1}", _range(*old), _range(*new), f"{old[1] + ramp:,.1f} steps"])
-    heads = ["layer", "old bytes were kept for", "new bytes", "last one deleted after"]
+        rows.append(
+            [f"{layer + 1}", _range(*old), _range(*new), f"{effect.longest_kept(layer) + ramp:,.1f} steps"]
+        )
+    heads = ["layer", "old bytes were kept for", "new bytes", "all deleted after"]
     return _section(
         title,
         _edit_statement(effect),

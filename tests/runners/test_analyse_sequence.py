@@ -166,6 +166,9 @@ def test_an_edit_changes_nothing_before_it_and_nothing_out_of_reach(text: bytes,
         effect.before.span_LN[1, 100:105].min(),
         effect.before.span_LN[1, 100:105].max(),
     )
+    assert effect.longest_kept(1) == max(
+        reading.span_LN[1, 100:105].max() for reading in (effect.before, effect.after)
+    )
 
 
 def test_the_first_place_is_edited_and_the_others_are_counted() -> None:
