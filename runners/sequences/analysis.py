@@ -181,9 +181,10 @@ class Edit:
     """further places where the old bytes stand, and stay"""
 
     @property
-    def end(self) -> int:
-        """The first place behind it."""
-        return self.start + len(self.old)
+    def changed(self) -> range:
+        """Places from the first to the last byte that differs: what both have in common is not edited."""
+        differs = [place for place, (a, b) in enumerate(zip(self.old, self.new, strict=True)) if a != b]
+        return range(self.start + differs[0], self.start + differs[-1] + 1)
 
     @classmethod
     def first(cls, text: bytes, old: bytes, new: bytes) -> Edit:
@@ -199,7 +200,7 @@ class Edit:
 
     def apply(self, text: bytes) -> bytes:
         """The other text."""
-        return text[: self.start] + self.new + text[self.end :]
+        return text[: self.start] + self.new + text[self.start + len(self.old) :]
 
 
 def parse_replacement(words: str) -> tuple[bytes, bytes]:
@@ -241,18 +242,22 @@ class EditEffect:
     def difference_N(self) -> NDArray[np.float64]:
         """Bits that each byte takes more with the edit; not a number for the edited bytes themselves."""
         difference = self.after.bits_N - self.before.bits_N
-        difference[self.edit.start : self.edit.end] = np.nan
+        difference[self.edit.changed] = np.nan
         return difference
 
     def by_distance(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Bytes behind the edit: how far from its last byte, and the size of the difference."""
-        difference = np.abs(self.difference_N[self.edit.end :])
+        difference = np.abs(self.difference_N[self.edit.changed.stop :])
         return np.arange(1, len(difference) + 1), difference
 
     def span_range(self, reading: Reading, layer: int) -> tuple[float, float]:
         """Shortest and longest span of the edited bytes' memories."""
-        span = reading.span_LN[layer, self.edit.start : self.edit.end]
+        span = reading.span_LN[layer, self.edit.changed]
         return float(span.min()), float(span.max())
+
+    def longest_kept(self, layer: int) -> float:
+        """Longest span of the edited bytes' memories in either text: until then, one of them is there."""
+        return max(self.span_range(reading, layer)[1] for reading in (self.before, self.after))
 
 
 # -- spans by kind of token ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -168,7 +168,8 @@ def of_stream(analysis: StreamAnalysis, trained: TrainedSequence, *, run: str) -
         _curve_section(output, analysis.curve, f"{run}; {facts[0]}"),
         _section(
             f"Mean span by {analysis.table.title}",
-            "How long the memories of each kind of token are kept, in steps; colors are logarithmic.",
+            "How long the memories of each kind of token are kept, in steps; colors are logarithmic, on "
+            "a scale of each layer's own.",
             _span_table(analysis.table),
         ),
     ]
@@ -288,27 +289,28 @@ def _edit_section(
     start = max(0, edit.start - min(LEAD, shown // 4))
     window = range(start, min(len(text), start + shown))
     title = f"What changes if {quoted(edit.old)} at byte {edit.start:,} were {quoted(edit.new)}"
-    edited = range(edit.start, edit.end)
     shade = Shade(
         "change",
         np.abs(difference),
-        Scale.of_changes(difference[edit.end :], "|difference of the loss| (bits)"),
+        Scale.of_changes(difference[edit.changed.stop :], "|difference of the loss| (bits)"),
     )
     note = f"{where}, bytes {window.start:,} to {window.stop - 1:,} of {len(text):,}"
-    output.add_figure("edit.png", _text_figure(cells, window, shade, title, note, edited))
+    output.add_figure("edit.png", _text_figure(cells, window, shade, title, note, edit.changed))
     tips = [
         Tip("loss as it is", effect.before.bits_N, "bits", 3),
         Tip("loss after the edit", effect.after.bits_N, "bits", 3),
         Tip("difference", difference, "bits", 6),
     ]
-    views["edit"] = _view(text, cells, window, [shade], tips, marked=edited)
+    views["edit"] = _view(text, cells, window, [shade], tips, marked=edit.changed)
     url = output.add_figure("edit-distance.png", draw_edit(effect, ramp, f"{where}; {title}"))
     narrow = _data_url(image_bytes(draw_edit(effect, ramp, f"{where}; {title}", narrow=True), "png"))
     rows = []
     for layer in range(len(effect.before.span_LN)):
         old, new = effect.span_range(effect.before, layer), effect.span_range(effect.after, layer)
-        rows.append([f"{layer + 1}", _range(*old), _range(*new), f"{old[1] + ramp:,.1f} steps"])
-    heads = ["layer", "old bytes were kept for", "new bytes", "last one deleted after"]
+        rows.append(
+            [f"{layer + 1}", _range(*old), _range(*new), f"{effect.longest_kept(layer) + ramp:,.1f} steps"]
+        )
+    heads = ["layer", "old bytes were kept for", "new bytes", "all deleted after"]
     return _section(
         title,
         _edit_statement(effect),
@@ -473,25 +475,30 @@ def _span_table(table: SpanTable, *, most: int | None = None) -> str:
     heads += [
         f"layer {layer + 1}{f', {group}' if group else ''}" for layer in layers for group in table.groups
     ]
-    scale = Scale.of_spans(np.concatenate([row.span_LK.ravel() for row in table.rows[:most]] or [np.ones(1)]))
+    shown = table.rows[:most]
+    scales = [Scale.of_spans([row.span_LK[layer] for row in shown]) for layer in layers]
     rows = [
-        [row.name, *[f"{count:,}" for count in row.count_K], *map(_shaded(scale), row.span_LK.ravel())]
-        for row in table.rows[:most]
+        [
+            row.name,
+            *[f"{count:,}" for count in row.count_K],
+            *[
+                _shaded(scale, value)
+                for scale, span_K in zip(scales, row.span_LK, strict=True)
+                for value in span_K.tolist()
+            ],
+        ]
+        for row in shown
     ]
     return _table(heads, rows)
 
 
-def _shaded(scale: Scale) -> Callable[[float], str]:
-    """Writes a number on its color."""
-
-    def cell(value: float) -> str:
-        if not np.isfinite(value):
-            return "-"
-        color = scale.palette_P3[int(scale.index(value))]
-        letters = "#000" if black_or_white(color) else "#fff"
-        return Markup(f'<td style="background:{_css(color)};color:{letters}">{value:,.1f}</td>')
-
-    return cell
+def _shaded(scale: Scale, value: float) -> str:
+    """A number on its color, in a cell of a table."""
+    if not np.isfinite(value):
+        return "-"
+    color = scale.palette_P3[int(scale.index(value))]
+    letters = "#000" if black_or_white(color) else "#fff"
+    return Markup(f'<td style="background:{_css(color)};color:{letters}">{value:,.1f}</td>')
 
 
 def _data_url(png: bytes) -> str:

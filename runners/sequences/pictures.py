@@ -274,7 +274,7 @@ def draw_edit(effect: EditEffect, ramp: int, note: str, *, narrow: bool = False)
     axis.plot(middle, np.maximum(mean, floor), "-", color="black", linewidth=1.5, label="mean")
     for layer in range(len(effect.before.span_LN)):
         color, style = (looks[layer % len(looks)] for looks in (LAYER_COLORS, LAYER_STYLES))
-        kept = effect.span_range(effect.before, layer)[1] + ramp
+        kept = effect.longest_kept(layer) + ramp
         axis.axvline(kept, color=color, linestyle=style, linewidth=1.3, label=f"gone from layer {layer + 1}")
     axis.set_xscale("log")
     axis.set_yscale("log")

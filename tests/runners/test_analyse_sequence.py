@@ -166,12 +166,16 @@ def test_an_edit_changes_nothing_before_it_and_nothing_out_of_reach(text: bytes,
         effect.before.span_LN[1, 100:105].min(),
         effect.before.span_LN[1, 100:105].max(),
     )
+    assert effect.longest_kept(1) == max(
+        reading.span_LN[1, 100:105].max() for reading in (effect.before, effect.after)
+    )
 
 
 def test_the_first_place_is_edited_and_the_others_are_counted() -> None:
     edit = Edit.first(b"a cat, a cat, a cat", b"cat", b"dog")
-    assert (edit.start, edit.end, edit.others) == (2, 5, 2)
+    assert (edit.changed, edit.others) == (range(2, 5), 2)
     assert edit.apply(b"a cat, a cat, a cat") == b"a dog, a cat, a cat"
+    assert Edit.first(b"the winter is", b"winter", b"waiter").changed == range(5, 7)
 
 
 @pytest.mark.parametrize(
