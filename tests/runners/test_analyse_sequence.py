@@ -46,7 +46,18 @@ pytest.importorskip("matplotlib")
 HOSTILE = b'</script><script>alert(1)</script> & "<b>" @DATA@ $x$ \x00\x1b\xff\xc3\xa9\xe2\x80\xae\t'
 SMALL = [
     *("--num-rows", "2", "--block-size", "16", "--total-updates", "2", "--optimizer.warmup-updates", "1"),
-    *("--model.width", "16", "--model.num-heads", "2", "--memory.max-span", "40", "--memory.ramp", "8"),
+    *(
+        "--model.width",
+        "16",
+        "--model.num-heads",
+        "2",
+        "--model.num-layers",
+        "2",
+        "--memory.max-span",
+        "40",
+        "--memory.ramp",
+        "8",
+    ),
     *("--memory.initial-span-fraction", "0.3", "--held-out.every", "2", "--held-out.tokens", "64"),
     *("--held-out.final-tokens", "64", "--track", "disabled"),
 ]
