@@ -83,9 +83,10 @@ class CollisionRules:
     max_episode_frames: int = 0
     """and after so many at most; 0: never. Short rows have recent answers, which are easier to learn from"""
 
-    start_together: bool = False
-    """particles begin in the same place with the same velocity, so that a row begins with collisions: in
-    training, where otherwise nothing has collided yet in most of a short row"""
+    smallest_box: int = 0
+    """particles stay in a part of the box while a row lasts: a square of a random place and side, log-uniform
+    from so many cells up to the whole; 0: always the whole. In a smaller box collisions are more frequent,
+    which are so rare that a small model hardly learns from them"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -95,7 +96,10 @@ class CollisionRules:
             warm_up_frames=(self.warm_up_frames, 0),
             min_episode_frames=(self.min_episode_frames, 1),
             max_episode_frames=(self.max_episode_frames, 0),
+            smallest_box=(self.smallest_box, 0),
         )
+        if self.smallest_box > EXTENT:
+            raise ValueError(f"smallest_box must be at most {EXTENT:g} cells, got {self.smallest_box}")
         if 0 < self.max_episode_frames < self.min_episode_frames:
             raise ValueError(
                 f"max_episode_frames ({self.max_episode_frames}) must be 0 or at least min_episode_frames "
@@ -124,9 +128,12 @@ class CollisionRules:
 
     def start(self, rng: np.random.Generator) -> RowState:
         """Place the particles and let the warm-up pass."""
+        extent = self._draw_extent(rng)
         state: RowState = {
             "frame": -self.warm_up_frames,
-            "position": rng.uniform(0, EXTENT, (NUM_PARTICLES, 2)),
+            "corner": rng.uniform(0, EXTENT - extent, 2),
+            "extent": extent,
+            "position": rng.uniform(0, extent, (NUM_PARTICLES, 2)),
             "velocity": rng.normal(0, SPEED, (NUM_PARTICLES, 2)),
             "color": rng.integers(NUM_COLORS, size=NUM_PARTICLES),
             "last_frame": np.full(NUM_PAIRS, NEVER),
@@ -134,9 +141,6 @@ class CollisionRules:
             "latest_pair": -1,
             "last_of_row": self._draw_length(rng),
         }
-        if self.start_together:
-            for part in ("position", "velocity"):
-                state[part][1] = state[part][0]
         while state["frame"] < 0:
             _, state = self._simulate(rng, state, min(CHUNK_FRAMES, -state["frame"]))
         return state
@@ -149,6 +153,12 @@ class CollisionRules:
         piece, _ = self._simulate(rng, state, left)
         return piece, self.start(rng)
 
+    def _draw_extent(self, rng: np.random.Generator) -> float:
+        """Side of the square that the particles stay in."""
+        if not self.smallest_box:
+            return EXTENT
+        return float(np.exp(rng.uniform(math.log(self.smallest_box), math.log(EXTENT))))
+
     def _draw_length(self, rng: np.random.Generator) -> int:
         """Frames until the row begins anew; 0: never."""
         if not self.max_episode_frames:
@@ -159,10 +169,17 @@ class CollisionRules:
     def _simulate(self, rng: np.random.Generator, state: RowState, num_frames: int) -> tuple[Piece, RowState]:
         velocities = _draw_velocities(rng)
         walks = [
-            walk(state["position"][particle], state["velocity"][particle], num_frames, velocities)
+            walk(
+                state["position"][particle],
+                state["velocity"][particle],
+                num_frames,
+                velocities,
+                state["extent"],
+            )
             for particle in range(NUM_PARTICLES)
         ]
-        cell_FP2 = np.rint(np.stack([positions for positions, _ in walks], axis=1)).astype(np.int64)
+        position_FP2 = state["corner"] + np.stack([positions for positions, _ in walks], axis=1)
+        cell_FP2 = np.rint(position_FP2).astype(np.int64)
         color_FP = _draw_colors(rng, state["color"], num_frames)
         pair_F = color_FP[:, 0] * NUM_COLORS + color_FP[:, 1]
 
@@ -213,6 +230,8 @@ class CollisionRules:
         last_E = last_event(np.arange(NUM_PAIRS), num_frames)
         after: RowState = {
             "frame": state["frame"] + num_frames,
+            "corner": state["corner"],
+            "extent": state["extent"],
             "position": np.stack([positions[-1] for positions, _ in walks]),
             "velocity": np.array([velocity for _, velocity in walks]),
             "color": color_FP[-1],
@@ -229,6 +248,7 @@ def walk(
     velocity: NDArray[np.float64],
     num_frames: int,
     velocities: Iterator[list[float]],
+    extent: float = EXTENT,
 ) -> tuple[NDArray[np.float64], list[float]]:
     """One particle's way: straight until the next step would leave the open box, then another velocity.
 
@@ -237,6 +257,7 @@ def walk(
         velocity: in cells per frame.
         num_frames: F, how far to go.
         velocities: where new ones come from.
+        extent: side of the box.
 
     Returns:
         Positions [F, 2] after each step, and the velocity of the last one.
@@ -246,7 +267,7 @@ def walk(
     lengths: list[int] = []
     left = num_frames
     while left:
-        length = min(_legal_steps(row, down, left), _legal_steps(column, right, left))
+        length = min(_legal_steps(row, down, left, extent), _legal_steps(column, right, left, extent))
         if length < 1:
             down, right = next(velocities)
             continue
@@ -261,11 +282,11 @@ def walk(
     return leg_F4[:, :2] + step_F1[:, None] * leg_F4[:, 2:], [down, right]
 
 
-def _legal_steps(coordinate: float, velocity: float, most: int) -> int:
-    """How many steps, up to `most`, stay strictly between 0 and `EXTENT`."""
+def _legal_steps(coordinate: float, velocity: float, most: int, extent: float) -> int:
+    """How many steps, up to `most`, stay strictly between 0 and `extent`."""
     if velocity == 0.0:
         return most
-    room = (EXTENT - coordinate if velocity > 0.0 else -coordinate) / velocity
+    room = (extent - coordinate if velocity > 0.0 else -coordinate) / velocity
     return most if room > most else math.ceil(room) - 1
 
 

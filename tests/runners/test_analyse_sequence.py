@@ -371,7 +371,7 @@ def test_other_tasks_get_the_curve_and_a_table(
 ) -> None:
     words = ["--task", task, *SMALL, "--run", str(tmp_path / "run")]
     if task == "copy":
-        words += ["--task-arg", "distance=20"]
+        words += ["--task-arg", "distance=20", "--eval-task-arg", "distance=20"]
     assert train_sequence.main(words) == 0
     words = ["--run", str(tmp_path / "run"), "--tokens", "6000", "--out", str(tmp_path / "out")]
     assert analyse_sequence.main([*words, "--max-spans", "40", "4"]) == 0

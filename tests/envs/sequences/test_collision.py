@@ -284,18 +284,22 @@ def test_rows_that_begin_anew() -> None:
         assert (block.distance[row][known] <= since[known]).all()
 
 
-def test_particles_that_start_together_collide_at_once() -> None:
-    stream = GeneratedStream(CollisionRules(start_together=True, max_episode_frames=64), num_rows=8)
-    block = stream.read(FRAME_TOKENS * 2_000)
-    frames = block.tokens.reshape(8, -1, FRAME_TOKENS)
-    first = block.is_first.reshape(8, -1, FRAME_TOKENS)[:, :, 0]
-    same_cell = (frames[:, :, 0] == frames[:, :, 3]) & (frames[:, :, 1] == frames[:, :, 4])
-    assert same_cell[first].mean() > 0.9, "all but those whose first step would leave the box"
-    assert (block.targets.reshape(8, -1, FRAME_TOKENS)[:, :, -1] >= 0).mean() > 0.4
+def test_a_smaller_box_has_more_collisions() -> None:
+    rules = CollisionRules(smallest_box=3, max_episode_frames=64, min_episode_frames=64)
+    stream = GeneratedStream(rules, num_rows=8)
+    block = stream.read(FRAME_TOKENS * 4_096)
+    frames = block.tokens.reshape(8, -1, 64, FRAME_TOKENS)[..., [0, 1, 3, 4]] % 16  # the first rows are whole
+    sides = (frames.max(2) - frames.min(2)).reshape(8, -1, 2, 2).max((2, 3)).ravel()
+    assert sides.min() <= 4
+    assert sides.max() >= 10
+    together = (frames[..., :2] == frames[..., 2:]).all(3).mean(2).ravel()
+    assert together[sides <= 5].mean() > 4 * together[sides >= 9].mean()
+    assert frames.min() == 0
+    assert frames.max() == 15
 
 
 def test_rows_that_begin_anew_go_on_exactly() -> None:
-    rules = CollisionRules(max_episode_frames=50, start_together=True, warm_up_frames=7)
+    rules = CollisionRules(max_episode_frames=50, smallest_box=4, warm_up_frames=7)
     stream, other = (GeneratedStream(rules, num_rows=3, seed=4) for _ in range(2))
     stream.read(1_003)
     other.load_state_dict(stream.state_dict())
@@ -306,3 +310,5 @@ def test_rows_that_begin_anew_go_on_exactly() -> None:
 def test_impossible_rows_are_refused() -> None:
     with pytest.raises(ValueError, match=r"max_episode_frames \(10\) must be 0 or at least"):
         CollisionRules(max_episode_frames=10)
+    with pytest.raises(ValueError, match="smallest_box must be at most 15 cells, got 16"):
+        CollisionRules(smallest_box=16)
