@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.utils import set_random_seed
 
 from agents.sequence_model import SequenceModel
 from agents.state_tree import join, split
@@ -88,6 +89,9 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
         found = or_exit(folder.latest_checkpoint)
         or_exit(lambda: check_same_run(found, config))
         checkpoint, notes = join(found.tensors, found.data), found.notes
+        before = checkpoint["runner"]["threads"]
+        if before != config.threads:
+            notes.append(f"threads: {before} before, {config.threads} now: results differ by rounding")
     checkpoint = ranks.share(checkpoint)
     if checkpoint is not None:
         or_exit(lambda: trainer.load_state_tree(checkpoint["trainer"]))
@@ -257,6 +261,7 @@ class Session:
             "best_loss": self._best_loss,
             "metrics_offset": self._logger.metrics.offset,
             "config": decided(self._config),
+            "threads": self._config.threads,
         }
         tensors, data = split({"trainer": tree, "runner": runner})
         self._folder.save_checkpoint(self._trainer.tokens, tensors, data, is_best=is_best)
@@ -269,6 +274,7 @@ def _quality(is_text: bool, which: str, loss: float, accuracy: float) -> str:
 
 
 def _first_model(config: SequenceConfig, stream: Stream, device: torch.device) -> SequenceModel:
+    set_random_seed(config.seed)
     model = make_model(config, stream, device)
     if config.init is not None and config.resume is None:
         load_weights(model, RunFolder.open(config.init).latest_checkpoint())

@@ -84,9 +84,9 @@ class CollisionRules:
     """and after so many at most; 0: never. Short rows have recent answers, which are easier to learn from"""
 
     smallest_box: int = 0
-    """particles stay in a part of the box while a row lasts: a square of a random place and side, log-uniform
-    from so many cells up to the whole; 0: always the whole. In a smaller box collisions are more frequent,
-    which are so rare that a small model hardly learns from them"""
+    """particles stay in a part of the box while a row lasts: a square around its middle, so that all quadrants
+    stay equally likely, of a side log-uniform from so many cells up to the whole; 0: always the whole. In a
+    smaller box collisions are more frequent, which are so rare that a small model hardly learns from them"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -131,7 +131,6 @@ class CollisionRules:
         extent = self._draw_extent(rng)
         state: RowState = {
             "frame": -self.warm_up_frames,
-            "corner": rng.uniform(0, EXTENT - extent, 2),
             "extent": extent,
             "position": rng.uniform(0, extent, (NUM_PARTICLES, 2)),
             "velocity": rng.normal(0, SPEED, (NUM_PARTICLES, 2)),
@@ -178,7 +177,8 @@ class CollisionRules:
             )
             for particle in range(NUM_PARTICLES)
         ]
-        position_FP2 = state["corner"] + np.stack([positions for positions, _ in walks], axis=1)
+        corner = (EXTENT - state["extent"]) / 2
+        position_FP2 = corner + np.stack([positions for positions, _ in walks], axis=1)
         cell_FP2 = np.rint(position_FP2).astype(np.int64)
         color_FP = _draw_colors(rng, state["color"], num_frames)
         pair_F = color_FP[:, 0] * NUM_COLORS + color_FP[:, 1]
@@ -230,7 +230,6 @@ class CollisionRules:
         last_E = last_event(np.arange(NUM_PAIRS), num_frames)
         after: RowState = {
             "frame": state["frame"] + num_frames,
-            "corner": state["corner"],
             "extent": state["extent"],
             "position": np.stack([positions[-1] for positions, _ in walks]),
             "velocity": np.array([velocity for _, velocity in walks]),

@@ -225,9 +225,8 @@ class SequenceTrainer:
         memories = [MemoryState.from_state_dict(shard["memory"]) for shard in shards]
         rows = torch.tensor(list(self.stream.rows))
         self.state = _joined_rows(memories).select(rows).trimmed().to(self.device)
-        # Every rank draws the same random numbers, except that dropout differs between them.
-        own = shards[self.ranks.index if self.ranks.index < len(shards) else 0]
-        set_random_state(own["random"], self.device)
+        # All ranks draw the same: the noise and the layers dropped must not differ between them.
+        set_random_state(shards[0]["random"], self.device)
 
 
 def _stream_share(states: list[dict[str, Any]], stream: Stream) -> dict[str, Any]:

@@ -24,14 +24,21 @@ from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.state_tree import join, split
 from configs import command_line
 from envs.vec_env import GymnasiumVecEnv
-from runners import train_agent, training_callback
+from runners import train_agent, train_sequence, training_callback
 from runners.run_folder import Checkpoint, RunFolder
 from runners.tracking import MetricsFile
 
 
 def train(words: Sequence[str]) -> int:
-    """The command, with its exit code."""
-    return command_line.run(lambda: train_agent.main(list(words)))
+    """The command that the words, or the run they continue, are for; its exit code."""
+    main = train_sequence.main if _is_sequence(words) else train_agent.main
+    return command_line.run(lambda: main(list(words)))
+
+
+def _is_sequence(words: Sequence[str]) -> bool:
+    if words[0] != "--resume":
+        return "--task" in words
+    return "\ntask:" in (Path(words[1]) / "config.yaml").read_text()
 
 
 def train_with_draws(words: Sequence[str]) -> int:
@@ -64,7 +71,9 @@ def resume_without(words: Sequence[str], part: str, stale: str) -> int:
         *path, name = part.split("/")
         inner, older = tree, join(tensors, stored["content"])
         for key in path:
-            inner, older = inner[key], older[key]
+            inner, older = (
+                node[int(key)] if isinstance(node, list) else node[key] for node in (inner, older)
+            )
         inner[name] = older[name]
         tensors, data = split(tree)
         return replace(checkpoint, tensors=tensors, data=data)

@@ -27,13 +27,23 @@ OPENED = (
     "agent/training/random",
     "agent/training/span_noise",
     "runner",
+    "trainer",
+    "trainer/shards",
+    "trainer/shards/0",
+    "trainer/shards/0/random",
 )
 """nodes of the tree whose entries are parts of their own"""
 
 CONSTANT = {
-    *("agent/algorithm", "agent/settings", "agent/observation_space", "agent/action_space", "agent/n_envs"),
-    *("agent/counters/_episode_num", "agent/counters/_total_timesteps"),
-    *("runner/threads", "runner/solved_by", "runner/stage", "runner/config"),
+    "agents": {
+        *("agent/algorithm", "agent/settings", "agent/observation_space", "agent/action_space"),
+        *("agent/n_envs", "agent/counters/_episode_num", "agent/counters/_total_timesteps"),
+        *("runner/threads", "runner/solved_by", "runner/stage", "runner/config"),
+    },
+    "sequences": {
+        *("trainer/shards/0/random/python", "trainer/shards/0/random/numpy"),
+        *("runner/threads", "runner/config"),
+    },
 }
 """the same in every checkpoint of these runs; other tests resume runs in which they are not"""
 
@@ -52,9 +62,14 @@ def reference_with_draws(trainer: str, run: Path) -> Reference:
     return Reference.make(words, run, children.train_with_draws)
 
 
-def parts_of(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def constant(trainer: str) -> set[str]:
+    """Parts of this trainer's checkpoints that are always the same."""
+    return CONSTANT["sequences" if trainer == "text" else "agents"]
+
+
+def parts_of(tree: dict[str, Any] | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every part of a checkpoint's tree by its path."""
-    for key, value in tree.items():
+    for key, value in enumerate(tree) if isinstance(tree, list) else tree.items():
         path = f"{prefix}{key}"
         if path in OPENED:
             yield from parts_of(value, f"{path}/")
@@ -126,7 +141,7 @@ def leave_out_each_part(
     needed = {
         name: pairs
         for name, pairs in omissions(reference.run).items()
-        if name not in CONSTANT and name not in DERIVED and name.startswith(prefixes)
+        if name not in constant(trainer) and name not in DERIVED and name.startswith(prefixes)
     }
     missed = [
         name
