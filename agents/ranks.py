@@ -9,15 +9,17 @@ the number of ranks. With one rank nothing here costs anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 TIMEOUT_SECONDS = 600
 """A rank that waits so long for another gives up: the other has died, or hangs."""
@@ -95,10 +97,10 @@ class Ranks:
         """The rows of all ranks, of which each has as many, on every rank."""
         if not self.are_several:
             return own
-        everybody = own.new_empty(self.count * len(own), *own.shape[1:])
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(self.count)]
         with _lost():
-            dist.all_gather_into_tensor(everybody, own.contiguous())
-        return everybody
+            dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts)
 
     # -- what all ranks agree on -------------------------------------------------------------------
 
@@ -158,6 +160,20 @@ class Ranks:
         with _lost():
             dist.broadcast_object_list(box)
         return box[0]
+
+    def first(self, action: Callable[[], T]) -> T:
+        """What an action of the first rank gives, on every rank; a ValueError is raised on every rank too."""
+        result: T | None = None
+        refused: ValueError | None = None
+        if self.is_first:
+            try:
+                result = action()
+            except ValueError as error:
+                refused = error
+        result, refused = self.share((result, refused))
+        if refused is not None:
+            raise refused
+        return result
 
     def wait(self) -> None:
         """Until all ranks are here."""
