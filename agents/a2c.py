@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import explained_variance
 
 from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.policies import ExpireSpanPolicy
@@ -80,28 +79,27 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
         """One update."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        (batch,) = self.rollout.minibatches(self.n_envs)
+        (batch,) = self.rollout.minibatches(self.ranks.count * self.n_envs, self.ranks)
         penalty = self.span_penalty
         evaluation = self.policy.evaluate_block(
             batch.features, batch.actions, batch.state, batch.is_first_BT, batch.noise, penalty=penalty.kind
         )
-        advantages = self.normalized(batch.advantages_BT)
+        advantages = self.normalized(batch.advantages_BT, batch.share)
         policy_loss = -(advantages * evaluation.log_prob_BT).mean()
         value_loss = F.mse_loss(batch.returns_BT, evaluation.values_BT)
         entropy_loss = -evaluation.entropy_BT.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
         if penalty.kind is not None:
             loss = loss + penalty.weight * evaluation.penalty
-        self.optimize(loss)
+        self.optimize(batch.share * loss)
         self._n_updates += 1
 
         deviation = (evaluation.log_prob_BT.detach() - batch.old_log_prob_BT).exp() - 1.0
+        means = [part.detach() for part in (policy_loss, value_loss, entropy_loss, loss)]
+        numbers = self.over_ranks(means, deviation.abs().max(), batch.share)
+        names = ("policy_gradient_loss", "value_loss", "entropy_loss", "loss", "first_ratio_deviation")
         record = self.logger.record
-        record("train/first_ratio_deviation", deviation.abs().max().item())
-        record("train/policy_gradient_loss", policy_loss.item())
-        record("train/value_loss", value_loss.item())
-        record("train/entropy_loss", entropy_loss.item())
-        record("train/loss", loss.item())
-        values, returns = self.rollout.values_BT.flatten(), self.rollout.returns_BT.flatten()
-        record("train/explained_variance", explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
+        for name, number in zip(names, numbers, strict=True):
+            record(f"train/{name}", number)
+        record("train/explained_variance", self.explained_variance())
         record("train/n_updates", self._n_updates, exclude="tensorboard")

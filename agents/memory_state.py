@@ -135,6 +135,16 @@ class MemoryState:
         """The state of some rows only, as a batch of its own (a copy)."""
         return MemoryState(self.clock_B[rows], [layer.select(rows) for layer in self.layers])
 
+    @staticmethod
+    def joined(states: Sequence[MemoryState]) -> MemoryState:
+        """The rows of several states, one after another, in stores as wide as the widest."""
+        layers = []
+        for parts in zip(*(state.layers for state in states), strict=True):
+            width = max(part.num_slots for part in parts)
+            wide = [part.grown(width - part.num_slots).tensors() for part in parts]
+            layers.append(LayerMemory(*(torch.cat(tensors) for tensors in zip(*wide, strict=True))))
+        return MemoryState(torch.cat([state.clock_B for state in states]), layers)
+
     def trimmed(self) -> MemoryState:
         """The same state in stores no wider than their last used slot."""
         return replace(self, layers=[layer.trimmed() for layer in self.layers])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from agents.block_view import SpanNoise
 from agents.memory_state import MemoryState
+from agents.ranks import ALONE, Ranks
 from agents.retention_score import RetentionScore
 from agents.transformer import MemoryTransformer, StepReport, TransformerSettings
 
@@ -28,9 +29,16 @@ RECENT_EPISODES = 100
 class MemoryStatistics:
     """Counts of retained, fading, deleted and tagged memories, per layer."""
 
-    def __init__(self, num_envs: int, settings: TransformerSettings) -> None:
-        """Start empty."""
-        self._num_envs = num_envs
+    def __init__(self, num_envs: int, settings: TransformerSettings, ranks: Ranks = ALONE) -> None:
+        """Start empty.
+
+        Args:
+            num_envs: whose memories `retention` looks into.
+            settings: of the transformer.
+            ranks: what is added is of the environments of all of them.
+        """
+        self._num_own = num_envs
+        self._num_envs = ranks.count * num_envs
         self._num_layers = settings.num_layers if settings.remembers else 0
         self.begin()
 
@@ -43,7 +51,7 @@ class MemoryStatistics:
         self._sums_B4 = torch.zeros(*shape, 4)
         self._precision: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._recall: deque[float] = deque(maxlen=RECENT_EPISODES)
-        self.retention = RetentionScore(self._num_envs, recent_cues=RECENT_EPISODES)
+        self.retention = RetentionScore(self._num_own, recent_cues=RECENT_EPISODES)
         self.begin_rollout()
 
     def begin_rollout(self) -> None:

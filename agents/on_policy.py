@@ -28,7 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import get_system_info, safe_mean
+from stable_baselines3.common.utils import explained_variance, get_system_info, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -41,11 +41,13 @@ from agents.memory_statistics import MemoryStatistics, retained_ages
 from agents.plain_settings import decode, decode_space, encode, encode_space
 from agents.policies import ExpireSpanPolicy
 from agents.random_state import random_state, set_random_state
-from agents.retention_score import cue_done_numbers
+from agents.ranks import ALONE, Ranks, chosen_rows, joined_rows
+from agents.retention_score import cue_done_numbers, joined_needs
 from agents.rollout import Rollout
 from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 from agents.state_tree import join, split
+from agents.step_record import StepRecord, of_all_ranks
 
 SMALLEST_ADVANTAGE_STD = 1e-8
 """keeps a division from failing when all advantages are equal"""
@@ -95,6 +97,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         normalize_warmup_rollouts: int = 10,
         success_window_episodes: int = 100,
         success_min_episodes: int = 30,
+        ranks: Ranks = ALONE,
         **algorithm_kwargs: Any,
     ) -> None:
         """Build the algorithm.
@@ -111,8 +114,11 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
                 rollouts and fixed afterwards; 0: they go on for ever.
             success_window_episodes: recent episodes of each class that its success rate is taken over.
             success_min_episodes: with fewer of them a class has no rate yet.
+            ranks: the processes that learn together, each on an `env` of as many environments; steps,
+                minibatches and statistics are those of all of them. Every rank must make the same calls.
             algorithm_kwargs: what SB3's OnPolicyAlgorithm takes.
         """
+        self.ranks = ranks
         self.span_penalty = SpanPenalty(span_penalty or SpanPenaltySettings())
         self.span_noise = SpanNoiseSampler(span_noise or SpanNoiseSettings())
         self.normalize_advantage = normalize_advantage
@@ -150,7 +156,13 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             self.span_penalty = SpanPenalty(SpanPenaltySettings(kind="none"))
             self.span_noise = SpanNoiseSampler(SpanNoiseSettings())
         self.rollout = Rollout(self.n_envs, self.n_steps, self.device)
-        self.memory_statistics = MemoryStatistics(self.n_envs, self.policy.transformer.settings)
+        self.memory_statistics = MemoryStatistics(self.n_envs, self.policy.transformer.settings, self.ranks)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's; environment i of all ranks has the same seed however many ranks there are."""
+        super().set_random_seed(seed)
+        if seed is not None and self.env is not None:
+            self.env.seed(seed + self.ranks.rows(self.n_envs).start)
 
     # -- the loop -----------------------------------------------------------------------------------
 
@@ -229,7 +241,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _collect(self, callback: BaseCallback) -> bool:
         """Fill the rollout; False if a callback asked to stop."""
-        policy, rollout = self.policy, self.rollout
+        policy, rollout, ranks = self.policy, self.rollout, self.ranks
         policy.set_training_mode(False)
         warmup = self.normalize_warmup_rollouts
         policy.encoder.collecting = warmup == 0 or self.rollouts_done < warmup
@@ -241,26 +253,27 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         assert self._memory is not None
         rollout.begin(self._memory)
         self.memory_statistics.begin_rollout()
+        seen_before = policy.encoder.seen_F.clone() if ranks.are_several else None
+        records: list[StepRecord] = []
 
         for t in range(self.n_steps):
             features = self._features(self._last_obs)
             is_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
-            noise = self.span_noise.sample(is_first_B, policy.transformer.settings.max_span)
+            noise = self.span_noise.sample(is_first_B, policy.transformer.settings.max_span, ranks)
             tag_B = torch.as_tensor(self._last_tags, device=self.device)
             retention = self.memory_statistics.retention
             starts = np.asarray(self._last_episode_starts)
             retention.before_step(policy.transformer, self._memory, starts, noise)
-            decision = policy.act(features, self._memory, is_first_B, noise, tag_B=tag_B)
+            decision = policy.act(features, self._memory, is_first_B, noise, tag_B=tag_B, ranks=ranks)
             self._memory = decision.state
             new_obs, rewards, dones, infos = env.step(policy.to_env(decision.actions))
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += ranks.count * env.num_envs
             callback.update_locals(locals())
             go_on = callback.on_step()
             rewards = rewards + self._bootstrap_truncated(dones, infos, noise)
             rollout.add(features, decision.actions, is_first_B, decision.values_B, decision.log_prob_B, noise)
             rollout.rewards_BT[:, t] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
-            self.memory_statistics.add(decision.reports, is_first_B, tag_B)
-            retention.after_step(
+            score = retention.after_step(
                 policy.transformer,
                 self._memory,
                 decision.reports,
@@ -269,14 +282,24 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
                 dones,
                 noise=noise,
             )
-            self._update_info_buffer(infos, dones)
-            self._record_outcomes(infos, dones)
+            record = StepRecord(decision.reports, is_first_B, tag_B, score, self._ended(infos, dones))
+            if ranks.are_several:
+                records.append(record)
+            else:
+                self._take_in(record)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
             self._last_tags = cue_numbers(infos)
             self._last_done_cues = cue_done_numbers(infos)
             if not go_on:  # later than SB3: a next `learn` goes on where the environments are
-                return False
+                break
+        for record in of_all_ranks(records, ranks):
+            self._take_in(record)
+        if seen_before is not None:
+            seen_F = policy.encoder.seen_F
+            seen_F.copy_(seen_before + ranks.sum(seen_F - seen_before))
+        if not go_on:
+            return False
 
         policy.encoder.collecting = False  # the next rollout counts the last observation
         last_features = self._features(self._last_obs)
@@ -325,40 +348,86 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """What the policy's encoder makes of the environments' observations."""
         return self.policy.encoder.preprocess(self.policy.obs_to_tensor(observation)[0])
 
-    def _record_outcomes(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
-        if not dones.any():
-            return
+    def _ended(self, infos: list[dict[str, Any]], dones: np.ndarray) -> list[dict[str, Any]]:
+        """What statistics need to know of the episodes that ended."""
+        rows = np.flatnonzero(dones).tolist()
+        if not rows:
+            return []
+        ended = [{name: infos[row][name] for name in _OF_EPISODES if name in infos[row]} for row in rows]
         dilated = self.span_noise.dilated()
-        for row in np.flatnonzero(dones):
-            if "is_success" in infos[row]:
-                episode_class = (
-                    DILATED if dilated and dilated[row] else str(infos[row].get("episode_class", ALL))
-                )
-                self.success_window.record(bool(infos[row]["is_success"]), episode_class)
+        for info, row in zip(ended, rows, strict=True):
+            if dilated and dilated[row]:
+                info["episode_class"] = DILATED
+        return ended
+
+    def _take_in(self, record: StepRecord) -> None:
+        """Add a step to all statistics."""
+        self.memory_statistics.add(record.reports, record.is_first_B, record.tag_B)
+        self.memory_statistics.retention.add(record.score)
+        self._update_info_buffer(record.ended, np.ones(len(record.ended), dtype=bool))
+        for info in record.ended:
+            if "is_success" in info:
+                self.success_window.record(bool(info["is_success"]), str(info.get("episode_class", ALL)))
 
     # -- learning -----------------------------------------------------------------------------------
 
-    def normalized(self, advantages_BT: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Advantages as a gradient step takes them."""
-        if not self.normalize_advantage or advantages_BT.numel() < 2:
+    def normalized(self, advantages_BT: Float[Tensor, "B T"], share: float) -> Float[Tensor, "B T"]:
+        """Advantages as a gradient step takes them; `share` as in `Minibatch`."""
+        if not self.normalize_advantage:
+            return advantages_BT
+        if self.ranks.are_several:
+            wide_BT = advantages_BT.double() * (share > 0.0)
+            count = wide_BT.new_tensor(float(wide_BT.numel() if share > 0.0 else 0))
+            count, total, squares = self.ranks.sum(
+                torch.stack([count, wide_BT.sum(), wide_BT.square().sum()])
+            )
+            mean = total / count
+            variance = (squares - count * mean.square()) / (count - 1.0).clamp_min(1.0)
+            std = variance.clamp_min(0.0).sqrt().to(advantages_BT.dtype)
+            scale = std.clamp_min(self.advantage_std_floor) + SMALLEST_ADVANTAGE_STD
+            return (advantages_BT - mean.to(advantages_BT.dtype)) / scale
+        if advantages_BT.numel() < 2:
             return advantages_BT
         scale = advantages_BT.std().clamp_min(self.advantage_std_floor) + SMALLEST_ADVANTAGE_STD
         return (advantages_BT - advantages_BT.mean()) / scale
 
+    def over_ranks(self, means: list[Tensor], largest: Tensor, share: float) -> list[float]:
+        """Numbers of a minibatch as numbers of that of all ranks.
+
+        Args:
+            means: over the minibatch.
+            largest: the greatest of something in the minibatch.
+            share: as in `Minibatch`.
+        """
+        rows_RX = self.ranks.joined(torch.stack([*means, largest, largest.new_tensor(share)]).unsqueeze(0))
+        means_X = (rows_RX[:, :-2] * rows_RX[:, -1:]).sum(0)
+        return [*means_X.tolist(), rows_RX[:, -2].max().item()]
+
+    def explained_variance(self) -> float:
+        """The share of the variance of the rollout's returns that the critic explained."""
+        values = self.ranks.joined(self.rollout.values_BT).flatten()
+        returns = self.ranks.joined(self.rollout.returns_BT).flatten()
+        return float(explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
+
     def optimize(self, loss: torch.Tensor) -> None:
         """One step of the optimizer.
+
+        Args:
+            loss: of this rank's share of the minibatch; the sum over ranks is that of the minibatch.
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite; the weights are left as they were.
         """
-        if not bool(torch.isfinite(loss)):
+        whole = self.ranks.sum(loss.detach().clone()) if self.ranks.are_several else loss
+        if not bool(torch.isfinite(whole)):
             raise NonFiniteLossError(
-                f"the loss became {loss.item()} in update {self.rollouts_done + 1}, "
+                f"the loss became {whole.item()} in update {self.rollouts_done + 1}, "
                 f"at step {self.num_timesteps}"
             )
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         torch.autograd.backward(loss)
+        self.ranks.sum_gradients(self.policy.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm, foreach=True)
         if not bool(torch.isfinite(norm)):  # the weights are still what they were
             raise NonFiniteLossError(
@@ -393,15 +462,22 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             record("success/worst", worst)
         record("memory/penalty_weight", self.span_penalty.weight)
         record("memory/fastest_clock", self.span_noise.fastest)
-        record("memory/bytes_held", 0 if self._memory is None else self._memory.bytes_held)
+        held, ages = self._contents()
+        record("memory/bytes_held", held)
         for name, value in self.memory_statistics.metrics().items():
             record(name, value)
-        if self._memory is not None:
-            ages = retained_ages(self.policy.transformer, self._memory, self.span_noise.current)
-            for name, value in ages.items():
-                if len(value):
-                    record(name, value)
+        for name, value in ages.items():
+            if len(value):
+                record(name, value)
         self.logger.dump(step=self.num_timesteps)
+
+    def _contents(self) -> tuple[int, dict[str, np.ndarray]]:
+        """Bytes held, and the ages of all memories by name in the log; of all ranks."""
+        if self._memory is None:
+            return 0, {}
+        ages = retained_ages(self.policy.transformer, self._memory, self.span_noise.current)
+        of_ranks = self.ranks.gather_everywhere((self._memory.bytes_held, ages))
+        return sum(held for held, _ in of_ranks), joined_rows([ages for _, ages in of_ranks])
 
     # -- stable-baselines3's interface ------------------------------------------------------------
 
@@ -523,7 +599,11 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         return model
 
     def state_tree(self, *, with_training_state: bool) -> dict[str, Any]:
-        """All that makes this model, as a tree of tensors, arrays and plain types."""
+        """All that makes this model, as a tree of tensors, arrays and plain types.
+
+        It does not depend on the number of ranks. All of them must ask for the training state; the first one
+        gets it.
+        """
         settings = {name: encode(getattr(self, name)) for name in self.SETTINGS}
         settings["span_penalty"] = encode(self.span_penalty.settings)
         settings["span_noise"] = encode(self.span_noise.settings)
@@ -534,7 +614,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             "settings": settings,
             "observation_space": encode_space(self.observation_space),
             "action_space": encode_space(self.action_space),
-            "n_envs": self.n_envs,
+            "n_envs": self.ranks.count * self.n_envs,
             "policy": dict(self.policy.state_dict()),
             "optimizer": {
                 **optimizer,
@@ -560,32 +640,52 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _training_state(self) -> dict[str, Any]:
         assert self._memory is not None
         assert self.env is not None
-        state: dict[str, Any] = {
-            "memory": self._memory.state_dict(),
+        statistics = self.memory_statistics.state_dict()
+        rows: dict[str, Any] = {
             "last_obs": self._last_obs,
             "last_episode_starts": self._last_episode_starts,
             "last_tags": self._last_tags,
             "last_done_cues": self._last_done_cues,
+            "span_noise": self.span_noise.state_dict(),
+        }
+        if self.resumes_exactly:
+            rows["env"] = self.env.state_dict()  # type: ignore[attr-defined]
+        memory = self._memory
+        if self.ranks.are_several:
+            shards = self.ranks.gather((rows, memory.to("cpu"), self.memory_statistics.retention.needed_BC))
+            if not shards:
+                return {}
+            all_rows, memories, needed = zip(*shards, strict=True)
+            rows, memory = joined_rows(list(all_rows)), MemoryState.joined(memories)
+            statistics["retention"]["needed"] = joined_needs(needed)
+        return {
+            **rows,
+            "memory": memory.state_dict(),
             "episodes": list(self.ep_info_buffer or []),
             "successes": [bool(success) for success in self.ep_success_buffer or []],
             "success_window": self.success_window.state_dict(),
-            "memory_statistics": self.memory_statistics.state_dict(),
-            "span_noise": self.span_noise.state_dict(),
+            "memory_statistics": statistics,
             "random": random_state(self.device),
         }
-        if getattr(self.env, "can_save_state", False):
-            state["env"] = self.env.state_dict()  # type: ignore[attr-defined]
-        return state
 
     def _load_training_state(self, state: dict[str, Any]) -> None:
+        statistics = state["memory_statistics"]
+        memory = MemoryState.from_state_dict(state["memory"])
+        if self.ranks.are_several:
+            own = self.ranks.rows(self.n_envs)
+            of_rows = ("last_obs", "last_episode_starts", "last_tags", "last_done_cues", "span_noise", "env")
+            state = state | {name: chosen_rows(state[name], own) for name in of_rows if name in state}
+            memory = memory.select(torch.arange(own.start, own.stop)).trimmed()
+            retention = statistics["retention"]
+            statistics = statistics | {"retention": retention | {"needed": retention["needed"][own]}}
         self.ep_info_buffer = deque(state["episodes"], maxlen=self._stats_window_size)
         self.ep_success_buffer = deque(state["successes"], maxlen=self._stats_window_size)
         self.success_window.load_state_dict(state["success_window"])
-        self.memory_statistics.load_state_dict(state["memory_statistics"])
+        self.memory_statistics.load_state_dict(statistics)
         self.span_noise.load_state_dict(state["span_noise"])
         if "env" in state:
             self.env.load_state_dict(state["env"])  # type: ignore[union-attr]
-            self._memory = MemoryState.from_state_dict(state["memory"]).to(self.device)
+            self._memory = memory.to(self.device)
             self._last_obs = state["last_obs"]
             self._last_episode_starts = state["last_episode_starts"]
             self._last_tags = state["last_tags"]
@@ -598,6 +698,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """Whether the environments' own state can be saved, so that a resumed run equals an unbroken one."""
         return bool(getattr(self.env, "can_save_state", False))
 
+
+_OF_EPISODES = ("episode", "is_success", "episode_class")
+"""what the info of an episode's last step says of the whole episode"""
 
 _COUNTERS = (
     "num_timesteps",

@@ -7,6 +7,7 @@ Shape letters:
     B  environments
     T  steps of a rollout
     D  model width
+    A  parameters of a distribution of actions
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from agents.block_view import SpanNoise
 from agents.encoders import Features, ObservationEncoder
 from agents.memory_state import MemoryState
 from agents.plain_settings import decode_space, encode_space
+from agents.ranks import ALONE, Ranks
 from agents.retention import PenaltyKind
 from agents.transformer import (
     BlockReport,
@@ -195,16 +197,24 @@ class ExpireSpanPolicy(BasePolicy):
         tag_B: Int[Tensor, " B"] | None = None,
         deterministic: bool = False,
         details: list[MemoryDetail] | None = None,
+        ranks: Ranks = ALONE,
     ) -> Decision:
         """Choose an action for each environment; `state` is updated in place.
 
-        `details`, if given, receives what each layer saw (see `MemoryTransformer.step`).
+        `details`, if given, receives what each layer saw (see `MemoryTransformer.step`). Of several `ranks`
+        each draws for the environments of all, so that chance falls on each as if there were one rank.
         """
         output = self.transformer.step(
             self.encoder(features), state, is_first_B, noise, tag_B=tag_B, details=details
         )
-        distribution = self._distribution(output.y_BD)
-        actions = distribution.get_actions(deterministic=deterministic)
+        parameters = self.action_net(output.y_BD)
+        if ranks.are_several and not deterministic:
+            everybody = self._distribution(ranks.padded(parameters)).get_actions()
+            actions = everybody[ranks.rows(len(parameters))]
+            distribution = self._distribution(parameters)
+        else:
+            distribution = self._distribution(parameters)
+            actions = distribution.get_actions(deterministic=deterministic)
         values_B = self.value_net(output.y_BD).squeeze(-1)
         log_prob_B = distribution.log_prob(actions)
         return Decision(actions, values_B, log_prob_B, output.state, output.reports, distribution)
@@ -236,7 +246,7 @@ class ExpireSpanPolicy(BasePolicy):
             self.encoder(features), state, is_first_BT, noise, penalty=penalty, need_state=False
         )
         batch, num_steps = is_first_BT.shape
-        distribution = self._distribution(output.y_BTD.flatten(0, 1))
+        distribution = self._distribution(self.action_net(output.y_BTD.flatten(0, 1)))
         log_prob_BT = distribution.log_prob(actions.flatten(0, 1)).view(batch, num_steps)
         entropy = distribution.entropy()
         assert entropy is not None  # only squashed distributions have none
@@ -245,8 +255,7 @@ class ExpireSpanPolicy(BasePolicy):
         total = torch.stack(penalties).sum() if penalties else values_BT.new_zeros(())
         return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), total, output.reports)
 
-    def _distribution(self, latent: Float[Tensor, "N D"]) -> Distribution:
-        parameters = self.action_net(latent)
+    def _distribution(self, parameters: Float[Tensor, "N A"]) -> Distribution:
         if self.log_std is not None:
             return self.action_dist.proba_distribution(parameters, self.log_std)
         return self.action_dist.proba_distribution(parameters)

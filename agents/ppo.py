@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.utils import FloatSchedule
 
 from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.policies import ExpireSpanPolicy
@@ -103,7 +103,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         sums: dict[str, float] = {}
         num_minibatches = 0
         for _ in range(self.n_epochs):
-            for minibatch in self.rollout.minibatches(self.batch_size // self.n_steps):
+            for minibatch in self.rollout.minibatches(self.batch_size // self.n_steps, self.ranks):
                 loss, parts = self._loss(minibatch, clip_range, clip_range_vf)
                 if num_minibatches == 0:
                     self.logger.record("train/first_ratio_deviation", parts["ratio_deviation"])
@@ -120,17 +120,14 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         for name, total in sums.items():
             if name != "ratio_deviation":
                 self.logger.record(f"train/{name}", total / num_minibatches)
-        values, returns = self.rollout.values_BT.flatten(), self.rollout.returns_BT.flatten()
-        self.logger.record(
-            "train/explained_variance", explained_variance(values.cpu().numpy(), returns.cpu().numpy())
-        )
+        self.logger.record("train/explained_variance", self.explained_variance())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/clip_range", clip_range)
 
     def _loss(
         self, minibatch: Minibatch, clip_range: float, clip_range_vf: float | None
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss of one minibatch and its parts."""
+        """What this rank's share adds to the loss of a minibatch; the whole loss and its parts."""
         penalty = self.span_penalty
         evaluation = self.policy.evaluate_block(
             minibatch.features,
@@ -140,7 +137,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             minibatch.noise,
             penalty=penalty.kind,
         )
-        advantages = self.normalized(minibatch.advantages_BT)
+        advantages = self.normalized(minibatch.advantages_BT, minibatch.share)
         log_ratio = evaluation.log_prob_BT - minibatch.old_log_prob_BT
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
@@ -155,17 +152,15 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         if penalty.kind is not None:
             loss = loss + penalty.weight * evaluation.penalty
         with torch.no_grad():
-            numbers = torch.stack(
-                [
-                    policy_loss,
-                    value_loss,
-                    entropy_loss,
-                    loss,
-                    # http://joschu.net/blog/kl-approx.html
-                    ((ratio - 1.0) - log_ratio).mean(),
-                    ((ratio - 1.0).abs() > clip_range).float().mean(),
-                    (ratio - 1.0).abs().max(),
-                ]
-            ).tolist()
+            means = [
+                policy_loss,
+                value_loss,
+                entropy_loss,
+                loss,
+                # http://joschu.net/blog/kl-approx.html
+                ((ratio - 1.0) - log_ratio).mean(),
+                ((ratio - 1.0).abs() > clip_range).float().mean(),
+            ]
+            numbers = self.over_ranks(means, (ratio - 1.0).abs().max(), minibatch.share)
         names = ("policy_gradient_loss", "value_loss", "entropy_loss", "loss", "approx_kl", "clip_fraction")
-        return loss, dict(zip((*names, "ratio_deviation"), numbers, strict=True))
+        return minibatch.share * loss, dict(zip((*names, "ratio_deviation"), numbers, strict=True))

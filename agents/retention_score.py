@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,28 @@ from agents.retention import SMALLEST_MASK
 from agents.transformer import MemoryTransformer, StepReport
 
 
+class CueEnd(NamedTuple):
+    """The last use of a cue that was needed."""
+
+    number: int
+    row: int
+    held: bool
+    """whether it was held then"""
+    later_steps: int
+    """for how many of the next steps some memory of it will be seen"""
+
+
+class StepScore(NamedTuple):
+    """What a step says about cues."""
+
+    asked: int = 0
+    """needed cues"""
+    recalled: int = 0
+    """those of them that were held"""
+    ends: Sequence[CueEnd] = ()
+    """in the order of number and row"""
+
+
 class RetentionScore:
     """Counts cues needed, held, lost and kept too long, for a batch of environments."""
 
@@ -45,7 +67,8 @@ class RetentionScore:
             num_envs: B.
             recent_cues: average premature rate and slack over so many last cues; None: over all.
         """
-        self._needed_BC = np.zeros((num_envs, 1), dtype=bool)
+        self.needed_BC = np.zeros((num_envs, 1), dtype=bool)
+        """cues seen whose last use is still to come; column 0 is of cue number 1"""
         self._held_BC: NDArray[np.bool_] | None = None
         self._lost: deque[bool] = deque(maxlen=recent_cues)
         self._slack: deque[int] = deque(maxlen=recent_cues)
@@ -57,7 +80,7 @@ class RetentionScore:
     @property
     def needed_B(self) -> NDArray[np.bool_]:
         """Where the present step needs some cue."""
-        return np.asarray(self._needed_BC.any(1))
+        return np.asarray(self.needed_BC.any(1))
 
     def before_step(
         self,
@@ -67,10 +90,10 @@ class RetentionScore:
         noise: SpanNoise | None = None,
     ) -> None:
         """To be called before the policy acts; looks into the memory only if cues have several numbers."""
-        self._needed_BC[is_first_B] = False
+        self.needed_BC[is_first_B] = False
         self._held_BC = None
-        if self._needed_BC.shape[1] > 1:
-            numbers = range(1, self._needed_BC.shape[1] + 1)
+        if self.needed_BC.shape[1] > 1:
+            numbers = range(1, self.needed_BC.shape[1] + 1)
             later = [_visible_steps(transformer, state, number, noise) > 0 for number in numbers]
             self._held_BC = np.stack(later, 1) & ~is_first_B[:, None]
 
@@ -84,8 +107,8 @@ class RetentionScore:
         ended_B: NDArray[np.bool_],
         playing_B: NDArray[np.bool_] | None = None,
         noise: SpanNoise | None = None,
-    ) -> None:
-        """To be called after the policy and the environments acted.
+    ) -> StepScore:
+        """To be called after the policy and the environments acted; `add` counts what it gives.
 
         Args:
             transformer: whose memory it is.
@@ -98,33 +121,41 @@ class RetentionScore:
             noise: span noise of the step.
         """
         if not reports:
-            return
-        needed_BC = self._needed_BC if playing_B is None else self._needed_BC & playing_B[:, None]
+            return StepScore()
+        needed_BC = self.needed_BC if playing_B is None else self.needed_BC & playing_B[:, None]
         held_BC = self._held_BC
         if held_BC is None:  # all cues are number 1: what the reports count
             tagged_B = torch.stack([report.tagged_B for report in reports]).sum(0)
             held_BC = (tagged_B > 0).cpu().numpy()[:, None]
-        self.asked += int(needed_BC.sum())
-        self.recalled += int((needed_BC & held_BC).sum())
+        ends = []
         used_BC = done_B[:, None] == np.arange(1, needed_BC.shape[1] + 1)
         used_BC |= ended_B[:, None]
         used_BC &= needed_BC
         for number in np.flatnonzero(used_BC.any(0)).tolist():
             later_B = _visible_steps(transformer, state, number + 1, noise)
             for row in np.flatnonzero(used_BC[:, number]).tolist():
-                self._lost.append(not held_BC[row, number])
-                if held_BC[row, number]:
-                    self._slack.append(int(later_B[row]))
-        self._needed_BC &= ~used_BC
+                ends.append(CueEnd(number + 1, row, bool(held_BC[row, number]), int(later_B[row])))
+        score = StepScore(int(needed_BC.sum()), int((needed_BC & held_BC).sum()), ends)
+        self.needed_BC &= ~used_BC
         self._see(cue_B)
+        return score
+
+    def add(self, score: StepScore) -> None:
+        """Count a step."""
+        self.asked += score.asked
+        self.recalled += score.recalled
+        for end in score.ends:
+            self._lost.append(not end.held)
+            if end.held:
+                self._slack.append(end.later_steps)
 
     def _see(self, cue_B: NDArray[np.int64]) -> None:
         most = int(cue_B.max(initial=0))
-        if most > self._needed_BC.shape[1]:
-            extra = most - self._needed_BC.shape[1]
-            self._needed_BC = np.pad(self._needed_BC, ((0, 0), (0, extra)))
+        if most > self.needed_BC.shape[1]:
+            extra = most - self.needed_BC.shape[1]
+            self.needed_BC = np.pad(self.needed_BC, ((0, 0), (0, extra)))
         rows = np.flatnonzero(cue_B > 0)
-        self._needed_BC[rows, cue_B[rows] - 1] = True
+        self.needed_BC[rows, cue_B[rows] - 1] = True
 
     def recall(self) -> float | None:
         """See the module; None if no cue was needed."""
@@ -141,7 +172,7 @@ class RetentionScore:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         return {
-            "needed": self._needed_BC.copy(),
+            "needed": self.needed_BC.copy(),
             "lost": list(self._lost),
             "slack": list(self._slack),
             "asked": self.asked,
@@ -150,10 +181,16 @@ class RetentionScore:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self._needed_BC = np.array(state["needed"], dtype=bool)
+        self.needed_BC = np.array(state["needed"], dtype=bool)
         self._lost = deque(map(bool, state["lost"]), maxlen=self._lost.maxlen)
         self._slack = deque(map(int, state["slack"]), maxlen=self._slack.maxlen)
         self.asked, self.recalled = int(state["asked"]), int(state["recalled"])
+
+
+def joined_needs(needs: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """`needed_BC` of several scores as that of one; each knows no higher number than it has seen."""
+    most = max(needed_BC.shape[1] for needed_BC in needs)
+    return np.concatenate([np.pad(part, ((0, 0), (0, most - part.shape[1]))) for part in needs])
 
 
 def cue_done_numbers(infos: list[dict[str, Any]]) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from agents.block_view import SpanNoise
 from agents.encoders import Features
 from agents.memory_state import MemoryState
+from agents.ranks import ALONE, Ranks
 
 
 class Minibatch(NamedTuple):
@@ -31,6 +32,8 @@ class Minibatch(NamedTuple):
     returns_BT: Float[Tensor, "B T"]
     state: MemoryState
     noise: SpanNoise | None
+    share: float
+    """of the minibatch of all ranks that these rows are; 0: the row is lent and does not count"""
 
 
 class Rollout:
@@ -113,17 +116,28 @@ class Rollout:
             next_values_B, next_is_first_B = self.values_BT[:, t], self.is_first_BT[:, t]
         torch.add(self.advantages_BT, self.values_BT, out=self.returns_BT)
 
-    def minibatches(self, num_rows: int) -> Iterator[Minibatch]:
+    def minibatches(self, num_rows: int, ranks: Ranks = ALONE) -> Iterator[Minibatch]:
         """Random groups of `num_rows` environments each, every environment once.
 
         Within a group they are ordered by what they remember, so that attention can take those of a
         kind together.
+
+        The groups are of the environments of all `ranks`; this rank has those of its own that are in them.
+        If there are none it lends one that does not count, since every rank takes part in every step.
         """
         assert self.actions is not None
         assert self.state is not None
         retained_B = self.state.retained_B
-        for group in torch.split(torch.randperm(self.num_envs, device=self.device), num_rows):
-            rows = group[retained_B[group].argsort()]
+        own = ranks.rows(self.num_envs)
+        everybody = torch.randperm(ranks.count * self.num_envs, device=self.device)
+        for group in torch.split(everybody, num_rows):
+            mine = group
+            if ranks.are_several:
+                mine = group[(group >= own.start) & (group < own.stop)] - own.start
+            share = len(mine) / len(group)
+            if not share:
+                mine = torch.zeros_like(group[:1])
+            rows = mine[retained_B[mine].argsort()]
             yield Minibatch(
                 {name: part[rows] for name, part in self.features.items()},
                 self.actions[rows],
@@ -134,4 +148,5 @@ class Rollout:
                 self.returns_BT[rows],
                 self.state.select(rows).trimmed(),
                 SpanNoise(self.limit_BT[rows], self.rate_BT[rows]) if self.noisy else None,
+                share,
             )

@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from agents.block_view import SpanNoise
+from agents.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,17 +60,22 @@ class SpanNoiseSampler:
         self.current: SpanNoise | None = None
         """noise of the step taken last, parts of shape [B, 1]"""
 
-    def sample(self, is_first_B: Bool[Tensor, " B"], max_span: int) -> SpanNoise | None:
-        """The noise of this step: as before, drawn anew where an episode begins; None if there is none."""
+    def sample(self, is_first_B: Bool[Tensor, " B"], max_span: int, ranks: Ranks = ALONE) -> SpanNoise | None:
+        """The noise of this step: as before, drawn anew where an episode begins; None if there is none.
+
+        All `ranks` draw if an episode begins on any of them, so that their generators stay in step.
+        """
         settings = self.settings
         if not settings.random_shortening and settings.time_dilation_max == 1.0:
             return None
         if self.current is None:
             neutral_B1 = torch.ones(len(is_first_B), 1, device=is_first_B.device)
             self.current = SpanNoise(neutral_B1 * max_span, neutral_B1)
-        if bool(is_first_B.any()):
+        if any(ranks.any(bool(is_first_B.any()))):
+            batch = len(is_first_B)
             first_B1 = is_first_B.unsqueeze(1)
-            draws_3B1 = torch.rand(3, *first_B1.shape, device=first_B1.device)
+            draws_3N1 = torch.rand(3, ranks.count * batch, 1, device=first_B1.device)
+            draws_3B1 = draws_3N1[:, ranks.rows(batch)]
             limit_B1, rate_B1 = self.current
             if settings.random_shortening:
                 limit_B1 = torch.where(first_B1, draws_3B1[0] * max_span, limit_B1)

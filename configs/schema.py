@@ -300,7 +300,7 @@ class TrainConfig(RunConfig):
     total_steps: int = 3_000_000
     """steps to train for, summed over environments, unless solved earlier"""
     num_envs: int = 64
-    """environments stepped in parallel"""
+    """environments stepped in parallel, by all processes together"""
     vectorization: Literal["sync", "async"] = "sync"
     """of an environment without a batched twin: "sync": all copies in this process; "async": each in a worker
     process of its own, which pays for slow environments"""

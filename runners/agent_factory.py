@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.a2c import MemoryA2C
 from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.ppo import MemoryPPO
+from agents.ranks import ALONE, Ranks
 from agents.span_noise import SpanNoiseSettings
 from agents.span_penalty import SpanPenaltySettings
 from agents.state_tree import join
@@ -37,25 +38,40 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_training_env(config: TrainConfig, stage: int | None = None, seed: int | None = None) -> VecEnv:
-    """The environments to learn on.
+def make_training_env(
+    config: TrainConfig, stage: int | None = None, seed: int | None = None, ranks: Ranks = ALONE
+) -> VecEnv:
+    """The environments to learn on, or this rank's share of them.
 
     Args:
         config: says which.
         stage: value of the argument that the curriculum lets grow; None: the first.
         seed: of the first episodes; None: `config.seed`.
+        ranks: share the environments among them.
 
     Raises:
-        ValueError: names what is wrong with `env` or `env_args`.
+        ValueError: names what is wrong with `env` or `env_args`, or that the environments cannot be shared.
     """
+    if config.num_envs % ranks.count:
+        raise ValueError(
+            f"num_envs ({config.num_envs}) must be a multiple of the number of processes ({ranks.count}): "
+            "each steps as many environments"
+        )
+    rollouts = config.ppo.batch_size // config.ppo.n_steps
+    if config.algo == "ppo" and rollouts < ranks.count:
+        raise ValueError(
+            f"ppo.batch_size ({config.ppo.batch_size}) holds the rollouts of {rollouts} environments, which "
+            f"{ranks.count} processes cannot share"
+        )
+    num_own = config.num_envs // ranks.count
     arguments: dict[str, Any] = dict(config.env_args)
     if config.curriculum.argument is not None:
         arguments[config.curriculum.argument] = config.curriculum.start if stage is None else stage
     return for_agents(
         make_vec_env(
             config.env,
-            config.num_envs,
-            config.seed if seed is None else seed,
+            num_own,
+            (config.seed if seed is None else seed) + ranks.rows(num_own).start,
             arguments,
             vectorization=config.vectorization,
         )
@@ -85,8 +101,8 @@ def check_spaces(env: VecEnv, other: VecEnv | MemoryOnPolicyAlgorithm, what: str
             )
 
 
-def make_agent(config: TrainConfig, env: VecEnv) -> MemoryOnPolicyAlgorithm:
-    """A fresh agent."""
+def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> MemoryOnPolicyAlgorithm:
+    """A fresh agent; of several `ranks`, each with its share of the environments."""
     memory, policy, penalty = config.memory, config.policy, config.penalty
     learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
     arguments: dict[str, Any] = to_dict(learning)
@@ -97,7 +113,8 @@ def make_agent(config: TrainConfig, env: VecEnv) -> MemoryOnPolicyAlgorithm:
         env,
         **arguments,
         seed=config.seed,
-        device=choose_device(config.device),
+        device=ranks.device(choose_device(config.device)),
+        ranks=ranks,
         policy_kwargs={
             "width": policy.width,
             "num_layers": policy.num_layers,
@@ -141,16 +158,20 @@ def make_agent(config: TrainConfig, env: VecEnv) -> MemoryOnPolicyAlgorithm:
 
 
 def restore_agent(
-    checkpoint: Checkpoint, env: VecEnv | None, device: str
+    checkpoint: Checkpoint, env: VecEnv | None, device: str, ranks: Ranks = ALONE
 ) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any]]:
-    """The agent of a checkpoint, and what the runner itself had put there."""
+    """The agent of a checkpoint, and what the runner itself had put there.
+
+    The checkpoint may have been written by another number of `ranks`.
+    """
     tree: Mapping[str, Any] = join(checkpoint.tensors, checkpoint.data)
     agent_tree = tree["agent"]
     classes = {cls.__name__: cls for cls in ALGORITHMS.values()}
     name = agent_tree["algorithm"]
     if name not in classes:
         raise ValueError(f"{checkpoint.path} holds a {name}; known are {', '.join(classes)}")
-    agent = classes[name].from_state_tree(agent_tree, env, choose_device(device))
+    own_device = ranks.device(choose_device(device))
+    agent = classes[name].from_state_tree(agent_tree, env, own_device, ranks=ranks)
     return agent, tree["runner"]
 
 

@@ -203,7 +203,10 @@ def evaluate(
             part.add(retained_LB, tagged_LB, age_B, playing_B, state.bytes_held / num_envs, seconds)
         age_B += 1
         observation, _, dones, infos = env.step(actions)
-        retention.after_step(policy.transformer, state, decision.reports, tags, done_cues, dones, playing_B)
+        score = retention.after_step(
+            policy.transformer, state, decision.reports, tags, done_cues, dones, playing_B
+        )
+        retention.add(score)
         step += 1
         for row in np.flatnonzero(dones & playing_B):
             finished.append(infos[row])

@@ -3,6 +3,9 @@
 SIGINT and SIGTERM only set a flag: the loop finishes its update, saves and leaves with `EXIT_SAVED`.
 A second one ends the process at once with exit code 128 + signal number (130 for SIGINT, 143 for
 SIGTERM), without saving; the last checkpoint stays. SIGUSR1 asks for a checkpoint now.
+
+Of several processes each may get the same request more than once: from whoever asks, and from `torchrun`,
+which hands on what it gets. What comes within `ECHO_SECONDS` is the same request.
 """
 
 from __future__ import annotations
@@ -10,10 +13,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType, TracebackType
 
 EXIT_SAVED = 75
 """Exit code of a run that was interrupted and saved (EX_TEMPFAIL: start it again, with --resume)."""
+
+ECHO_SECONDS = 2.0
+"""for several processes: a signal so soon after another insists on nothing"""
 
 _SHOW_CURSOR = b"\x1b[?25h\n"
 """Terminal sequence that undoes what a live display does."""
@@ -24,10 +31,16 @@ _STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 class GracefulStop:
     """Context manager that turns signals into flags; use it in the main thread."""
 
-    def __init__(self) -> None:
-        """Nothing is asked for yet."""
+    def __init__(self, echo_seconds: float = 0.0) -> None:
+        """Nothing is asked for yet.
+
+        Args:
+            echo_seconds: for how long further signals are taken for echoes of the first.
+        """
         self.stop_signal: signal.Signals | None = None
         """the signal that asked to save and leave"""
+        self._echo_seconds = echo_seconds
+        self._asked_at = 0.0
         self._save_requested = False
         self._previous: dict[signal.Signals, signal.Handlers | object] = {}
 
@@ -40,6 +53,12 @@ class GracefulStop:
         """Whether a checkpoint was asked for since the last call."""
         requested, self._save_requested = self._save_requested, False
         return requested
+
+    def leave(self) -> None:
+        """Heed no signal any more: all is saved, and the process ends with the exit code that says so."""
+        for number in self._previous:
+            signal.signal(number, signal.SIG_IGN)
+        self._previous.clear()
 
     def __enter__(self) -> GracefulStop:
         for number in _STOP_SIGNALS:
@@ -60,9 +79,12 @@ class GracefulStop:
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stop_requested:
+            if time.monotonic() - self._asked_at < self._echo_seconds:
+                return
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), _SHOW_CURSOR)
             os._exit(128 + number)  # no clean-up: whoever asks twice does not want to wait
+        self._asked_at = time.monotonic()
         self.stop_signal = signal.Signals(number)
 
     def _on_save(self, number: int, frame: FrameType | None) -> None:

@@ -1,9 +1,11 @@
 """Train an agent that learns what to remember and what to forget.
 
     python runners/train_agent.py --env corridor-long
+    torchrun --nproc-per-node 2 -- runners/train_agent.py --env corridor-long
 
 Exit codes: 0 done; 2 a mistake in the options; 75 interrupted and saved (continue with --resume);
-1 anything else.
+1 anything else. (`torchrun` itself leaves with 1 whenever a process leaves with another code than 0, and
+reports that code.)
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from pathlib import Path
 if not __package__:  # started as a script: import from the checkout, not from runners/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from functools import partial
 from typing import Any
 
 import torch
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
+from agents.ranks import RankLostError, Ranks
 from configs import command_line
 from configs.command_line import or_exit
 from configs.schema import TrainConfig, load
@@ -27,6 +32,7 @@ from envs.vec_env import EnvironmentFault
 from runners.agent_factory import (
     check_same_run,
     check_spaces,
+    choose_device,
     curriculum_stage,
     make_agent,
     make_evaluation_env,
@@ -35,9 +41,9 @@ from runners.agent_factory import (
     shown,
 )
 from runners.evaluation import MAX_ENVS, EvaluationResult, evaluate
-from runners.interrupts import EXIT_SAVED, GracefulStop
+from runners.interrupts import ECHO_SECONDS, EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
-from runners.run_folder import RunFolder, RunFolderError
+from runners.run_folder import Checkpoint, RunFolder, RunFolderError
 from runners.tracking import make_logger
 from runners.training_callback import Outcome, TrainingCallback
 
@@ -46,35 +52,56 @@ def main(argv: list[str] | None = None) -> int:
     """Train, evaluate, say where everything is."""
     config = load(argv)
     torch.set_num_threads(config.threads)
-    env = or_exit(lambda: make_training_env(config))
+    ranks = Ranks.of_environment()
+    env = or_exit(lambda: make_training_env(config, ranks=ranks))
     or_exit(lambda: _check_evaluation(config, env))
-    folder = or_exit(lambda: _open_folder(config))
-    agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder))
-    display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps)
+    device = or_exit(lambda: ranks.device(choose_device(config.device)))
+    try:
+        ranks.connect(device)
+        return _run(config, env, ranks)
+    except RankLostError as lost:  # before there was anything to continue, or at the very end
+        sys.stderr.write(f"rank {ranks.index}: error: {lost}\n")
+        return 1
+    finally:
+        ranks.close()
+
+
+def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
+    folder = or_exit(lambda: ranks.first(lambda: _open_folder(config)))
+    agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder, ranks))
+    display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps, quiet=not ranks.is_first)
     display.announce(_facts(config, agent, folder))
     for note in notes:
         display.note(note)
-    with GracefulStop() as stop:
+    go_on = partial(_where_to_go_on, folder, ranks)
+    with GracefulStop(ECHO_SECONDS if ranks.are_several else 0.0) as stop:
         try:
             outcome = _train(config, agent, runner_state, folder, display, stop)
-        except (EnvironmentFault, NonFiniteLossError, OSError) as fault:
-            display.note(f"error: training stopped: {fault}\n{_where_to_go_on(folder)}")
+        except (EnvironmentFault, NonFiniteLossError, RankLostError, OSError) as fault:
+            message = f"error: training stopped: {fault}\n{go_on()}"
+            if ranks.is_first:
+                display.note(message)
+            else:  # the first rank knows nothing of it, or is gone
+                sys.stderr.write(f"rank {ranks.index}: {message}\n")
             return 1
         finally:
             if agent.env is not None:
                 agent.env.close()
         if outcome.interrupted:
-            display.note(
-                f"Interrupted at {agent.num_timesteps:,} steps, and saved. {_where_to_go_on(folder)}"
-            )
+            display.note(f"Interrupted at {agent.num_timesteps:,} steps, and saved. {go_on()}")
+            if ranks.are_several:  # `torchrun` ends the others as soon as one has left
+                ranks.wait()
+                stop.leave()
             return EXIT_SAVED
+        if not ranks.is_first:
+            return 0
         try:
             result = _evaluate_best(config, folder, display, stop)
         except (EnvironmentFault, RunFolderError, OSError) as fault:
-            display.note(f"error: the evaluation stopped: {fault}\n{_where_to_go_on(folder)}")
+            display.note(f"error: the evaluation stopped: {fault}\n{go_on()}")
             return 1
         except _EvaluationInterrupted:
-            display.note(f"Interrupted in the evaluation; training is complete. {_where_to_go_on(folder)}")
+            display.note(f"Interrupted in the evaluation; training is complete. {go_on()}")
             return EXIT_SAVED
     display.summary_table(
         {
@@ -108,21 +135,21 @@ def _open_folder(config: TrainConfig) -> RunFolder:
 
 
 def _fresh_or_restored(
-    config: TrainConfig, env: VecEnv, folder: RunFolder
+    config: TrainConfig, env: VecEnv, folder: RunFolder, ranks: Ranks
 ) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any] | None, list[str]]:
     """The agent, what the callback had saved beside it, and what the user should know."""
     if config.resume is None:
-        return make_agent(config, env), None, []
-    checkpoint = folder.latest_checkpoint()
-    check_same_run(checkpoint, config)
+        return make_agent(config, env, ranks), None, []
+    checkpoint = ranks.first(lambda: _last_checkpoint(config, folder))
     stage = curriculum_stage(checkpoint)
     if stage is not None and stage != config.curriculum.start:
         env.close()
-        env = make_training_env(config, stage)
-    agent, runner_state = restore_agent(checkpoint, env, config.device)
+        env = make_training_env(config, stage, ranks=ranks)
+    agent, runner_state = restore_agent(checkpoint, env, config.device, ranks)
     notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
     if not agent.resumes_exactly:
-        env.seed((config.seed + agent.num_timesteps) % command_line.LARGEST_SEED)  # not those once played
+        seed = (config.seed + agent.num_timesteps) % command_line.LARGEST_SEED  # not those once played
+        env.seed(seed + ranks.rows(env.num_envs).start)
         notes.append(
             f"{config.env} cannot save its state: its episodes begin anew, so this is no exact continuation"
         )
@@ -131,6 +158,12 @@ def _fresh_or_restored(
             f"threads: {runner_state['threads']} before, {config.threads} now: results differ by rounding"
         )
     return agent, runner_state, notes
+
+
+def _last_checkpoint(config: TrainConfig, folder: RunFolder) -> Checkpoint:
+    checkpoint = folder.latest_checkpoint()
+    check_same_run(checkpoint, config)
+    return checkpoint
 
 
 def _train(
@@ -142,15 +175,18 @@ def _train(
     stop: GracefulStop,
 ) -> Outcome:
     offset = None if runner_state is None else int(runner_state["metrics_offset"])
-    logger = make_logger(folder, config, resume_offset=offset, notify=display.note)
-    agent.set_logger(logger)
+    logger = None
+    if agent.ranks.is_first:
+        logger = make_logger(folder, config, resume_offset=offset, notify=display.note)
+    agent.set_logger(logger or Logger(None, []))
     callback = TrainingCallback(config, folder, logger, display, stop, runner_state)
     remaining = 0 if callback.was_solved else max(0, config.total_steps - agent.num_timesteps)
     try:
         with display:
             agent.learn(remaining, callback=callback, reset_num_timesteps=runner_state is None)
     finally:
-        logger.close()
+        if logger is not None:
+            logger.close()
     return callback.outcome
 
 
@@ -191,16 +227,18 @@ def _facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: RunFolde
         "algorithm": f"{config.algo.upper()}, up to {config.total_steps:,} steps",
         "policy": f"{policy.num_layers} layers of width {policy.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
-        "device": f"{agent.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}",
+        "device": f"{agent.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
+        + (f", {agent.ranks.count} ranks" if agent.ranks.are_several else ""),
         "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
         "run folder": shown(folder.path),
     }
 
 
-def _where_to_go_on(folder: RunFolder) -> str:
+def _where_to_go_on(folder: RunFolder, ranks: Ranks) -> str:
     if not folder.has_checkpoint:
         return "There is no checkpoint yet to continue from."
-    return f"Continue with: python runners/train_agent.py --resume {shown(folder.path)}"
+    command = f"Continue with: python runners/train_agent.py --resume {shown(folder.path)}"
+    return f"{command} (or with torchrun, on any number of ranks)" if ranks.are_several else command
 
 
 def _paths(config: TrainConfig, folder: RunFolder) -> dict[str, object]:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.utils import set_random_seed
 
+from agents.ranks import Ranks
 from agents.sequence_model import SequenceModel
 from agents.state_tree import join, split
 from configs import command_line
@@ -34,7 +35,6 @@ from envs.sequences.stream import Stream
 from runners.agent_factory import check_same_run, choose_device, shown
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
-from runners.ranks import Ranks
 from runners.run_folder import RunFolder, RunFolderError
 from runners.sequences.evaluation import SequenceScore, evaluate
 from runners.sequences.factory import load_weights, make_model, open_stream
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train, evaluate, say where everything is."""
     config = load(argv)
     torch.set_num_threads(config.threads)
-    ranks = Ranks()
+    ranks = Ranks.of_environment()
     device = or_exit(lambda: ranks.device(choose_device(config.device)))
     stream = or_exit(lambda: open_stream(config, "train", ranks=ranks))
     or_exit(lambda: open_stream(config, "valid"))  # find out now whether the model can be judged later

@@ -9,6 +9,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.on_policy import MemoryOnPolicyAlgorithm
+from agents.random_state import random_state, set_random_state
 from agents.recording import record_episode
 from agents.state_tree import split
 from configs.command_line import LARGEST_SEED
@@ -35,7 +36,10 @@ class Outcome:
 
 
 class TrainingCallback(BaseCallback):
-    """Runs after every update, when the state of the run belongs to whole updates."""
+    """Runs after every update, when the state of the run belongs to whole updates.
+
+    Of several ranks all decide, and decide the same; the first one writes and shows.
+    """
 
     model: MemoryOnPolicyAlgorithm
 
@@ -43,12 +47,12 @@ class TrainingCallback(BaseCallback):
         self,
         config: TrainConfig,
         folder: RunFolder,
-        logger: RunLogger,
+        logger: RunLogger | None,
         display: ProgressDisplay,
         stop: GracefulStop,
         runner_state: dict[str, Any] | None = None,
     ) -> None:
-        """Begin, or go on with the `runner_state` of a checkpoint."""
+        """Begin, or go on with the `runner_state` of a checkpoint; only the first rank has a `logger`."""
         super().__init__()
         self.outcome = Outcome()
         self._config = config
@@ -72,15 +76,20 @@ class TrainingCallback(BaseCallback):
             return
         self._show()
         self.outcome.solved = self._is_solved()
-        self.outcome.interrupted = self._stop.stop_requested
+        ranks = self.model.ranks
+        self.outcome.interrupted, save = ranks.any(self._stop.stop_requested, self._stop.take_save_request())
         self._grow()
         self.model.stop_training = self.outcome.solved or self.outcome.interrupted
         due = self.model.rollouts_done % self._config.checkpoint_every == 0
-        if self._stop.take_save_request() or due or self.model.stop_training:
+        if save or due or self.model.stop_training:
             self.save()
         every = self._config.video_every
         if every and self.model.rollouts_done % every == 0 and not self.model.stop_training:
-            self._film()
+            if ranks.is_first:
+                self._film()
+            if ranks.are_several:  # the episode was played with the first rank's generators
+                device = self.model.device
+                set_random_state(ranks.share(random_state(device)), device)
 
     def _on_training_end(self) -> None:
         if self.model.rollouts_done and self.model.num_timesteps != self._saved_step:
@@ -97,15 +106,19 @@ class TrainingCallback(BaseCallback):
         return [self._config.stop.success, self._config.stop.retained]
 
     def save(self) -> None:
-        """Write a checkpoint of everything."""
+        """Write a checkpoint of everything, on all ranks."""
         score = self._score()
         is_best = score > self._best_score or not self._best_score
         if is_best:
             self._best_score = score
         step = self.model.num_timesteps
+        self._saved_step = step
+        agent = self.model.state_tree(with_training_state=True)
+        if self._run_logger is None:
+            return
         tensors, data = split(
             {
-                "agent": self.model.state_tree(with_training_state=True),
+                "agent": agent,
                 "runner": {
                     "step": step,
                     "best_score": self._best_score,
@@ -118,7 +131,6 @@ class TrainingCallback(BaseCallback):
             }
         )
         self._folder.save_checkpoint(step, tensors, data, is_best=is_best)
-        self._saved_step = step
 
     def _film(self) -> None:
         """Record an episode and show it; a fault here switches the videos off, and training goes on."""
@@ -184,7 +196,7 @@ class TrainingCallback(BaseCallback):
         self._best_score = []  # of an easier task
         before = self.model.env
         seed = (self._config.seed + self.model.num_timesteps) % LARGEST_SEED  # not the episodes once played
-        self.model.change_env(make_training_env(self._config, self._stage, seed))
+        self.model.change_env(make_training_env(self._config, self._stage, seed, self.model.ranks))
         if before is not None:
             before.close()
         self._display.note(

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 
+from agents.ranks import Ranks
 from agents.state_tree import join
 from configs import command_line
 from configs.command_line import or_exit
@@ -29,7 +30,6 @@ from configs.ranges import check
 from configs.sequence_schema import from_yaml
 from runners.agent_factory import choose_device
 from runners.progress import ProgressDisplay
-from runners.ranks import Ranks
 from runners.run_folder import RunFolder, write_json_atomically
 from runners.sequences.factory import make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from agents.ranks import Ranks
 from agents.sequence_model import SequenceModel
 from agents.state_tree import join
 from agents.transformer import TransformerSettings
@@ -13,7 +14,6 @@ from configs.model import MemoryConfig, ModelConfig
 from configs.sequence_schema import SequenceConfig
 from envs.sequences.stream import Stream
 from envs.sequences.tasks import make_stream
-from runners.ranks import Ranks
 from runners.run_folder import Checkpoint
 
 

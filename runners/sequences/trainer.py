@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agents.block_view import SpanNoise
-from agents.memory_state import LayerMemory, MemoryState
+from agents.memory_state import MemoryState
 from agents.random_state import random_state, set_random_state
+from agents.ranks import Ranks
 from agents.retention import PenaltyKind
 from agents.sequence_model import SequenceModel
 from configs.sequence_schema import SequenceConfig
 from envs.sequences.stream import IGNORE, Stream
-from runners.ranks import Ranks
 from runners.sequences.evaluation import retained_per_layer, span_limit, to_device
 
 BETA1 = 0.9
@@ -224,7 +224,7 @@ class SequenceTrainer:
         self.stream.load_state_dict(_stream_share([shard["stream"] for shard in shards], self.stream))
         memories = [MemoryState.from_state_dict(shard["memory"]) for shard in shards]
         rows = torch.tensor(list(self.stream.rows))
-        self.state = _joined_rows(memories).select(rows).trimmed().to(self.device)
+        self.state = MemoryState.joined(memories).select(rows).trimmed().to(self.device)
         # All ranks draw the same: the noise and the layers dropped must not differ between them.
         set_random_state(shards[0]["random"], self.device)
 
@@ -243,15 +243,3 @@ def _with_rows(state: dict[str, Any], stream: Stream) -> dict[str, Any]:
     """The state as if it had been taken from a reader of the same rows as `stream`."""
     identity = {**state["stream"], "first_row": stream.rows.start, "end_row": stream.rows.stop}
     return {**state, "stream": identity}
-
-
-def _joined_rows(states: list[MemoryState]) -> MemoryState:
-    """The rows of several states, one after another, in stores as wide as the widest."""
-    layers = []
-    for parts in zip(*(state.layers for state in states), strict=True):
-        width = max(part.num_slots for part in parts)
-        wide = [part.grown(width - part.num_slots) for part in parts]
-        layers.append(
-            LayerMemory(*(torch.cat(tensors) for tensors in zip(*(p.tensors() for p in wide), strict=True)))
-        )
-    return MemoryState(torch.cat([state.clock_B for state in states]), layers)

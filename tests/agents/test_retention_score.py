@@ -119,7 +119,7 @@ def by_hand(span: float, ramp: int, steps: int, done_at: int | None) -> Retentio
         output = model.step(torch.zeros(1, 4), state, torch.as_tensor(first), tag_B=torch.as_tensor(tag))
         state = output.state
         done = np.array([int(t == done_at)])
-        score.after_step(model, state, output.reports, tag, done, np.array([t == steps - 1]))
+        score.add(score.after_step(model, state, output.reports, tag, done, np.array([t == steps - 1])))
     return score
 
 

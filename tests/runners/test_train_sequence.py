@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from agents.archive import read_archive
+from agents.ranks import Ranks
 from configs import sequence_schema
 from configs.sequence_schema import SequenceConfig, load
 from envs.sequences.stream import IGNORE
 from runners import benchmark, evaluate_sequence, train_sequence
-from runners.ranks import Ranks
 from runners.run_folder import RunFolder
 from runners.sequences.evaluation import evaluate
 from runners.sequences.factory import make_model, open_stream
