@@ -84,9 +84,9 @@ class CollisionRules:
     """and after so many at most; 0: never. Short rows have recent answers, which are easier to learn from"""
 
     smallest_box: int = 0
-    """particles stay in a part of the box while a row lasts: a square around its middle (so that quadrants stay
-    equally likely) of a side log-uniform from so many cells up to the whole; 0: always the whole. In a
-    smaller box collisions are more frequent; they are so rare that a small model hardly learns from them"""
+    """particles stay in a part of the box while a row lasts: a square around its middle (quadrants stay equally
+    likely) of a side log-uniform from so many cells up to the whole; 0: always the whole. In a smaller box
+    collisions are more frequent; they are so rare that a small model hardly learns from them"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
