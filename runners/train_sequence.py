@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.utils import set_random_seed
 
-from agents.ranks import Ranks
+from agents.ranks import RankLostError, Ranks
 from agents.sequence_model import SequenceModel
 from agents.state_tree import join, split
 from configs import command_line
@@ -33,7 +33,7 @@ from configs.run_config import decided
 from configs.sequence_schema import SequenceConfig, load
 from envs.sequences.stream import Stream
 from runners.agent_factory import check_same_run, choose_device, shown
-from runners.interrupts import EXIT_SAVED, GracefulStop
+from runners.interrupts import ECHO_SECONDS, EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
 from runners.run_folder import RunFolder, RunFolderError
 from runners.sequences.evaluation import SequenceScore, evaluate
@@ -74,9 +74,12 @@ def main(argv: list[str] | None = None) -> int:
     stream = or_exit(lambda: open_stream(config, "train", ranks=ranks))
     or_exit(lambda: open_stream(config, "valid"))  # find out now whether the model can be judged later
     model = or_exit(lambda: _first_model(config, stream, device))
-    ranks.connect(device)
     try:
+        ranks.connect(device)
         return _run(config, SequenceTrainer(config, model, stream, ranks), ranks)
+    except RankLostError as lost:
+        sys.stderr.write(f"rank {ranks.index}: error: {lost}\n")
+        return 1
     finally:
         ranks.close()
 
@@ -101,15 +104,22 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
     for note in notes:
         display.note(note)
     session = Session(config, trainer, folder, display, None if checkpoint is None else checkpoint["runner"])
-    with GracefulStop() as stop:
+    with GracefulStop(ECHO_SECONDS if ranks.are_several else 0.0) as stop:
         try:
             interrupted = session.train(stop)
-        except (TrainingFaultError, ValueError, OSError) as fault:
-            display.note(f"error: training stopped: {fault}\n{_where_to_go_on(folder)}")
+        except (TrainingFaultError, RankLostError, ValueError, OSError) as fault:
+            message = f"error: training stopped: {fault}"
+            if ranks.is_first:
+                display.note(f"{message}\n{_where_to_go_on(folder)}")
+            else:  # the first rank knows nothing of it, or is gone
+                sys.stderr.write(f"rank {ranks.index}: {message}\n")
             return 1
-    if interrupted:
-        display.note(f"Interrupted at {trainer.tokens:,} tokens, and saved. {_where_to_go_on(folder)}")
-        return EXIT_SAVED
+        if interrupted:
+            display.note(f"Interrupted at {trainer.tokens:,} tokens, and saved. {_where_to_go_on(folder)}")
+            if ranks.are_several:  # `torchrun` ends the others as soon as one has left
+                ranks.wait()
+                stop.leave()
+            return EXIT_SAVED
     if folder is not None:
         try:
             score = session.judge_best()

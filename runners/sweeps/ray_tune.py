@@ -21,12 +21,13 @@ from runners.sweeps.watch import RUNNING, Watch
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def connect(address: str | None, cores: int | None) -> None:
+def connect(address: str | None, cores: int | None, *, show_output: bool = False) -> None:
     """Join a cluster, or start one on this machine.
 
     Args:
         address: of the cluster; None: a fresh one on this machine.
         cores: that a fresh one may use; None: all.
+        show_output: show what tasks print.
 
     Raises:
         SweepError: there is no Ray Tune, or the cluster cannot be used.
@@ -43,7 +44,7 @@ def connect(address: str | None, cores: int | None) -> None:
             num_cpus=None if address is not None else cores,
             include_dashboard=None if address is not None else False,
             runtime_env={"env_vars": {"PYTHONPATH": str(_CHECKOUT)}},
-            log_to_driver=False,
+            log_to_driver=show_output,
             logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:

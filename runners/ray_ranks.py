@@ -1,0 +1,148 @@
+r"""Train one agent on several nodes of a Ray cluster: start `torchrun` on each of them.
+
+    python runners/ray_ranks.py --nodes 2 --ranks-per-node 4 --address auto -- \
+        runners/train_agent.py --env corridor-long --run /shared/run
+
+What stands behind `--` is run on every node, from the checkout, which must lie in the same place everywhere.
+Exit codes: 0 done; 2 a mistake in the options; 75 interrupted (and saved, if training had begun); 1 anything
+else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: import from the checkout, not from runners/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import socket
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from configs import command_line
+from configs.command_line import or_exit
+from runners.interrupts import EXIT_SAVED, GracefulStop
+from runners.sweeps.ray_tune import connect
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+POLL_SECONDS = 1.0
+ROOM_SECONDS = 60.0
+"""a cluster that has no room after so long is asked for too much"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RayRanksCommand:
+    """Start torchrun on nodes of a Ray cluster; the words behind `--` are what it runs."""
+
+    nodes: int = 1
+    """on so many nodes"""
+    ranks_per_node: int = 2
+    """so many processes each; every one takes a core"""
+    gpus: bool = False
+    """every process takes a GPU as well"""
+    address: str | None = None
+    """of the cluster; "auto": the one this machine belongs to; none: a fresh one on this machine"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        command_line.check_at_least_1(self, "nodes", "ranks_per_node")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Start, wait, say how it ended."""
+    own, words = _divided(sys.argv[1:] if argv is None else argv)
+    command = command_line.parse(RayRanksCommand, own)
+    if not words:
+        or_exit(_nothing_to_run)
+    or_exit(lambda: connect(command.address, None, show_output=True))
+    import ray
+
+    try:
+        with GracefulStop() as stop:
+            tasks = or_exit(lambda: _start(command, words))
+            return _wait(tasks, stop)
+    finally:
+        ray.shutdown()
+
+
+def _divided(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and behind the first `--`."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
+
+
+def _nothing_to_run() -> None:
+    raise ValueError("nothing to run: write -- runners/train_agent.py ... behind the options")
+
+
+def _start(command: RayRanksCommand, words: list[str]) -> list[Any]:
+    """A task on every node, each of which runs torchrun there."""
+    import ray
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    ranks = command.ranks_per_node
+    needs: dict[str, float] = {"CPU": ranks, **({"GPU": ranks} if command.gpus else {})}
+    group = placement_group([needs] * command.nodes, strategy="STRICT_SPREAD")
+    if not group.wait(ROOM_SECONDS):
+        raise ValueError(f"nodes: the cluster has no room for {command.nodes} nodes with {needs} each")
+
+    def placed(action: Any, node: int) -> Any:
+        return ray.remote(action).options(
+            num_cpus=ranks,
+            num_gpus=ranks if command.gpus else 0,
+            max_retries=0,  # a second torchrun would begin the run anew
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, node),
+        )
+
+    address, port = ray.get(placed(_free_address, 0).remote())
+    options = [f"--nnodes={command.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0"]
+    options += [f"--master-addr={address}", f"--master-port={port}"]
+    return [
+        placed(_run_node, node).remote([*options, f"--node-rank={node}", "--", *words])
+        for node in range(command.nodes)
+    ]
+
+
+def _wait(tasks: list[Any], stop: GracefulStop) -> int:
+    import ray
+
+    pending, asked = tasks, False
+    while pending:
+        _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
+        if stop.stop_requested and not asked:
+            asked = True
+            for task in tasks:
+                ray.cancel(task)
+    if asked:
+        return EXIT_SAVED
+    try:
+        return 1 if any(ray.get(tasks)) else 0
+    except ray.exceptions.RayError as error:
+        sys.stderr.write(f"error: a node was lost: {str(error).splitlines()[0]}\n")
+        return 1
+
+
+def _free_address() -> tuple[str, int]:
+    """Where the ranks meet: this node, and a port that nobody uses."""
+    import ray
+
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+
+def _run_node(words: list[str]) -> int:
+    """Run torchrun on this node; a cancelled task lets it save and leave."""
+    process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words], cwd=CHECKOUT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        return process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))
