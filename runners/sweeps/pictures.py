@@ -44,7 +44,7 @@ def draw_memory_curves(rows: Sequence[TableRow], caption: str) -> Figure:
         rows: of a table, with the columns `memory` and `size`.
         caption: small print below.
     """
-    with _paper_style():
+    with paper_style():
         return _memory_curves(rows, caption)
 
 
@@ -115,7 +115,7 @@ def draw_length_maps(rows: Sequence[TableRow], caption: str) -> Figure:
         rows: of a table, with the columns `memory`, `train_min`, `train_max`, `test_min` and `test_max`.
         caption: small print below.
     """
-    with _paper_style():
+    with paper_style():
         return _length_maps(rows, caption)
 
 
@@ -173,13 +173,14 @@ def _annotate(
 def image_bytes(figure: Figure, form: str) -> bytes:
     """A figure as a file: "png" or "pdf"."""
     buffer = io.BytesIO()
-    with _paper_style():
+    with paper_style():
         figure.savefig(buffer, format=form)
     return buffer.getvalue()
 
 
 @contextlib.contextmanager
-def _paper_style() -> Iterator[None]:
+def paper_style() -> Iterator[None]:
+    """How all pictures look: small print, few lines."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):

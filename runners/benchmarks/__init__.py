@@ -1,0 +1,1 @@
+"""What `runners/benchmark.py` measures, a module for each part."""

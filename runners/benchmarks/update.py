@@ -1,0 +1,86 @@
+"""Share of the machine's rate of matrix multiplication that an update reaches."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from stable_baselines3.common.logger import Logger
+
+from agents.memory_state import NEVER
+from agents.on_policy import MemoryOnPolicyAlgorithm
+from configs.schema import TrainConfig
+from runners.agent_factory import make_agent, make_training_env
+from runners.benchmarks.subject import MATURE_ROLLOUTS, BenchmarkCommand, Subject
+from runners.benchmarks.tables import Spread, Table, in_turns
+
+NAME = "update"
+MATRIX_SIZE = 1_024
+"""of the product that the machine's rate is taken from"""
+PRODUCTS = 5
+MACHINE = "matrix multiplication"
+
+
+def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
+    """Updates and plain matrix products in turns, counting the model's operations."""
+    config = subject.config
+    torch.set_num_threads(config.threads)
+    agents = {
+        "nothing forgotten yet": make_agent(config, make_training_env(config)),
+        "forgetting": subject.agent(),
+    }
+    operations = {MACHINE: PRODUCTS * 2.0 * MATRIX_SIZE**3}
+    for name, agent in agents.items():
+        agent.set_logger(Logger(None, []))
+        agent.learn(MATURE_ROLLOUTS * config.rollout_steps)
+        operations[name] = _update_operations(config, agent)
+    left, right = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE, device=agents["forgetting"].device)
+
+    def multiply() -> float:
+        began = time.perf_counter()
+        for _ in range(PRODUCTS):
+            product = torch.mm(left, right)
+        product[0, 0].item()  # waits for a GPU
+        return time.perf_counter() - began
+
+    def update(agent: MemoryOnPolicyAlgorithm) -> float:
+        began = time.perf_counter()
+        agent.train()
+        return time.perf_counter() - began
+
+    multiply()
+    rivals = {name: lambda agent=agent: update(agent) for name, agent in agents.items()}
+    seconds = in_turns({MACHINE: multiply, **rivals}, command.rounds)
+    rates = {
+        name: Spread(tuple(operations[name] / one / 1e9 for one in found)) for name, found in seconds.items()
+    }
+    rows: dict[str, dict[str, Spread | str]] = {
+        name: {"Gflop/s": rate, "share of the machine's": rate.against(rates[MACHINE])}
+        for name, rate in rates.items()
+    }
+    return [Table(NAME, f"{config.env}: the model's own matrix products in an update", rows)]
+
+
+def _update_operations(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> float:
+    """Floating point operations of the model's matrix products in one update, forward and backward.
+
+    Of the model as the paper writes it, however it is computed here: every memory, also a stored one, has
+    its key and value projected once for each minibatch it is in, and heads are `width / num_heads` wide. Only
+    pairs of a step and a memory that it may see count, not what is computed and masked.
+    """
+    policy, ppo = config.policy, config.ppo
+    state = agent.rollout.state
+    assert state is not None
+    tokens = config.num_envs * ppo.n_steps
+    width = policy.width
+    total = 0.0
+    features = len(agent.policy.encoder.mean_F)
+    for layer in state.layers:
+        stored = int((layer.birth_BW != NEVER).sum())
+        pairs = stored * ppo.n_steps + tokens * (ppo.n_steps - 1) / 2
+        projections = tokens * (4 * width**2 + 2 * policy.feedforward_multiplier * width**2)
+        projections += stored * 2 * width**2
+        total += 2 * (projections + pairs * 2 * width)
+    total += 2 * tokens * features * width
+    # Backward takes twice as many as forward.
+    return 3 * total * ppo.n_epochs
