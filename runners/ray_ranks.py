@@ -16,6 +16,7 @@ from pathlib import Path
 if not __package__:  # started as a script: import from the checkout, not from runners/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import contextlib
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -138,7 +139,9 @@ def _run_node(words: list[str]) -> int:
     """Run torchrun on this node; a cancelled task lets it save and leave."""
     process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words], cwd=CHECKOUT)
     try:
-        return process.wait()
+        while True:  # Ray's cancellation is no signal: it does not wake who sleeps in the system
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(POLL_SECONDS)
     except KeyboardInterrupt:
         process.terminate()
         return process.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,8 @@ Part = Literal["envs", "training", "update", "acting", "ranks", "solving"]
 PARTS: tuple[Part, ...] = ("envs", "training", "update", "acting", "ranks", "solving")
 MATURE_ROLLOUTS = 4
 """before anything is measured: by then episodes are as old as random walking lets them become"""
+LEAST_EPISODE_STEPS = 100
+"""between ages of an episode: each is measured over some steps"""
 SHORT_SPANS_BIAS = -12.0
 
 
@@ -78,8 +81,11 @@ class BenchmarkCommand:
         for name in ("parts", "episode_steps", "max_spans"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must name at least one")
-        if list(self.episode_steps) != sorted(set(self.episode_steps)) or self.episode_steps[0] < 1:
-            raise ValueError(f"episode_steps must grow from at least 1, got {self.episode_steps}")
+        gaps = [later - sooner for sooner, later in pairwise((0, *self.episode_steps))]
+        if min(gaps) < LEAST_EPISODE_STEPS:
+            raise ValueError(
+                f"episode_steps must grow by at least {LEAST_EPISODE_STEPS} each time, got {self.episode_steps}"
+            )
         if min(self.max_spans) < 32:
             raise ValueError(f"max_spans must be at least 32, got {min(self.max_spans)}")
         command_line.check_seed(self.seed)

@@ -128,10 +128,10 @@ def test_every_rival_trains(name: str) -> None:
 
 def test_acting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acting, "STRETCH_STEPS", 10)
-    words = ["--parts", "acting", "--episode-steps", "20", "50", "--max-spans", "32", "4096"]
+    words = ["--parts", "acting", "--episode-steps", "100", "200", "--max-spans", "32", "4096"]
     tables = measured(tmp_path, *words)
     ages = tables["acting, by age of the episode"]["rows"]
-    assert ages["after 50 steps"]["held against step 20"]["median"] == pytest.approx(1.0, abs=0.2)
+    assert ages["after 200 steps"]["held against step 100"]["median"] == pytest.approx(1.0, abs=0.2)
     spans = tables["acting, by maximum span"]["rows"]
     held = [spans[name]["memories"]["median"] for name in ("32", "4,096")]
     assert held[0] == pytest.approx(held[1], abs=1.0), "no more is retained"

@@ -45,8 +45,8 @@ def cluster() -> Iterator[str]:
     nodes.shutdown()
 
 
-def start(cluster: str, *words: str) -> subprocess.Popen[str]:
-    options = ["--nodes", "2", "--ranks-per-node", "1", "--address", cluster]
+def start(cluster: str, *words: str, nodes: int = 2) -> subprocess.Popen[str]:
+    options = ["--nodes", str(nodes), "--ranks-per-node", "1", "--address", cluster]
     return subprocess.Popen(
         [sys.executable, str(ROOT / "runners" / "ray_ranks.py"), *options, "--", *words],
         text=True,
@@ -73,6 +73,6 @@ def test_a_run_on_two_nodes_is_interrupted_and_resumed(cluster: str, tmp_path: P
     )
     assert code == 0, said
     assert (run / "evaluation.json").exists()
-    ((code, said),) = finished([start(cluster, script, "--env", "corridor-lnog")])
+    ((code, said),) = finished([start(cluster, script, "--env", "corridor-lnog", nodes=1)])
     assert code == 1
     assert "did you mean 'corridor-long'" in said
