@@ -24,15 +24,19 @@ from runners.run_folder import RunFolder
 
 BY_AGE, BY_SPAN = "acting, by age of the episode", "acting, by maximum span"
 ENV = "corridor-endless"
-STRETCH_STEPS = 500
+STRETCH_STEPS = 100
 """steps of one measurement"""
+STRETCHES = 5
+"""measurements for each of the command's rounds: short turns, since a machine's load changes by the second"""
 SPAN_ENVS = 16
 """environments where maximum spans are compared"""
 
 
 def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
     """Two tables: by age of the episode, and by maximum span."""
-    with OwnProcess(_grow_old, subject, command.episode_steps, command.rounds, STRETCH_STEPS) as process:
+    with OwnProcess(
+        _grow_old, subject, command.episode_steps, STRETCHES * command.rounds, STRETCH_STEPS
+    ) as process:
         by_age = process.answer()
     return [_episode_table(by_age), _span_table(subject.config, command)]
 
@@ -166,7 +170,7 @@ def _span_table(config: TrainConfig, command: BenchmarkCommand) -> Table:
     players = {max_span: _spanning_player(_endless(config), max_span, span) for max_span in command.max_spans}
     for player in players.values():
         player.microseconds(2 * span)  # until as many expire as are written
-    microseconds = _in_turns(players, command.rounds, STRETCH_STEPS)
+    microseconds = _in_turns(players, STRETCHES * command.rounds, STRETCH_STEPS)
     first = command.max_spans[0]
     rows: dict[str, dict[str, Spread | str]] = {}
     for max_span, player in players.items():

@@ -84,7 +84,8 @@ class BenchmarkCommand:
         gaps = [later - sooner for sooner, later in pairwise((0, *self.episode_steps))]
         if min(gaps) < LEAST_EPISODE_STEPS:
             raise ValueError(
-                f"episode_steps must grow by at least {LEAST_EPISODE_STEPS} each time, got {self.episode_steps}"
+                f"episode_steps must grow by at least {LEAST_EPISODE_STEPS} each time, "
+                f"got {self.episode_steps}"
             )
         if min(self.max_spans) < 32:
             raise ValueError(f"max_spans must be at least 32, got {min(self.max_spans)}")
