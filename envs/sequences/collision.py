@@ -87,8 +87,8 @@ class CollisionRules:
 
     smallest_box: int = 0
     """particles stay in a part of the box while a row lasts: a square around its middle (quadrants stay
-    equally likely) of a side log-uniform from so many cells up to the whole; 0: always the whole. In a smaller
-    box collisions are more frequent; they are so rare that a small model hardly learns from them"""
+    equally likely) of a side log-uniform from so many cells up to the whole; 0: always the whole. In a
+    smaller box collisions are more frequent; they are so rare that a small model hardly learns from them"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
