@@ -76,6 +76,8 @@ class CollisionRules:
 
     easy_question: EasyQuestion = "latest"
     """the pair that collided last, or the particles' current colors (as published)"""
+    easy_probability: float = EASY_PROBABILITY
+    """of asking the easy question. With 1.0 and `latest` colors do not matter: easier to learn first"""
     warm_up_frames: int = 0
     """frames before a row begins; what collides in them can be asked about, though never shown"""
     min_episode_frames: int = 32
@@ -84,14 +86,16 @@ class CollisionRules:
     """and after so many at most; 0: never. Short rows have recent answers, which are easier to learn from"""
 
     smallest_box: int = 0
-    """particles stay in a part of the box while a row lasts: a square around its middle (quadrants stay equally
-    likely) of a side log-uniform from so many cells up to the whole; 0: always the whole. In a smaller box
-    collisions are more frequent; they are so rare that a small model hardly learns from them"""
+    """particles stay in a part of the box while a row lasts: a square around its middle (quadrants stay
+    equally likely) of a side log-uniform from so many cells up to the whole; 0: always the whole. In a
+    smaller box collisions are more frequent; they are so rare that a small model hardly learns from them"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         if self.easy_question not in ("latest", "current"):
             raise ValueError(f"easy_question must be 'latest' or 'current', got {self.easy_question!r}")
+        if not 0.0 <= self.easy_probability <= 1.0:
+            raise ValueError(f"easy_probability must lie in [0, 1], got {self.easy_probability}")
         require_whole_numbers(
             warm_up_frames=(self.warm_up_frames, 0),
             min_episode_frames=(self.min_episode_frames, 1),
@@ -204,7 +208,7 @@ class CollisionRules:
         num_hits_F = np.searchsorted(hit_H, frame_F, side="right")
         latest_of_hits = np.concatenate([[state["latest_pair"]], pair_F[hit_H]])
         latest_F = latest_of_hits[num_hits_F]
-        easy_F = (rng.random(num_frames) < EASY_PROBABILITY) & (latest_F >= 0)
+        easy_F = (rng.random(num_frames) < self.easy_probability) & (latest_F >= 0)
         easy_pair_F = latest_F if self.easy_question == "latest" else pair_F
         asked_F = np.where(easy_F, easy_pair_F, rng.integers(NUM_PAIRS, size=num_frames))
         answer_F = last_event(asked_F, frame_F + 1)

@@ -216,6 +216,13 @@ def test_the_distribution_equals_the_slow_loop(easy_question: EasyQuestion) -> N
     assert not far
 
 
+def _latest(seen: Shown) -> NDArray[np.int64]:
+    """Colors [B, F, 2] of the particles when they last collided; -1 before that."""
+    hits = (seen.cells[:, :, 0] == seen.cells[:, :, 1]).all(axis=2)
+    place = np.maximum.accumulate(np.where(hits, np.arange(hits.shape[1]), -1), axis=1)
+    return np.where(place[..., None] >= 0, np.take_along_axis(seen.colors, place[..., None], axis=1), -1)
+
+
 @pytest.mark.parametrize("easy_question", QUESTIONS)
 def test_known_rates(easy_question: EasyQuestion) -> None:
     """What follows from the rules alone, on one long row."""
@@ -224,10 +231,10 @@ def test_known_rates(easy_question: EasyQuestion) -> None:
         differs = (seen.colors[:, gap:] != seen.colors[:, :-gap]).mean()
         assert differs == pytest.approx(0.8 * (1 - 0.95**gap), abs=0.006)
     hits = (seen.cells[:, :, 0] == seen.cells[:, :, 1]).all(axis=2)
-    place = np.maximum.accumulate(np.where(hits, np.arange(hits.shape[1]), -1), axis=1)
-    latest = np.take_along_axis(seen.colors, place[..., None], axis=1)
-    asks_latest = (seen.asked == latest).all(axis=2)[place >= 0].mean()
-    asks_current = (seen.asked == seen.colors).all(axis=2)[place >= 0].mean()
+    latest = _latest(seen)
+    known = (latest >= 0).all(axis=2)
+    asks_latest = (seen.asked == latest).all(axis=2)[known].mean()
+    asks_current = (seen.asked == seen.colors).all(axis=2)[known].mean()
     # 0.4 on purpose, and one random question in 25 by chance.
     meant, other = (asks_latest, asks_current) if easy_question == "latest" else (asks_current, asks_latest)
     assert meant == pytest.approx(0.4 + 0.6 / 25, abs=0.003)
@@ -257,6 +264,8 @@ def test_the_oracle_makes_the_known_errors(easy_question: EasyQuestion, percent:
 def test_mistakes_are_refused() -> None:
     with pytest.raises(ValueError, match="easy_question must be 'latest' or 'current', got 'newest'"):
         CollisionRules(easy_question="newest")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"easy_probability must lie in \[0, 1\], got 1\.5"):
+        CollisionRules(easy_probability=1.5)
     with pytest.raises(ValueError, match="warm_up_frames must be at least 0, got -1"):
         CollisionRules(warm_up_frames=-1)
     with pytest.raises(ValueError, match=r"warm_up_frames must be a whole number, got 1\.5"):
@@ -312,3 +321,11 @@ def test_impossible_rows_are_refused() -> None:
         CollisionRules(max_episode_frames=10)
     with pytest.raises(ValueError, match="smallest_box must be at most 15 cells, got 16"):
         CollisionRules(smallest_box=16)
+
+
+def test_the_easy_question_may_be_the_only_one() -> None:
+    seen = shown(GeneratedStream(CollisionRules(easy_probability=1.0), seed=3), 50_000)
+    asks_latest = (seen.asked == _latest(seen)).all(axis=2)
+    first = int((seen.targets[0] != IGNORE).argmax())
+    assert asks_latest[0, first:].all()
+    assert not asks_latest[0, :first].any()
