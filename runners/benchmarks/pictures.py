@@ -36,11 +36,11 @@ def draw(tables: Sequence[Table], caption: str) -> Figure:
         for title, name, column in (
             ("environment steps/s", environments.NAME, environments.SPEED),
             ("training steps/s", training.NAME, training.SPEED),
-            ("peak memory of training (MiB above the imports)", training.NAME, training.MEMORY),
+            ("peak memory of training (MiB)", training.NAME, training.MEMORY),
             ("acting as an episode grows", acting.BY_AGE, None),
             ("acting as the maximum span grows", acting.BY_SPAN, None),
             ("samples/s of several processes", ranks.NAME, ranks.SPEED),
-            ("seconds until solved (hatched: not solved by then)", solving.NAME, solving.SECONDS),
+            ("seconds until solved (hatched: given up)", solving.NAME, solving.SECONDS),
         )
         if name in named
     ]
@@ -112,13 +112,22 @@ def _growth(axis: Axes, table: Table) -> None:
         axis.errorbar(x, middle, error, color=color, marker=marker, markersize=4, capsize=2, label=what)
     axis.axhline(1.0, color="0.8", linewidth=0.8, zorder=0)
     axis.set_xscale("log")
-    axis.set_xticks(x, [f"{value:,}" for value in x])
+    axis.set_xticks(x, [_short(value) for value in x])
     axis.minorticks_off()
     axis.set_ylim(0.0, max(1.5, axis.get_ylim()[1]))
     axis.set_ylabel(f"ratio against {first}", fontsize=8)
     axis.set_xlabel("maximum span" if table.name == acting.BY_SPAN else "steps of the episode", fontsize=8)
     axis.tick_params(labelsize=7)
     axis.legend(frameon=False, fontsize=7, loc="lower left")
+
+
+def _short(count: int) -> str:
+    """1,000 as 1k, and so is 1,024; 1,000,000 as 1M."""
+    for unit, sizes in (("M", (10**6,)), ("k", (10**3, 2**10))):
+        for size in sizes:
+            if count % size == 0:
+                return f"{count // size}{unit}"
+    return f"{count:,}"
 
 
 def _spread(cell: Spread | str) -> Spread:

@@ -48,7 +48,7 @@ class BenchmarkCommand:
     run: Path | None = None
     """run folder whose trained agent is measured instead, with its configuration; none: a fresh one with the
     spans of a trained one"""
-    rounds: int = 5
+    rounds: int = 10
     """measurements of each rival, alternating"""
     reach: int = 256
     """steps back that the other memories can reach in the part training"""
