@@ -17,6 +17,8 @@ from runners.run_folder import RunFolder
 from tests.runners.launch import ROOT, finished, wait_for
 from tests.runners.test_main_job import SMALL, rows
 
+SECONDS = 300.0
+"""a cluster takes its time on a busy machine"""
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
@@ -62,17 +64,17 @@ def test_a_run_on_two_nodes_is_interrupted_and_resumed(cluster: str, tmp_path: P
     process = start(cluster, script, *SMALL, "--total-steps", "1280000", "--run", str(run))
     wait_for(run / "checkpoints" / "latest", [process])
     os.kill(process.pid, signal.SIGTERM)
-    ((code, said),) = finished([process])
+    ((code, said),) = finished([process], SECONDS)
     assert code == 75, said
     assert "2 ranks" in said
     assert "Interrupted at" in said
     steps = RunFolder.open(run).latest_checkpoint().step
     assert len(rows(run)) == steps // 128
     ((code, said),) = finished(
-        [start(cluster, script, "--resume", str(run), "--total-steps", str(steps + 256))]
+        [start(cluster, script, "--resume", str(run), "--total-steps", str(steps + 256))], SECONDS
     )
     assert code == 0, said
     assert (run / "evaluation.json").exists()
-    ((code, said),) = finished([start(cluster, script, "--env", "corridor-lnog", nodes=1)])
+    ((code, said),) = finished([start(cluster, script, "--env", "corridor-lnog", nodes=1)], SECONDS)
     assert code == 1
     assert "did you mean 'corridor-long'" in said
