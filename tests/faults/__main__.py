@@ -20,7 +20,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults import checkpoint_write, damage, disk_full, environments, malicious, omission, signals
+from tests.faults import (
+    checkpoint_write,
+    damage,
+    disk_full,
+    environments,
+    malicious,
+    omission,
+    signals,
+    tracking,
+)
 from tests.faults.harness import TRAINERS, Figure, Reference, kill_and_resume, repeat
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
@@ -88,6 +97,10 @@ class FullSet:
         (self.folder / "malicious").mkdir()
         yield malicious.try_all(self.folder / "malicious")
 
+    def tracking(self) -> Iterator[Figure]:
+        for name in tracking.FAULTS:
+            yield tracking.track(self.references["a2c"], name, self.times(10), self.folder)
+
     def repeats(self) -> Iterator[Figure]:
         for reference in self.references.values():
             yield repeat(reference, self.times(15), self.folder)
@@ -103,6 +116,7 @@ PARTS: dict[str, Callable[[FullSet], Iterator[Figure]]] = {
     "workers": FullSet.workers,
     "malicious": FullSet.malicious,
     "repeats": FullSet.repeats,
+    "tracking": FullSet.tracking,
 }
 
 
