@@ -15,16 +15,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 import torch
 
+from envs.names import ENTRIES
 from tests.faults import (
     checkpoint_write,
     damage,
     disk_full,
     environments,
+    equivalence,
     malicious,
     omission,
     signals,
@@ -41,10 +44,14 @@ class FullSet:
     """Every part, in sizes that are scaled together."""
 
     def __init__(self, folder: Path, scale: float) -> None:
-        """Train the references."""
+        """Nothing is trained yet."""
         self.folder = folder
         self.scale = scale
-        self.references = {
+
+    @cached_property
+    def references(self) -> dict[str, Reference]:
+        """A run of each trainer that nobody disturbs."""
+        return {
             name: Reference.make([*words, "--keep-checkpoints", "99"], folder / name)
             for name, words in TRAINERS.items()
         }
@@ -101,6 +108,15 @@ class FullSet:
         for name in tracking.FAULTS:
             yield tracking.track(self.references["a2c"], name, self.times(10), self.folder)
 
+    def equivalence(self) -> Iterator[Figure]:
+        for seed, name in enumerate(ENTRIES):
+            steps = self.times(1_000_000 // len(ENTRIES))
+            yield equivalence.batched_against_reference(name, steps, seed)
+        yield from equivalence.memory_against_reference(self.times(500), seed=0)
+        yield equivalence.leaks(self.times(1_000), seed=0)
+        yield equivalence.acting_against_learning(self.times(100_000), seed=0)
+        yield equivalence.advantages_against_double_loop(self.times(1_000), seed=0)
+
     def repeats(self) -> Iterator[Figure]:
         for reference in self.references.values():
             yield repeat(reference, self.times(15), self.folder)
@@ -117,6 +133,7 @@ PARTS: dict[str, Callable[[FullSet], Iterator[Figure]]] = {
     "malicious": FullSet.malicious,
     "repeats": FullSet.repeats,
     "tracking": FullSet.tracking,
+    "equivalence": FullSet.equivalence,
 }
 
 

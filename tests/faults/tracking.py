@@ -25,7 +25,7 @@ FINISH_S = 2.0
 """how long Weights & Biases may take to finish in these tests"""
 CLOSE_S = 5.0
 """when it is given up on, if it hangs"""
-SLACK_S = 20.0
+SLACK_S = 30.0
 """for a training of a second and the start of W&B, which asks about an account for ten, on a busy machine"""
 OUTAGE_S = 3.0
 
