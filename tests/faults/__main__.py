@@ -32,6 +32,7 @@ from tests.faults import (
     omission,
     signals,
     tracking,
+    worlds,
 )
 from tests.faults.harness import TRAINERS, Figure, Reference, kill_and_resume, repeat
 
@@ -117,6 +118,17 @@ class FullSet:
         yield equivalence.acting_against_learning(self.times(100_000), seed=0)
         yield equivalence.advantages_against_double_loop(self.times(1_000), seed=0)
 
+    def worlds(self) -> Iterator[Figure]:
+        for name in ENTRIES:
+            sequences = self.times(300)
+            worlds.do_anything(name, sequences)
+            yield Figure(
+                what=f"{name}: sequences of calls that separate no twins", good=sequences, of=sequences
+            )
+            yield worlds.oracle_solves(name, self.times(1_000))
+            yield worlds.guessing(name, self.times(20_000))
+            yield worlds.nothing_visible(name, self.times(1_000_000))
+
     def repeats(self) -> Iterator[Figure]:
         for reference in self.references.values():
             yield repeat(reference, self.times(15), self.folder)
@@ -134,6 +146,7 @@ PARTS: dict[str, Callable[[FullSet], Iterator[Figure]]] = {
     "repeats": FullSet.repeats,
     "tracking": FullSet.tracking,
     "equivalence": FullSet.equivalence,
+    "worlds": FullSet.worlds,
 }
 
 
