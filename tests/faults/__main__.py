@@ -2,8 +2,8 @@
 
     python -m tests.faults --full
 
-takes about half an hour on one core. `--only kills damage` does a part, `--scale 0.1` a tenth of each; the
-figures of other parts stay as they are.
+takes about an hour on one core. `--only kills damage` does a part, `--scale 0.1` a tenth of each; the
+figures of other parts stay as they are. `--only soak` trains for two hours, or for so many `--soak-minutes`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tests.faults import (
     malicious,
     omission,
     signals,
+    soak,
     tracking,
     worlds,
 )
@@ -44,10 +45,11 @@ HEADER = "| what | held | of | remarks | seconds |\n| --- | --- | --- | --- | --
 class FullSet:
     """Every part, in sizes that are scaled together."""
 
-    def __init__(self, folder: Path, scale: float) -> None:
+    def __init__(self, folder: Path, scale: float, soak_minutes: float) -> None:
         """Nothing is trained yet."""
         self.folder = folder
         self.scale = scale
+        self.soak_minutes = soak_minutes
 
     @cached_property
     def references(self) -> dict[str, Reference]:
@@ -129,6 +131,9 @@ class FullSet:
             yield worlds.guessing(name, self.times(20_000))
             yield worlds.nothing_visible(name, self.times(1_000_000))
 
+    def soak(self) -> Iterator[Figure]:
+        yield from soak.soak(60.0 * self.soak_minutes, self.folder)
+
     def repeats(self) -> Iterator[Figure]:
         for reference in self.references.values():
             yield repeat(reference, self.times(15), self.folder)
@@ -147,20 +152,25 @@ PARTS: dict[str, Callable[[FullSet], Iterator[Figure]]] = {
     "tracking": FullSet.tracking,
     "equivalence": FullSet.equivalence,
     "worlds": FullSet.worlds,
+    "soak": FullSet.soak,
 }
 
 
 def main() -> int:
     """Run the parts that were asked for; 1 if something did not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--full", action="store_true", required=True, help="yes, all of it")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--full", action="store_true", help="all parts but the soak")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="these parts")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all sizes but the soak's")
+    parser.add_argument("--soak-minutes", type=float, default=120.0)
     chosen = parser.parse_args()
+    if not chosen.full and not chosen.only:
+        parser.error("say --full, or --only with some parts")
+    parts = chosen.only or [name for name in PARTS if name != "soak"]
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        full_set = FullSet(Path(folder), chosen.scale)
-        for name in chosen.only:
+        full_set = FullSet(Path(folder), chosen.scale, chosen.soak_minutes)
+        for name in parts:
             began = time.monotonic()
             for figure in PARTS[name](full_set):
                 seconds, began = time.monotonic() - began, time.monotonic()

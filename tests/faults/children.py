@@ -120,7 +120,7 @@ def train_with_nan(words: Sequence[str], where: str, step: int) -> int:
     return train(words)
 
 
-def train_online(
+def train_tracked(
     words: Sequence[str], environment: dict[str, str], limits: dict[str, float], pause: str
 ) -> int:
     """Train with Weights & Biases.

@@ -155,7 +155,7 @@ def _track(reference: Reference, fault: Fault, run: Path) -> tuple[list[str], fl
             server.mood = fault.mood
         began = time.monotonic()
         child = Child(
-            children.train_online,
+            children.train_tracked,
             words,
             _variables(server, run.parent, account=fault.account),
             fault.limits,
