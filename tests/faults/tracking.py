@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from runners.tracking import STEP_KEY
 from tests.faults import children
@@ -39,7 +40,7 @@ class Fault:
 
     says: str
     """what the user is told; empty: nothing but where the run is to be seen"""
-    arrives: str
+    arrives: Literal["at once", "by sync", "nowhere"]
     """how each row must reach the server: `at once`, `by sync` or not (`nowhere`)"""
     account: bool = True
     mood: Mood | None = "answers"
