@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -19,9 +20,11 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import MemoryPPO
+from agents.retention import SMALLEST_MASK
 from agents.span_noise import SpanNoiseSettings
-from agents.transformer import TransformerSettings
+from agents.transformer import MemoryTransformer, TransformerSettings
 from envs.vec_env import make_vec_env
+from tests.agents import reference_transformer
 from tests.agents.reference_transformer import reference
 from tests.agents.small_envs import AnySpace
 from tests.agents.test_algorithms import Recorder
@@ -101,6 +104,7 @@ def memory_against_reference(shapes: int, seed: int) -> Iterator[Figure]:
     generator = random.Random(seed)
     good = dict.fromkeys(TOLERANCE, 0)
     worst = dict.fromkeys(TOLERANCE, 0.0)
+    undecided = 0
     for number in range(shapes):
         settings = random_settings(generator)
         batch, steps = generator.randint(1, 3), generator.randint(2, 24)
@@ -110,21 +114,47 @@ def memory_against_reference(shapes: int, seed: int) -> Iterator[Figure]:
         first = episode_starts(seed + number, batch, steps, generator.choice([0.0, 0.1, 0.5]))
         cut = generator.randint(1, steps)
         with torch.no_grad():
-            expected = torch.stack([reference(model, x[b], first[b].tolist()).y_TD for b in range(batch)])
+            expected = _dense(model, x, first)
             for dtype, tolerance in TOLERANCE.items():
                 mine, inputs = copy.deepcopy(model).to(dtype), x.to(dtype)
                 stepped, _ = by_steps(mine, inputs, first, mine.initial_state(batch))
                 blocked = by_blocks(mine, inputs, first, [size for size in (cut, steps - cut) if size])
                 off = max(float((y - expected).abs().max()) for y in (stepped, blocked))
+                if off > tolerance and dtype == torch.float32 and _rounding_decides(model, x, first):
+                    undecided += 1
+                    continue
                 worst[dtype] = max(worst[dtype], off)
                 good[dtype] += off <= tolerance
     for dtype, tolerance in TOLERANCE.items():
+        left_out = undecided if dtype == torch.float32 else 0
+        remarks = f"largest difference {worst[dtype]:.1e}"
+        if left_out:
+            remarks += f"; {left_out} not counted, where rounding decides what is seen"
         yield Figure(
             what=f"deleted and compacted memory within {tolerance:g} of the dense reference, {_name(dtype)}",
             good=good[dtype],
-            of=shapes,
-            remarks=f"largest difference {worst[dtype]:.1e}",
+            of=shapes - left_out,
+            remarks=remarks,
         )
+
+
+def _dense(model: MemoryTransformer, x: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    rows = zip(x, first.tolist(), strict=True)
+    return torch.stack([reference(model, x_TD, first_T).y_TD for x_TD, first_T in rows])
+
+
+def _rounding_decides(model: MemoryTransformer, x: torch.Tensor, first: torch.Tensor) -> bool:
+    """Whether the reference jumps when the smallest weight that counts is halved or doubled.
+
+    A memory that is alone in sight is read in full, however small its weight; just above 1e-6 a rounding
+    error of float32 is the difference between that and nothing.
+    """
+    outputs = []
+    with pytest.MonkeyPatch.context() as patch:
+        for factor in (0.5, 2.0):
+            patch.setattr(reference_transformer, "SMALLEST_MASK", factor * SMALLEST_MASK)
+            outputs.append(_dense(model, x, first))
+    return float((outputs[0] - outputs[1]).abs().max()) > TOLERANCE[torch.float32]
 
 
 def _name(dtype: torch.dtype) -> str:
