@@ -13,6 +13,7 @@ import json
 import math
 import os
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -50,6 +51,13 @@ PROJECT = "memory-suite"
 
 HISTOGRAM_BINS = 32
 """In metrics.jsonl, an array of more entries than this is kept as a histogram of so many bins; W&B too."""
+
+WANDB_START_S = 15.0
+"""how long W&B may take to begin a run before it is one that stays on this disk"""
+WANDB_FINISH_S = 30.0
+"""how long it may take to send what is left"""
+MIRROR_CLOSE_S = 40.0
+"""how long the end of a run waits for any mirror"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +105,23 @@ def make_logger(
     metrics = MetricsFile(folder.metrics_file)
     if resume_offset is not None:
         metrics.truncate(resume_offset)
-    makers: dict[str, Callable[[], KVWriter]] = {}
+    mirror = functools.partial(MirrorWriter, notify=notify, close_timeout_seconds=MIRROR_CLOSE_S)
+    mirrors = []
     if config.csv:
         rows_before = read_metrics(folder.metrics_file)
-        makers["metrics.csv"] = lambda: _CsvMirror(folder.csv_file, rows_before)
+        mirrors.append(mirror(lambda: _CsvMirror(folder.csv_file, rows_before), "metrics.csv"))
     if config.tensorboard:
-        makers["TensorBoard"] = lambda: TensorBoardOutputFormat(str(folder.tensorboard))
+        mirrors.append(mirror(lambda: TensorBoardOutputFormat(str(folder.tensorboard)), "TensorBoard"))
     if config.track != "disabled":
         mode: Literal["offline", "online"] = config.track
-        makers["Weights & Biases"] = lambda: WandbWriter(
-            folder.path, to_dict(config), mode=mode, notify=notify
+        process = WandbProcess()
+        mirrors.append(
+            mirror(
+                lambda: WandbWriter(folder.path, to_dict(config), mode=mode, process=process, notify=notify),
+                "Weights & Biases",
+                give_up=process.kill,
+            )
         )
-    mirrors = [MirrorWriter(make, name, notify=notify) for name, make in makers.items()]
     return RunLogger(str(folder.path), metrics, mirrors)
 
 
@@ -185,7 +198,8 @@ class MirrorWriter(KVWriter):
         *,
         notify: Notify | None = None,
         queue_rows: int = 1000,
-        close_timeout_seconds: float = 40.0,
+        close_timeout_seconds: float = MIRROR_CLOSE_S,
+        give_up: Callable[[], None] | None = None,
     ) -> None:
         """Start the thread.
 
@@ -195,17 +209,19 @@ class MirrorWriter(KVWriter):
             notify: told when the mirror is switched off or loses rows; None: stderr.
             queue_rows: rows that may wait.
             close_timeout_seconds: how long `close` waits for the writer to catch up.
+            give_up: ends by force what the writer may be waiting for after that time.
         """
         self._make_writer = make_writer
         self._name = name
         self._notify = _to_stderr if notify is None else notify
         self._close_timeout_seconds = close_timeout_seconds
+        self._give_up = give_up
         self._queue: queue.Queue[tuple[Row, Excluded, int] | None] = queue.Queue(queue_rows)
         self._closed = False
         self.rows_dropped = 0
         """rows that never reached the writer because it was too slow"""
         self.is_off = False
-        """whether the writer failed"""
+        """whether the writer failed or was given up on"""
         self._thread = threading.Thread(target=self._run, name=f"mirror {name}", daemon=True)
         self._thread.start()
 
@@ -235,6 +251,10 @@ class MirrorWriter(KVWriter):
                 f"{self._name} was given up on after {self._close_timeout_seconds:g} s with about "
                 f"{self._queue.qsize()} rows unwritten; metrics.jsonl has them all"
             )
+            self.is_off = True
+            if self._give_up is not None:
+                self._give_up()
+                self._thread.join(1.0)
         if self.rows_dropped:
             self._say(
                 f"{self._name} was too slow and lost {self.rows_dropped} rows; metrics.jsonl has them all"
@@ -268,6 +288,24 @@ class MirrorWriter(KVWriter):
             self._notify(message)
 
 
+class WandbProcess:
+    """The process that Weights & Biases starts; at exit the interpreter waits for it without limit."""
+
+    def __init__(self) -> None:
+        """None is known yet."""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def find(self, session: Any) -> None:
+        """Remember the one that a session of Weights & Biases started, if it did not join another's."""
+        with contextlib.suppress(AttributeError):  # there is no public way to it
+            self._process = session.ensure_service()._proc._process
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        if self._process is not None:
+            self._process.kill()
+
+
 class WandbWriter(KVWriter):
     """Weights & Biases, offline unless asked otherwise; meant to run inside a `MirrorWriter`."""
 
@@ -277,6 +315,7 @@ class WandbWriter(KVWriter):
         config: Mapping[str, Any],
         *,
         mode: Literal["offline", "online"],
+        process: WandbProcess,
         notify: Notify | None = None,
     ) -> None:
         """Start a W&B run.
@@ -285,18 +324,21 @@ class WandbWriter(KVWriter):
             folder: run folder; W&B makes its own folder in it.
             config: shown with the run.
             mode: "online" falls back to "offline" without an account or a connection.
-            notify: told about the fallback; None: stderr.
+            process: told which process W&B starts.
+            notify: told about the fallback, and about what could not be sent; None: stderr.
         """
         # Nothing is sent anywhere unless the user asks for it; read when W&B is first imported.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         self._wandb = wandb
+        self._notify = _to_stderr if notify is None else notify
         settings = wandb.Settings(
             console="off",
             silent=True,
-            init_timeout=15.0,
-            finish_timeout=30.0,
+            init_timeout=WANDB_START_S,
+            finish_timeout=WANDB_FINISH_S,
+            finish_timeout_raises=True,
             x_transaction_log_flush_interval=1.0,  # the default loses the last 15 s when it is killed
         )
         start = functools.partial(
@@ -309,15 +351,15 @@ class WandbWriter(KVWriter):
             settings=settings,
         )
         try:
-            wandb.setup(settings=settings)  # silent from here on, before a run exists
-            online = mode == "online" and self._start_online(start, _to_stderr if notify is None else notify)
+            process.find(wandb.setup(settings=settings))  # silent from here on, before a run exists
+            online = mode == "online" and self._start_online(start)
             self._run = online or start(mode="offline")
             self._run.define_metric("*", step_metric=STEP_KEY)
         except BaseException:
             wandb.teardown()
             raise
 
-    def _start_online(self, start: Callable[..., Run], notify: Notify) -> Run | None:
+    def _start_online(self, start: Callable[..., Run]) -> Run | None:
         """An online run; None if there can be none."""
         try:
             if not self._wandb.login(prompt=False):
@@ -325,9 +367,9 @@ class WandbWriter(KVWriter):
             run = start(mode="online")
         except Exception as error:
             reason = " ".join(str(error).split())
-            notify(f"Weights & Biases goes on offline: {reason}; upload later with `wandb sync`")
+            self._notify(f"Weights & Biases goes on offline: {reason}; upload later with `wandb sync`")
             return None
-        notify(f"Weights & Biases shows this run at {run.url}")
+        self._notify(f"Weights & Biases shows this run at {run.url}")
         return run
 
     def write(self, key_values: Row, key_excluded: Excluded, step: int = 0) -> None:
@@ -348,6 +390,11 @@ class WandbWriter(KVWriter):
     def close(self) -> None:
         try:
             self._run.finish()
+        except TimeoutError:
+            self._notify(
+                f"Weights & Biases was not done within {WANDB_FINISH_S:g} s; what did not arrive is in "
+                f"{Path(self._run.dir).parent}: upload it with `wandb sync --include-online` and that folder"
+            )
         finally:
             self._wandb.teardown()  # otherwise done when the process exits, where it may hang or print
 

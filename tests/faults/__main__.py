@@ -2,8 +2,8 @@
 
     python -m tests.faults --full
 
-takes about half an hour on one core. `--only kills damage` does a part, `--scale 0.1` a tenth of each; the
-figures of other parts stay as they are.
+takes about an hour on one core. `--only kills damage` does a part, `--scale 0.1` a tenth of each; the
+figures of other parts stay as they are. `--only soak` trains for two hours, or for so many `--soak-minutes`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.faults import checkpoint_write, damage, disk_full, environments, malicious, omission, signals
+from envs.names import ENTRIES
+from tests.faults import (
+    checkpoint_write,
+    damage,
+    disk_full,
+    environments,
+    equivalence,
+    malicious,
+    omission,
+    signals,
+    soak,
+    tracking,
+    worlds,
+)
 from tests.faults.harness import TRAINERS, Figure, Reference, kill_and_resume, repeat
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
@@ -31,11 +45,16 @@ HEADER = "| what | held | of | remarks | seconds |\n| --- | --- | --- | --- | --
 class FullSet:
     """Every part, in sizes that are scaled together."""
 
-    def __init__(self, folder: Path, scale: float) -> None:
-        """Train the references."""
+    def __init__(self, folder: Path, scale: float, soak_minutes: float) -> None:
+        """Nothing is trained yet."""
         self.folder = folder
         self.scale = scale
-        self.references = {
+        self.soak_minutes = soak_minutes
+
+    @cached_property
+    def references(self) -> dict[str, Reference]:
+        """A run of each trainer that nobody disturbs."""
+        return {
             name: Reference.make([*words, "--keep-checkpoints", "99"], folder / name)
             for name, words in TRAINERS.items()
         }
@@ -88,6 +107,33 @@ class FullSet:
         (self.folder / "malicious").mkdir()
         yield malicious.try_all(self.folder / "malicious")
 
+    def tracking(self) -> Iterator[Figure]:
+        for name in tracking.FAULTS:
+            yield tracking.track(self.references["a2c"], name, self.times(10), self.folder)
+
+    def equivalence(self) -> Iterator[Figure]:
+        for seed, name in enumerate(ENTRIES):
+            steps = self.times(1_000_000 // len(ENTRIES))
+            yield equivalence.batched_against_reference(name, steps, seed)
+        yield from equivalence.memory_against_reference(self.times(500), seed=0)
+        yield equivalence.leaks(self.times(1_000), seed=0)
+        yield equivalence.acting_against_learning(self.times(100_000), seed=0)
+        yield equivalence.advantages_against_double_loop(self.times(1_000), seed=0)
+
+    def worlds(self) -> Iterator[Figure]:
+        for name in ENTRIES:
+            sequences = self.times(300)
+            worlds.do_anything(name, sequences)
+            yield Figure(
+                what=f"{name}: sequences of calls that separate no twins", good=sequences, of=sequences
+            )
+            yield worlds.oracle_solves(name, self.times(1_000))
+            yield worlds.guessing(name, self.times(20_000))
+            yield worlds.nothing_visible(name, self.times(1_000_000))
+
+    def soak(self) -> Iterator[Figure]:
+        yield from soak.soak(60.0 * self.soak_minutes, self.folder)
+
     def repeats(self) -> Iterator[Figure]:
         for reference in self.references.values():
             yield repeat(reference, self.times(15), self.folder)
@@ -103,20 +149,28 @@ PARTS: dict[str, Callable[[FullSet], Iterator[Figure]]] = {
     "workers": FullSet.workers,
     "malicious": FullSet.malicious,
     "repeats": FullSet.repeats,
+    "tracking": FullSet.tracking,
+    "equivalence": FullSet.equivalence,
+    "worlds": FullSet.worlds,
+    "soak": FullSet.soak,
 }
 
 
 def main() -> int:
     """Run the parts that were asked for; 1 if something did not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--full", action="store_true", required=True, help="yes, all of it")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--full", action="store_true", help="all parts but the soak")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="these parts")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all sizes but the soak's")
+    parser.add_argument("--soak-minutes", type=float, default=120.0)
     chosen = parser.parse_args()
+    if not chosen.full and not chosen.only:
+        parser.error("say --full, or --only with some parts")
+    parts = chosen.only or [name for name in PARTS if name != "soak"]
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        full_set = FullSet(Path(folder), chosen.scale)
-        for name in chosen.only:
+        full_set = FullSet(Path(folder), chosen.scale, chosen.soak_minutes)
+        for name in parts:
             began = time.monotonic()
             for figure in PARTS[name](full_set):
                 seconds, began = time.monotonic() - began, time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -10,6 +11,7 @@ import os
 import random
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +26,9 @@ from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.state_tree import join, split
 from configs import command_line
 from envs.vec_env import GymnasiumVecEnv
-from runners import train_agent, train_sequence, training_callback
+from runners import tracking, train_agent, train_sequence, training_callback
 from runners.run_folder import Checkpoint, RunFolder
-from runners.tracking import MetricsFile
+from runners.tracking import MetricsFile, Row
 
 
 def train(words: Sequence[str]) -> int:
@@ -117,6 +119,40 @@ def train_with_nan(words: Sequence[str], where: str, step: int) -> int:
     MemoryOnPolicyAlgorithm.optimize = poisoned  # type: ignore[method-assign]
     return train(words)
 
+
+def train_tracked(
+    words: Sequence[str], environment: dict[str, str], limits: dict[str, float], pause: str
+) -> int:
+    """Train with Weights & Biases.
+
+    Args:
+        words: the command.
+        environment: variables for W&B; there are no others of it.
+        limits: for constants of `runners.tracking`.
+        pause: a file; training waits after some rows for as long as it exists.
+    """
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        del os.environ[name]
+    os.environ.update(environment)
+    for name, seconds in limits.items():
+        setattr(tracking, name, seconds)
+    write = MetricsFile.write
+    rows = itertools.count()
+
+    def patient(self: MetricsFile, key_values: Row, *arguments: Any) -> None:
+        if next(rows) == ROWS_BEFORE_PAUSE:
+            while Path(pause).exists():
+                time.sleep(0.01)
+        write(self, key_values, *arguments)
+
+    MetricsFile.write = patient  # type: ignore[method-assign]
+    code = train(words)
+    atexit._run_exitfuncs()  # W&B's among them; a forked process would leave without
+    return code
+
+
+ROWS_BEFORE_PAUSE = 5
+"""of a training that waits"""
 
 _WRITERS: dict[str, tuple[Any, str]] = {
     "checkpoint": (RunFolder, "save_checkpoint"),

@@ -212,10 +212,14 @@ def test_a_hanging_mirror_is_given_up_on() -> None:
             release.wait()
 
     start = time.monotonic()
-    _, said = run_mirror(Hanging(), 20, queue_rows=5, close_timeout_seconds=0.3)
-    release.set()
+    mirror, said = run_mirror(
+        Hanging(fail_closing=True), 20, queue_rows=5, close_timeout_seconds=0.3, give_up=release.set
+    )
     assert time.monotonic() - start < 2.0
+    assert release.is_set()
+    assert mirror.is_off
     assert "given up on after 0.3 s with about 5 rows unwritten" in said[0]
+    assert "switched off" not in " ".join(said), "what it says after its end is of no interest"
 
 
 def logger_for(folder: RunFolder, resume_offset: int | None = None, **options: Any) -> RunLogger:
