@@ -59,7 +59,7 @@ class AdaptiveSpan(LearnedSpans):
         kind: PenaltyKind,
         span_BGT: Float[Tensor, "B G T"],
         end_BGM: Float[Tensor, "B G M"],
-        mask_BTGM: Float[Tensor, "B T G M"],
+        mask_BTGM: Float[Tensor, "B T G M"] | None,
         step_T: Float[Tensor, " T"],
     ) -> Float[Tensor, " B"]:
         """The mean span of the heads, whatever the form: there are no few long spans for a cap to spare."""

@@ -75,10 +75,11 @@ class ExpireSpan(LearnedSpans):
         kind: PenaltyKind,
         span_BGT: Float[Tensor, "B G T"],
         end_BGM: Float[Tensor, "B G M"],
-        mask_BTGM: Float[Tensor, "B T G M"],
+        mask_BTGM: Float[Tensor, "B T G M"] | None,
         step_T: Float[Tensor, " T"],
     ) -> Float[Tensor, " B"]:
         """Of the form asked for."""
         if kind.form == "ramp":
+            assert mask_BTGM is not None
             return ramp_penalty(end_BGM.unsqueeze(1) - step_T.view(1, -1, 1, 1), mask_BTGM, self.ramp)
         return span_cost(span_BGT, kind.cap_steps if kind.form == "capped" else None).mean((1, 2))

@@ -1,9 +1,13 @@
 """Attention over memories that expire, forward and backward in as few passes as possible.
 
-Memories are read as they are stored. A query is taken through the key projection before it meets them,
-and what it read goes through the value projection afterwards: q . (W h_i) = (W' q) . h_i and
-sum_i a_i (V h_i) = V (sum_i a_i h_i). So no key or value of a memory is ever computed or kept, and all
-heads read the same rows (the reading side of "multi-query" attention, https://arxiv.org/abs/1911.02150).
+There are two ways to read a memory, equal but for rounding: q . (W h_i) = (W' q) . h_i and
+sum_i a_i (V h_i) = V (sum_i a_i h_i).
+
+- As it is stored. A query is taken through the key projection before it meets memories, what it read
+  through the value projection afterwards. No key or value is ever computed, and all heads read the same
+  rows (the reading side of "multi-query" attention, https://arxiv.org/abs/1911.02150). Acting does this.
+- Projected. Keys and values of each head are computed once for a block; a pair of a query and a memory
+  then costs each head D / H products instead of D. `projecting_pays` says when that is less work.
 
 The gradient of equation 4 is written out by hand: automatic differentiation would keep and traverse
 about three times as many arrays of one number per (query, head, memory), and on a CPU those passes,
@@ -15,7 +19,9 @@ Shape letters:
     G  masks: 1 if all heads share one, else H       W  stored memories         D  model width
     N  memories that come up in the block: those written in it last, before them any others
     M  all memories, W + N, the stored ones first
-    S  first queries of the block that have a position relative to the first C stored memories
+    S  sets of rows to read: 1 if all heads read the memories as they are stored, else H
+    Q  size of a row that is read: D as stored, D / H projected
+    P  first queries of the block that have a position relative to the first C stored memories
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -32,16 +39,33 @@ INVISIBLE = -1e30
 """score of a pair that may not attend; exp() of it is exactly 0 beside any score of a visible pair"""
 
 
+def projecting_pays(*, num_steps: int, num_heads: int, width: int) -> bool:
+    """Whether a block's queries should read projected keys and values.
+
+    What one stored memory costs a block of T queries in products, forward and backward:
+        as stored: 4 T H D  (score and read; backward, their gradients in the queries and in the attention)
+        projected: 6 T D    (the same for rows of D / H, and the gradients of keys and values)
+                 + 4 D D    (key and value; backward, the gradients of both weights)
+    It depends on nothing that changes in the course of a run, so a run's blocks all read in one way.
+
+    Args:
+        num_steps: T.
+        num_heads: H.
+        width: D.
+    """
+    return 3 * num_steps + 2 * width < 2 * num_steps * num_heads
+
+
 class ExpiringAttention(torch.autograd.Function):
     """a'_ti = m_ti a_ti / sum_j m_tj a_tj, with m_ti = clamp(expiry_i - time_t, 0, 1)."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        query_BTHD: Float[Tensor, "B T H D"],
-        stored_BWD: Float[Tensor, "B W D"],
-        new_BND: Float[Tensor, "B N D"],
-        near_BHSC: Float[Tensor, "B H S C"] | None,
+        query_BTHQ: Float[Tensor, "B T H Q"],
+        key_BSMQ: Float[Tensor, "B S M Q"],
+        value_BSMQ: Float[Tensor, "B S M Q"] | None,
+        near_BHPC: Float[Tensor, "B H P C"] | None,
         inside_BHTT: Float[Tensor, "B H T T"] | None,
         expiry_BGM: Float[Tensor, "B G M"],
         stored_time_BT: Float[Tensor, "B T"],
@@ -53,10 +77,12 @@ class ExpiringAttention(torch.autograd.Function):
 
         Args:
             ctx: autograd's.
-            query_BTHD: queries as the memories understand them, already scaled.
-            stored_BWD: memories from before the block; no gradient flows into them.
-            new_BND: memories that come up in the block; the last T are those written in it, in order.
-            near_BHSC: relative position scores of the first queries and stored memories, or None.
+            query_BTHQ: queries as the keys understand them, already scaled.
+            key_BSMQ: memories from before the block, then those that come up in it, of which the last T are
+                those written in it, in order.
+            value_BSMQ: what is read from them. None: the keys, which are the memories as they are stored
+                (S = 1); no gradient flows into those from before the block.
+            near_BHPC: relative position scores of the first queries and stored memories, or None.
             inside_BHTT: the same among the block's own steps, or None.
             expiry_BGM: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1.
             stored_time_BT: t / R on the same clock as the stored memories see it; infinite for a query
@@ -66,14 +92,15 @@ class ExpiringAttention(torch.autograd.Function):
             late: also say how much attention stored memories get from the queries from this one on.
 
         Returns:
-            What was read [B, T, H, D], zero for a query that sees nothing; m [B, T, G, M], without
+            What was read [B, T, H, Q], zero for a query that sees nothing; m [B, T, G, M], without
             gradient; and that attention [B, W], summed over queries, mean over heads, without gradient (or
             None).
         """
-        batch, steps, heads, width = query_BTHD.shape
-        num_stored = stored_BWD.shape[1]
+        batch, steps = query_BTHQ.shape[:2]
+        num_sets = key_BSMQ.shape[1]
         num_spans, num_memories = expiry_BGM.shape[1:]
-        mask_BTGM = query_BTHD.new_empty(batch, steps, num_spans, num_memories, dtype=expiry_BGM.dtype)
+        num_stored = num_memories - hidden_BTN.shape[2]
+        mask_BTGM = query_BTHQ.new_empty(batch, steps, num_spans, num_memories, dtype=expiry_BGM.dtype)
         expiry_B1GM = expiry_BGM.unsqueeze(1)
         stored_time_BT11, time_T11 = stored_time_BT[:, :, None, None], time_T[:, None, None]
         torch.sub(expiry_B1GM[..., :num_stored], stored_time_BT11, out=mask_BTGM[..., :num_stored])
@@ -85,48 +112,53 @@ class ExpiringAttention(torch.autograd.Function):
         # log(0) itself takes a slow path in the vector library, so it is filled in afterwards. A row
         # of -inf would have no softmax: INVISIBLE is finite, and a query that sees nothing reads zero.
         log_mask_BTGM = mask_BTGM.masked_fill(gone_BTGM, 1.0).log_().masked_fill_(gone_BTGM, INVISIBLE)
-        memory_BMD = torch.cat([stored_BWD, new_BND], 1)
-        flat_query = query_BTHD.view(batch, steps * heads, width)
-        score = torch.bmm(flat_query, memory_BMD.transpose(1, 2))
-        score_BTHM = score.view(batch, steps, heads, -1)
-        if near_BHSC is not None:
-            score_BTHM[:, : near_BHSC.shape[2], :, : near_BHSC.shape[3]] += near_BHSC.transpose(1, 2)
+        key = key_BSMQ.flatten(0, 1)
+        value = key if value_BSMQ is None else value_BSMQ.flatten(0, 1)
+        score = torch.bmm(_by_set(query_BTHQ, num_sets), key.transpose(1, 2))
+        score_BTHM = _by_query(score, steps, num_sets)
+        if near_BHPC is not None:
+            score_BTHM[:, : near_BHPC.shape[2], :, : near_BHPC.shape[3]] += near_BHPC.transpose(1, 2)
         if inside_BHTT is not None:
             score_BTHM[..., num_memories - steps :] += inside_BHTT.transpose(1, 2)
         score_BTHM += log_mask_BTGM
         attention = score.softmax(-1)
-        read_BTHD = torch.bmm(attention, memory_BMD).view_as(query_BTHD)
-        read_BTHD.masked_fill_(blind_BTG1, 0.0)
+        read_BTHQ = _by_query(torch.bmm(attention, value), steps, num_sets).contiguous()
+        read_BTHQ.masked_fill_(blind_BTG1, 0.0)
         late_BW = None
         if late is not None:
-            late_BTHW = attention.view(batch, steps, heads, -1)[:, late:, :, :num_stored]
+            late_BTHW = _by_query(attention, steps, num_sets)[:, late:, :, :num_stored]
             late_BW = late_BTHW.masked_fill(blind_BTG1[:, late:], 0.0).mean(2).sum(1)
             ctx.mark_non_differentiable(late_BW)
-        ctx.save_for_backward(query_BTHD, memory_BMD, attention, mask_BTGM, read_BTHD, blind_BTG1)
-        ctx.num_stored = num_stored
-        ctx.near = None if near_BHSC is None else near_BHSC.shape[2:]
+        ctx.save_for_backward(query_BTHQ, key, value, attention, mask_BTGM, read_BTHQ, blind_BTG1)
+        ctx.num_stored, ctx.num_sets, ctx.as_stored = num_stored, num_sets, value_BSMQ is None
+        ctx.near = None if near_BHPC is None else near_BHPC.shape[2:]
         ctx.mark_non_differentiable(mask_BTGM)
-        return read_BTHD, mask_BTGM, late_BW
+        return read_BTHQ, mask_BTGM, late_BW
 
     @staticmethod
     def backward(
-        ctx: Any, grad_read_BTHD: Tensor, _grad_mask: Tensor, _grad_late: Tensor | None
+        ctx: Any, grad_read_BTHQ: Tensor, _grad_mask: Tensor, _grad_late: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """The chain rule through softmax and mask."""
-        query_BTHD, memory_BMD, attention, mask_BTGM, read_BTHD, blind_BTG1 = ctx.saved_tensors
-        batch, steps, heads, width = query_BTHD.shape
-        num_stored = ctx.num_stored
-        grad_read_BTHD = grad_read_BTHD.masked_fill(blind_BTG1, 0.0)
-        flat_grad_read = grad_read_BTHD.view(batch, steps * heads, width)
-        grad_score = torch.bmm(flat_grad_read, memory_BMD.transpose(1, 2))
-        grad_score -= (grad_read_BTHD * read_BTHD).sum(-1).view(batch, -1, 1)
+        query_BTHQ, key, value, attention, mask_BTGM, read_BTHQ, blind_BTG1 = ctx.saved_tensors
+        batch, steps = query_BTHQ.shape[:2]
+        num_sets, num_stored = ctx.num_sets, ctx.num_stored
+        grad_read_BTHQ = grad_read_BTHQ.masked_fill(blind_BTG1, 0.0)
+        query, grad_read = _by_set(query_BTHQ, num_sets), _by_set(grad_read_BTHQ, num_sets)
+        grad_score = torch.bmm(grad_read, value.transpose(1, 2))
+        grad_score -= _by_set((grad_read_BTHQ * read_BTHQ).sum(-1, keepdim=True), num_sets)
         grad_score *= attention
-        grad_query = torch.bmm(grad_score, memory_BMD).view_as(query_BTHD)
-        grad_new = torch.bmm(
-            grad_score[:, :, num_stored:].transpose(1, 2), query_BTHD.view(batch, steps * heads, width)
-        )
-        grad_new.baddbmm_(attention[:, :, num_stored:].transpose(1, 2), flat_grad_read)
-        grad_score_BTHM = grad_score.view(batch, steps, heads, -1)
+        grad_query = _by_query(torch.bmm(grad_score, key), steps, num_sets)
+        grad_value = None
+        if ctx.as_stored:
+            grad_new = torch.bmm(grad_score[:, :, num_stored:].transpose(1, 2), query)
+            grad_new.baddbmm_(attention[:, :, num_stored:].transpose(1, 2), grad_read)
+            grad_key = F.pad(grad_new, (0, 0, num_stored, 0))
+        else:
+            grad_key = torch.bmm(grad_score.transpose(1, 2), query)
+            grad_value = torch.bmm(attention.transpose(1, 2), grad_read).view(batch, num_sets, *key.shape[1:])
+        grad_key = grad_key.view(batch, num_sets, *key.shape[1:])
+        grad_score_BTHM = _by_query(grad_score, steps, num_sets)
         grad_expiry = grad_near = grad_inside = None
         if ctx.needs_input_grad[5]:
             # d log m / d m = 1 / m, and m moves only on the ramp.
@@ -137,5 +169,19 @@ class ExpiringAttention(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             grad_near = grad_score_BTHM[:, : ctx.near[0], :, : ctx.near[1]].transpose(1, 2)
         if ctx.needs_input_grad[4]:
-            grad_inside = grad_score_BTHM[..., memory_BMD.shape[1] - steps :].transpose(1, 2)
-        return grad_query, None, grad_new, grad_near, grad_inside, grad_expiry, None, None, None, None
+            grad_inside = grad_score_BTHM[..., key.shape[1] - steps :].transpose(1, 2)
+        return grad_query, grad_key, grad_value, grad_near, grad_inside, grad_expiry, None, None, None, None
+
+
+def _by_set(part_BTHX: Tensor, num_sets: int) -> Tensor:
+    """[B S, T H / S, X]: side by side what belongs to the heads that read the same set of rows."""
+    batch, steps, _, size = part_BTHX.shape
+    part_BSTX = part_BTHX.view(batch, steps, num_sets, -1, size).transpose(1, 2)
+    return part_BSTX.reshape(batch * num_sets, -1, size)
+
+
+def _by_query(part: Tensor, num_steps: int, num_sets: int) -> Tensor:
+    """The inverse, [B, T, H, X], as a view: S is 1 or H."""
+    size = part.shape[2]
+    part_BTSX = part.view(-1, num_sets, num_steps, part.shape[1] // num_steps, size).transpose(1, 2)
+    return part_BTSX.view(part_BTSX.shape[0], num_steps, -1, size)

@@ -34,6 +34,7 @@ from agents.plain_settings import decode_space, encode_space
 from agents.ranks import ALONE, Ranks
 from agents.retention import PenaltyKind
 from agents.transformer import (
+    AttentionKind,
     BlockReport,
     MemoryDetail,
     MemoryKind,
@@ -93,6 +94,7 @@ class ExpireSpanPolicy(BasePolicy):
         position_window: int = 16,
         query_key_gain: float = 1.0,
         layer_drop: float = 0.0,
+        attention: AttentionKind = "auto",
         normalize_observations: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -140,6 +142,7 @@ class ExpireSpanPolicy(BasePolicy):
                 position_window=position_window,
                 query_key_gain=query_key_gain,
                 layer_drop=layer_drop,
+                attention=attention,
             )
         )
         self.action_dist = make_proba_distribution(action_space)

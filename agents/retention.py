@@ -125,7 +125,7 @@ class Retention(nn.Module):
         kind: PenaltyKind,
         span_BGT: Float[Tensor, "B G T"],
         end_BGM: Float[Tensor, "B G M"],
-        mask_BTGM: Float[Tensor, "B T G M"],
+        mask_BTGM: Float[Tensor, "B T G M"] | None,
         step_T: Float[Tensor, " T"],
     ) -> Float[Tensor, " B"] | None:
         """What a block's spans cost each row, in steps; None if spans are not learned.
@@ -134,7 +134,7 @@ class Retention(nn.Module):
             kind: which penalty.
             span_BGT: e_i of the memories written in the block.
             end_BGM: e_i plus birth, for all memories, on the block's clock.
-            mask_BTGM: m_ti, zero where a query may not look.
+            mask_BTGM: m_ti, zero where a query may not look; None will do for all forms but "ramp".
             step_T: the block's clock.
         """
         return None

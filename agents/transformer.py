@@ -10,7 +10,8 @@ Shape letters (logical dimensions, always in this order):
     T  steps in this block        M  all memories of a block: stored ones, pooled ones, those of its steps
     H  heads                      G  spans of a memory: 1 if the heads share it, else H
     D  model width                K  size of one head
-    P  recent steps that have a relative position
+    Q  D or K, as memories are    P  recent steps that have a relative position
+       read as stored or not
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from agents.adaptive_span import AdaptiveSpan
 from agents.block_view import BlockView, SpanNoise
 from agents.compressive import Compressive
 from agents.expire_span import ExpireSpan
-from agents.expiring_attention import INVISIBLE, ExpiringAttention
+from agents.expiring_attention import INVISIBLE, ExpiringAttention, projecting_pays
+from agents.fused_attention import fused_attention, obstacle
 from agents.memory_state import NEVER, LayerMemory, MemoryState
 from agents.retention import FixedSpan, PenaltyKind, Retention, use_discount
 
 COMPACTION_INTERVAL_STEPS = 64
 """Acting looks this often whether the stores are wider than their fullest row needs."""
+LONG_AGO = -(2**30)
+"""Births, relative to a block, that count as one when ages are 32 bits wide: none of them has a position."""
 SCORES_IN_CACHE = 2**18
 """Scores (one number per query, head and memory) that attention handles at a time on a CPU: one MiB."""
 SPARE_SLOTS = 4
@@ -41,6 +45,7 @@ SPARE_SLOTS = 4
 
 
 MemoryKind = Literal["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]
+AttentionKind = Literal["auto", "plain", "fused"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +78,8 @@ class TransformerSettings:
     """factor on the initial query and key weights; more makes the first attention sharper"""
     layer_drop: float = 0.0
     """probability that a block skips a layer in training"""
+    attention: AttentionKind = "auto"
+    """of blocks; "fused": by FlexAttention; "auto": fused on CUDA where that can give what is asked for"""
 
     @property
     def remembers(self) -> bool:
@@ -179,6 +186,10 @@ class MemoryLayer(nn.Module):
     def __init__(self, settings: TransformerSettings) -> None:
         """Build the layer; raises ValueError if the heads do not divide the width."""
         super().__init__()
+        if settings.attention not in get_args(AttentionKind):
+            raise ValueError(
+                f"attention must be one of {', '.join(get_args(AttentionKind))}, got {settings.attention!r}"
+            )
         width, heads = settings.width, settings.num_heads
         if width % heads:
             raise ValueError(f"num_heads ({heads}) must divide width ({width})")
@@ -186,6 +197,7 @@ class MemoryLayer(nn.Module):
         self.head_size = width // heads
         self.position_window = settings.position_window
         self.remembers = settings.remembers
+        self.attention = settings.attention
         self.feedforward_norm = nn.LayerNorm(width)
         self.widen = orthogonal(nn.Linear(width, settings.feedforward_multiplier * width), gain=2**0.5)
         self.narrow = orthogonal(nn.Linear(settings.feedforward_multiplier * width, width))
@@ -232,7 +244,8 @@ class MemoryLayer(nn.Module):
         batch, heads = x_BD.shape[0], self.num_heads
         retention = self.retention
         h_BD = self.memory_norm(x_BD)
-        query_BHK, question_BHD = self._queries(h_BD)
+        query_BHK = self._queries(h_BD)
+        question_BHD = self._questions(query_BHK)
         # One pass over the memories gives the scores of all heads and, last, what the spans depend on.
         probe_1D = retention.probe_1D
         if probe_1D is not None:
@@ -311,31 +324,48 @@ class MemoryLayer(nn.Module):
             The layer's output; h_i of the new memories; the report.
         """
         h_BTD = self.memory_norm(x_BTD)
-        query_BTHK, question_BTHD = self._queries(h_BTD)
+        query_BTHK = self._queries(h_BTD)
+        fused = self._fuses(query_BTHK, penalty)
+        projected = fused or projecting_pays(
+            num_steps=h_BTD.shape[1], num_heads=self.num_heads, width=h_BTD.shape[2]
+        )
+        question_BTHQ = query_BTHK if projected else self._questions(query_BTHK)
         size = self._rows_at_a_time(view, memory)
-        exact = h_BTD.dtype  # mixed precision ends here: spans of thousands of steps need every digit
+        # Mixed precision ends here: spans of thousands of steps need every digit.
         with torch.autocast(h_BTD.device.type, enabled=False):
             parts = [
-                self._read(*part, penalty)
+                self._read(*part, penalty, projected=projected, fused=fused)
                 for part in zip(
-                    torch.split(query_BTHK.to(exact), size),
-                    torch.split(question_BTHD.to(exact), size),
+                    torch.split(query_BTHK, size),
+                    torch.split(question_BTHQ, size),
                     torch.split(h_BTD, size),
                     memory.split(size),
                     view.split(size),
                     strict=True,
                 )
             ]
-        read_BTHD, span_BGT, penalty_B = parts[0]
+        read_BTHQ, span_BGT, penalty_B = parts[0]
         if len(parts) > 1:
-            read_BTHD, span_BGT = (
+            read_BTHQ, span_BGT = (
                 torch.cat([part[0] for part in parts]),
                 torch.cat([part[1] for part in parts]),
             )
             penalties = [part[2] for part in parts if part[2] is not None]
             penalty_B = torch.cat(penalties) if penalties else None
-        y_BTD = self.feedforward(x_BTD + self._values(read_BTHD))
+        read_BTD = self.attention_out(read_BTHQ.flatten(2)) if projected else self._values(read_BTHQ)
+        y_BTD = self.feedforward(x_BTD + read_BTD)
         return y_BTD, h_BTD, BlockReport(span_BGT, penalty_B)
+
+    def _fuses(self, query_BTHK: Float[Tensor, "B T H K"], penalty: PenaltyKind | None) -> bool:
+        """Whether a block takes the fused path; raises ValueError if it must and cannot."""
+        if self.attention == "plain" or (self.attention == "auto" and query_BTHK.device.type != "cuda"):
+            return False
+        reason = obstacle(query_BTHK)
+        if penalty is not None and (penalty.form == "ramp" or penalty.use_steps):
+            reason = 'the penalty form "ramp" and use_steps look at every pair, which it never stores'
+        if reason is not None and self.attention == "fused":
+            raise ValueError(f"attention=fused cannot be had here: {reason}; choose auto or plain")
+        return reason is None
 
     def _rows_at_a_time(self, view: BlockView, memory: LayerMemory) -> int:
         """So few that attention's arrays stay in the processor's cache, and a row is padded by its like."""
@@ -348,13 +378,16 @@ class MemoryLayer(nn.Module):
     def _read(
         self,
         query_BTHK: Float[Tensor, "B T H K"],
-        question_BTHD: Float[Tensor, "B T H D"],
+        question_BTHQ: Float[Tensor, "B T H Q"],
         h_BTD: Float[Tensor, "B T D"],
         memory: LayerMemory,
         view: BlockView,
         penalty: PenaltyKind | None,
+        *,
+        projected: bool,
+        fused: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What a block's queries read from memory [B, T, H, D], its spans [B, G, T], its penalties [B]."""
+        """What a block's queries read from memory [B, T, H, Q], its spans [B, G, T], its penalties [B]."""
         retention = self.retention
         new = view.new_memory(h_BTD)
         pooled = retention.pool(memory, new, view)
@@ -363,32 +396,43 @@ class MemoryLayer(nn.Module):
         span_BGT = spans[-1]
         birth_BM = view.relative(torch.cat([part.birth_BW for part in contents], 1))
         end_BGM = torch.cat(view.disturbed(spans), 2) + birth_BM.unsqueeze(1)
-        new_BND, hidden_BTN = h_BTD, view.hidden_BTT
-        if pooled is not None:
-            new_BND = torch.cat([pooled.memory.hidden_BWD, h_BTD], 1)
-            hidden_BTN = torch.cat([pooled.hidden_BTP, hidden_BTN], 2)
-        near, inside = self._positions_of_block(query_BTHK.transpose(1, 2), view, memory)
-        # Seen from step R of the block on, everything stored is older than the ramp.
-        late = retention.ramp if penalty is not None and penalty.use_steps else None
-        read_BTHD, mask_BTGM, late_BW = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
-            question_BTHD,
-            memory.hidden_BWD,
-            new_BND,
-            near,
-            inside,
+        hidden_BTN = view.hidden_BTT if pooled is None else torch.cat([pooled.hidden_BTP, view.hidden_BTT], 2)
+        hidden = [part.hidden_BWD for part in contents]
+        exact = h_BTD.dtype
+        clocks = (
             end_BGM / retention.ramp + 1.0,
             view.stored_time_BT / retention.ramp,
             view.step_T / retention.ramp,
             hidden_BTN,
-            late,
         )
+        mask_BTGM = late_BW = None
+        if fused:
+            key_BHMK, value_BHMK = self._projected(hidden, query_BTHK.dtype)
+            position_BHTP = None
+            if self.position_window:
+                position_BHTP = self._position_scores(query_BTHK.to(exact).transpose(1, 2))
+            placeless_BM = torch.cat([part.pooled_BW for part in contents], 1)
+            birth_BM = birth_BM.masked_fill(placeless_BM, LONG_AGO).clamp_min(LONG_AGO).to(torch.int32)
+            read_BTHQ = fused_attention(query_BTHK, key_BHMK, value_BHMK, position_BHTP, birth_BM, *clocks)
+        else:
+            query_BTHK, question_BTHQ = query_BTHK.to(exact), question_BTHQ.to(exact)
+            if projected:
+                key_BSMQ, value_BSMQ = self._projected(hidden, exact)
+            else:
+                key_BSMQ, value_BSMQ = torch.cat(hidden, 1).unsqueeze(1), None
+            near, inside = self._positions_of_block(query_BTHK.transpose(1, 2), view, memory)
+            # Seen from step R of the block on, everything stored is older than the ramp.
+            late = retention.ramp if penalty is not None and penalty.use_steps else None
+            read_BTHQ, mask_BTGM, late_BW = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
+                question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks, late
+            )
         penalty_B = None
         if penalty is not None:
             penalty_B = retention.penalty(penalty, span_BGT, end_BGM, mask_BTGM, view.step_T)
         if penalty is not None and penalty_B is not None and late_BW is not None:
             discount_B = use_discount(spans[0], late_BW, penalty.use_steps)
             penalty_B = penalty_B - discount_B / span_BGT.shape[2]
-        return read_BTHD, span_BGT, penalty_B
+        return read_BTHQ, span_BGT, penalty_B
 
     def after_block(self, memory: LayerMemory, h_BTD: Float[Tensor, "B T D"], view: BlockView) -> LayerMemory:
         """What the query after a block would still see, per row; `h_BTD` are the memories written in it."""
@@ -422,14 +466,27 @@ class MemoryLayer(nn.Module):
         """Only what a query at this time would see, in the narrowest store."""
         return _keep(memory, self.seen(memory, clock_B, noise))
 
-    def _queries(self, h: Float[Tensor, "*N D"]) -> tuple[Tensor, Tensor]:
-        """Queries, scaled [*N, H, K], and the same taken through the key projection [*N, H, D]."""
-        query_NHK = self.query(h).mul(self.head_size**-0.5).view(-1, self.num_heads, self.head_size)
+    def _queries(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N H K"]:
+        """Queries, scaled."""
+        return self.query(h).mul(self.head_size**-0.5).view(*h.shape[:-1], self.num_heads, self.head_size)
+
+    def _questions(self, query: Float[Tensor, "*N H K"]) -> Float[Tensor, "*N H D"]:
+        """Queries taken through the key projection: what to ask of memories as they are stored."""
         key_HKD = self.key.weight.view(self.num_heads, self.head_size, -1)
-        question_NHD = torch.bmm(query_NHK.transpose(0, 1), key_HKD).transpose(0, 1).contiguous()
-        return query_NHK.view(*h.shape[:-1], *query_NHK.shape[1:]), question_NHD.view(
-            *h.shape[:-1], *question_NHD.shape[1:]
-        )
+        question_HND = torch.bmm(query.flatten(0, -3).transpose(0, 1), key_HKD)
+        return question_HND.transpose(0, 1).contiguous().view(*query.shape[:-1], -1)
+
+    def _projected(self, parts: list[Float[Tensor, "B _ D"]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values of every head, both [B, H, M, K], of memories given part by part."""
+        weight = torch.cat([self.key.weight, self.value.weight]).to(dtype)
+        sizes = (2, self.num_heads, self.head_size)
+        # Part by part, so that no gradient is computed in the stored ones, which pass none on.
+        both = [
+            F.linear(part.to(dtype), weight).view(*part.shape[:2], *sizes).permute(2, 0, 3, 1, 4)
+            for part in parts
+        ]
+        key_BHMK, value_BHMK = torch.cat(both, 3)
+        return key_BHMK, value_BHMK
 
     def _values(self, read: Float[Tensor, "*N H D"]) -> Float[Tensor, "*N D"]:
         """What was read, taken through the value projection of its head, and out of the attention."""
@@ -446,11 +503,15 @@ class MemoryLayer(nn.Module):
             return age_BW
         return age_BW.masked_fill(memory.pooled_BW, self.position_window + 1)
 
+    def _position_scores(self, query_BHTK: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T P"]:
+        """q_t . p_age for the ages P to 1."""
+        return torch.matmul(query_BHTK, self.position_HPK.transpose(1, 2))
+
     def _positions(
         self, query_BHTK: Float[Tensor, "B H T K"], age_BTM: Int[Tensor, "B T M"]
     ) -> Float[Tensor, "B H T M"]:
         """q_t . p_age for ages 1 to P, zero for older memories; queries come scaled by K**-0.5."""
-        score_BHTP = torch.matmul(query_BHTK, self.position_HPK.transpose(1, 2))
+        score_BHTP = self._position_scores(query_BHTK)
         index_BTM = (self.position_window - age_BTM).clamp(0, self.position_window - 1)
         score_BHTM = score_BHTP.gather(3, index_BTM.unsqueeze(1).expand(-1, self.num_heads, -1, -1))
         return score_BHTM * (age_BTM <= self.position_window).unsqueeze(1)

@@ -8,6 +8,7 @@ from typing import Literal
 from configs.ranges import check
 
 MemoryKind = Literal["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]
+AttentionKind = Literal["auto", "plain", "fused"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +93,9 @@ class ModelConfig:
     """in training, the probability of skipping a layer"""
     query_key_gain: float = 1.0
     """factor on the initial query and key weights; above 1 attention starts out less uniform"""
+    attention: AttentionKind = "auto"
+    """of blocks. "fused": one kernel by FlexAttention, which trains on CUDA only and knows no penalty.form
+    "ramp" and no penalty.use_steps; "plain": without it; "auto": fused on CUDA where it can be had"""
 
     def check(self, group: str) -> None:
         """Refuse what cannot work; `group` is what the options are called by."""
@@ -103,3 +107,24 @@ class ModelConfig:
         check(f"{group}.query_key_gain", self.query_key_gain, "(0, inf)")
         if self.width % self.num_heads:
             raise ValueError(f"{group}.num_heads ({self.num_heads}) must divide {group}.width ({self.width})")
+
+    def check_attention(self, group: str, *, device: str, form: str | None, use_steps: float) -> None:
+        """Refuse fused attention where it cannot train, or with a penalty that looks at every pair.
+
+        Args:
+            group: what the options are called by.
+            device: to train on.
+            form: of the span penalty; None: nothing is charged.
+            use_steps: of the penalty.
+        """
+        if self.attention != "fused":
+            return
+        obstacle = None
+        if device != "cuda":
+            obstacle = f"device={device}, but needs cuda"
+        elif form == "ramp":
+            obstacle = "penalty.form=ramp"
+        elif form is not None and use_steps:
+            obstacle = f"penalty.use_steps ({use_steps:g})"
+        if obstacle is not None:
+            raise ValueError(f"{group}.attention=fused cannot be had with {obstacle}; choose auto or plain")

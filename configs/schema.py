@@ -278,6 +278,7 @@ class TrainConfig(RunConfig):
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         "total_steps",
         *RunConfig.RESUME_MAY_CHANGE,
+        "policy.attention",
         "video_every",
         "stop.success",
         "stop.retained",
@@ -337,6 +338,13 @@ class TrainConfig(RunConfig):
                 f"total_steps ({self.total_steps}) must be at least one rollout: "
                 f"{self.algo}.n_steps * num_envs = {self.rollout_steps}"
             )
+        charged = self.memory.learns_spans and self.penalty.kind != "none"
+        self.policy.check_attention(
+            "policy",
+            device=self.device,
+            form=self.penalty.form if charged else None,
+            use_steps=self.penalty.use_steps,
+        )
         argument, start = self.curriculum.argument, self.curriculum.start
         if argument is not None:
             goal = self.env_args.get(argument)

@@ -113,6 +113,7 @@ class SequenceConfig(RunConfig):
     PRESET_OPTION: ClassVar[str] = "task"
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         *RunConfig.RESUME_MAY_CHANGE,
+        "model.attention",
         "held_out.stop_accuracy",
         "held_out.final_tokens",
     )
@@ -163,6 +164,13 @@ class SequenceConfig(RunConfig):
                 f"optimizer.warmup_updates ({self.optimizer.warmup_updates}) must not exceed "
                 f"total_updates ({self.total_updates})"
             )
+        charged = self.memory.learns_spans and self.penalty.weight > 0.0
+        self.model.check_attention(
+            "model",
+            device=self.device,
+            form=self.penalty.form if charged else None,
+            use_steps=self.penalty.use_steps,
+        )
         if self.data is not None and self.task != "text":
             raise ValueError(f"data is for the task text; {self.task} is generated")
 

@@ -122,6 +122,7 @@ def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> Memory
             "feedforward_multiplier": policy.feedforward_multiplier,
             "query_key_gain": policy.query_key_gain,
             "layer_drop": policy.layer_drop,
+            "attention": policy.attention,
             "normalize_observations": policy.normalize_observations,
             "memory": memory.kind,
             "max_span": memory.max_span,

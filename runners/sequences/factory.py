@@ -60,6 +60,7 @@ def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> Transforme
         feedforward_multiplier=model.feedforward_multiplier,
         query_key_gain=model.query_key_gain,
         layer_drop=model.layer_drop,
+        attention=model.attention,
         memory=memory.kind,
         max_span=memory.max_span,
         ramp=memory.ramp,

@@ -1,10 +1,14 @@
 """What a longer maximum span costs when no more is retained, and what uneven rows cost.
 
     python runners/benchmark.py spans
+    python runners/benchmark.py spans --device cuda
 
 Every maximum span is measured in a process of its own, with spans of the same few steps: time of a training
 block, of a step, and the process's peak memory. Then the rows of one batch retain very different amounts,
 against rows that retain the same on average.
+
+On a GPU it is something else that matters: time and peak memory of a training block in bfloat16, by plain
+and by fused attention, when each row holds as many memories as each maximum span.
 """
 
 from __future__ import annotations
@@ -16,15 +20,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from agents.expire_span import ExpireSpan
 from agents.memory_state import NEVER, LayerMemory, MemoryState
 from agents.sequence_model import SequenceModel
-from agents.transformer import TransformerSettings
+from agents.transformer import AttentionKind, TransformerSettings
 from configs import command_line
+from runners.agent_factory import choose_device
 from runners.progress import ProgressDisplay
 from runners.run_folder import write_json_atomically
 
@@ -58,6 +63,8 @@ class SpanScalingCommand:
     """memories of the fullest row where rows are uneven"""
     threads: int = 1
     """torch's threads"""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """"cuda": fused against plain attention, with `max_spans` memories held instead of `span`"""
     json: Path | None = None
     """also write the numbers to this file"""
 
@@ -66,6 +73,7 @@ class SpanScalingCommand:
         sizes = ("span", "width", "num_layers", "num_heads", "num_rows", "block_size", "longest")
         command_line.check_at_least_1(self, *sizes, "rounds", "threads")
         command_line.check_output(self.json)
+        choose_device(self.device)
         if min(self.max_spans) <= self.span:
             raise ValueError(f"max_spans must all exceed span ({self.span}), got {min(self.max_spans)}")
 
@@ -74,9 +82,14 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     command = command_line.parse(SpanScalingCommand, argv)
     display = ProgressDisplay(0)
+    if command.device == "cuda":
+        results = _compare_attention(command, display)
+        if command.json is not None:
+            write_json_atomically(command.json, results)
+        return 0
     machine = f"{os.cpu_count()} cores, {command.threads} torch thread(s), cpu"
     display.announce({"machine": machine, "torch": torch.__version__, "load": f"{os.getloadavg()[0]:.1f}"})
-    results: dict[str, Any] = {"machine": machine, "spans": {}}
+    results = {"machine": machine, "spans": {}}
     for max_span in command.max_spans:
         found = _apart(_measure_span, command, max_span)
         results["spans"][str(max_span)] = found
@@ -95,6 +108,47 @@ def main(argv: list[str] | None = None) -> int:
     if command.json is not None:
         write_json_atomically(command.json, results)
     return 0
+
+
+def _compare_attention(command: SpanScalingCommand, display: ProgressDisplay) -> dict[str, Any]:
+    """Both kinds at every number of memories held, on a GPU."""
+    machine = torch.cuda.get_device_name()
+    display.announce({"machine": machine, "torch": torch.__version__})
+    results: dict[str, Any] = {"machine": machine, "held": {}}
+    kinds: tuple[AttentionKind, ...] = ("plain", "fused")
+    for held in command.max_spans:
+        found = {kind: measure_attention(command, held, kind) for kind in kinds}
+        results["held"][str(held)] = found
+        said = ", ".join(
+            f"{kind} {found[kind]['block_ms']:.1f} ms and {found[kind]['peak_mib']:.0f} MiB"
+            if found[kind]
+            else f"{kind} out of memory"
+            for kind in kinds
+        )
+        display.note(f"{held:>7,} memories a row: {said}")
+    return results
+
+
+def measure_attention(command: SpanScalingCommand, held: int, kind: AttentionKind) -> dict[str, float]:
+    """A training block of rows that hold so many memories each; nothing if memory does not suffice."""
+    device = torch.device(command.device)
+    model = _model(command, 8 * held, kind).to(device)
+    _keep_everything(model)
+    tokens = torch.randint(VOCABULARY, (command.num_rows, command.block_size), device=device)
+
+    def block() -> None:
+        _train(model, tokens, state, mixed=True)
+        torch.cuda.synchronize()
+
+    try:
+        state = _holding(model, [held] * command.num_rows).to(device)
+        for _ in range(WARM_BLOCKS):
+            block()
+        torch.cuda.reset_peak_memory_stats()
+        block_ms = _milliseconds(block, command.rounds)
+    except torch.OutOfMemoryError:
+        return {}
+    return {"block_ms": block_ms, "peak_mib": torch.cuda.max_memory_allocated() / 2**20}
 
 
 Measurement = Callable[[SpanScalingCommand, int], dict[str, Any]]
@@ -116,7 +170,7 @@ def _answer(queue: Any, measure: Measurement, command: SpanScalingCommand, max_s
     queue.put(measure(command, max_span))
 
 
-def _model(command: SpanScalingCommand, max_span: int) -> SequenceModel:
+def _model(command: SpanScalingCommand, max_span: int, attention: AttentionKind = "auto") -> SequenceModel:
     torch.manual_seed(0)
     model = SequenceModel(
         TransformerSettings(
@@ -126,6 +180,7 @@ def _model(command: SpanScalingCommand, max_span: int) -> SequenceModel:
             max_span=max_span,
             ramp=RAMP,
             initial_span_fraction=command.span / max_span,
+            attention=attention,
         ),
         vocabulary_size=VOCABULARY,
         num_targets=VOCABULARY,
@@ -133,10 +188,14 @@ def _model(command: SpanScalingCommand, max_span: int) -> SequenceModel:
     return model
 
 
-def _train(model: SequenceModel, tokens: torch.Tensor, state: MemoryState) -> MemoryState:
+def _train(
+    model: SequenceModel, tokens: torch.Tensor, state: MemoryState, *, mixed: bool = False
+) -> MemoryState:
     """A block forward and backward."""
-    output = model.block(tokens, state, torch.zeros(tokens.shape, dtype=torch.bool))
-    model.predict(output.y_BTD).square().mean().backward()  # type: ignore[no-untyped-call]
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=mixed):
+        output = model.block(tokens, state, torch.zeros_like(tokens, dtype=torch.bool))
+        objective = model.predict(output.y_BTD).square().mean()
+    objective.backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
     assert output.state is not None
     return output.state
@@ -183,9 +242,7 @@ def _measure_span(command: SpanScalingCommand, max_span: int) -> dict[str, Any]:
 def _measure_uneven(command: SpanScalingCommand, _: int) -> dict[str, Any]:
     """Rows that hold 1, 1/2, 1/4, ... of `longest`, against rows that all hold the mean, or all the most."""
     model = _model(command, 8 * command.longest)
-    for layer in model.transformer.layers:
-        assert isinstance(layer.retention, ExpireSpan)
-        torch.nn.init.constant_(layer.retention.predictor.bias, 10.0)  # nothing expires
+    _keep_everything(model)
     counts = [max(1, command.longest >> row) for row in range(command.num_rows)]
     mean = sum(counts) // len(counts)
     tokens = torch.randint(VOCABULARY, (command.num_rows, command.block_size))
@@ -196,6 +253,12 @@ def _measure_uneven(command: SpanScalingCommand, _: int) -> dict[str, Any]:
             found.append(_milliseconds(lambda state=state: _train(model, tokens, state), 1))  # type: ignore[misc]
     uneven, even, padded = (min(found) for found in times)
     return {"counts": counts, "uneven_ms": uneven, "even_ms": even, "padded_ms": padded}
+
+
+def _keep_everything(model: SequenceModel) -> None:
+    for layer in model.transformer.layers:
+        assert isinstance(layer.retention, ExpireSpan)
+        torch.nn.init.constant_(layer.retention.predictor.bias, 10.0)
 
 
 def _holding(model: SequenceModel, counts: list[int]) -> MemoryState:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from agents.expiring_attention import ExpiringAttention
+from agents.expiring_attention import ExpiringAttention, projecting_pays
+from agents.transformer import MemoryTransformer, TransformerSettings
+from configs import schema, sequence_schema
 
 
 def plain_attention(
     query: Tensor,
-    stored: Tensor,
-    new: Tensor,
+    key: Tensor,
+    value: Tensor | None,
     near: Tensor,
     inside: Tensor,
     expiry: Tensor,
@@ -21,23 +29,27 @@ def plain_attention(
     time: Tensor,
     hidden: Tensor,
 ) -> Tensor:
-    memory = torch.cat([stored, new], 1)
-    num_stored, steps = stored.shape[1], query.shape[1]
+    num_memories, steps, heads = key.shape[2], *query.shape[1:3]
+    num_stored = num_memories - hidden.shape[2]
+    if value is None:
+        key = torch.cat([key[:, :, :num_stored].detach(), key[:, :, num_stored:]], 2)
+        value = key
+    key, value = key.expand(-1, heads, -1, -1), value.expand(-1, heads, -1, -1)
     expiry = expiry.unsqueeze(1)
     stored_mask = (expiry[..., :num_stored] - stored_time[:, :, None, None]).clamp(0, 1)
     new_mask = (expiry[..., num_stored:] - time[:, None, None]).clamp(0, 1) * ~hidden.unsqueeze(2)
     mask = torch.cat([stored_mask, new_mask], 3)
-    position = torch.zeros(*query.shape[:3], memory.shape[1], dtype=query.dtype).transpose(1, 2).clone()
+    position = torch.zeros(*query.shape[:3], num_memories, dtype=query.dtype).transpose(1, 2).clone()
     position[:, :, : near.shape[2], : near.shape[3]] += near
-    position[..., memory.shape[1] - steps :] += inside
-    score = torch.einsum("bthd,bmd->bthm", query, memory) + position.transpose(1, 2)
+    position[..., num_memories - steps :] += inside
+    score = torch.einsum("bthq,bhmq->bthm", query, key) + position.transpose(1, 2)
     weight = mask * score.exp()
     total = weight.sum(-1, keepdim=True)
     attention = torch.where(total > 0, weight / total.clamp_min(1e-300), 0.0)
-    return torch.einsum("bthm,bmd->bthd", attention, memory)
+    return torch.einsum("bthm,bhmq->bthq", attention, value)
 
 
-NAMES = ("query", "stored", "new", "near", "inside", "expiry", "stored_time", "time", "hidden")
+NAMES = ("query", "key", "value", "near", "inside", "expiry", "stored_time", "time", "hidden")
 
 
 def inputs(
@@ -49,7 +61,8 @@ def inputs(
     *,
     mask_per_head: bool = False,
     num_pooled: int = 0,
-) -> dict[str, Tensor]:
+    projected: bool = False,
+) -> dict[str, Any]:
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -58,15 +71,16 @@ def inputs(
     time = torch.arange(steps, dtype=torch.float64) / 3
     # Away from the corners of the clamp, where the derivative is not defined.
     num_new = num_pooled + steps
-    shape = (batch, heads if mask_per_head else 1, num_stored + num_new)
+    num_memories = num_stored + num_new
+    shape = (batch, heads if mask_per_head else 1, num_memories)
     expiry = torch.randint(-2, steps // 2 + 3, shape, generator=g) / 3 + 0.171
     no_stored = torch.rand(batch, steps, generator=g) < 0.3
     near = int(torch.randint(1, steps + 1, (), generator=g))
     columns = int(torch.randint(0, num_stored + 1, (), generator=g))
     parts = (
         normal(batch, steps, heads, 4),
-        normal(batch, num_stored, 4),
-        normal(batch, num_new, 4),
+        normal(batch, heads if projected else 1, num_memories, 4),
+        normal(batch, heads, num_memories, 4) if projected else None,
         normal(batch, heads, near, columns),
         normal(batch, heads, steps, steps),
         expiry.double(),
@@ -77,20 +91,29 @@ def inputs(
     return dict(zip(NAMES, parts, strict=True))
 
 
-LEARNED = ("query", "new", "near", "inside", "expiry")
+def learned(parts: dict[str, Any]) -> list[str]:
+    return [name for name in NAMES[:6] if parts[name] is not None]
 
 
 @given(
     seed=st.integers(0, 2**16), batch=st.integers(1, 3), heads=st.integers(1, 3), steps=st.integers(1, 9),
     num_stored=st.integers(0, 12), mask_per_head=st.booleans(), num_pooled=st.sampled_from([0, 0, 1, 4]),
+    projected=st.booleans(),
 )  # fmt: skip
 def test_values_and_gradients_equal_automatic_differentiation(
-    seed: int, batch: int, heads: int, steps: int, num_stored: int, mask_per_head: bool, num_pooled: int
+    seed: int,
+    batch: int,
+    heads: int,
+    steps: int,
+    num_stored: int,
+    mask_per_head: bool,
+    num_pooled: int,
+    projected: bool,
 ) -> None:
-    sizes = {"mask_per_head": mask_per_head, "num_pooled": num_pooled}
+    sizes = {"mask_per_head": mask_per_head, "num_pooled": num_pooled, "projected": projected}
     mine, plain = (inputs(seed, batch, heads, steps, num_stored, **sizes) for _ in range(2))
     for parts in (mine, plain):
-        for name in LEARNED:
+        for name in learned(parts):
             parts[name].requires_grad_()
     read, _, _ = ExpiringAttention.apply(*mine.values())
     expected = plain_attention(*plain.values())
@@ -100,23 +123,24 @@ def test_values_and_gradients_equal_automatic_differentiation(
     )
     (read * direction).sum().backward()
     (expected * direction).sum().backward()
-    for name in LEARNED:
+    for name in learned(mine):
         torch.testing.assert_close(
             mine[name].grad, plain[name].grad, rtol=1e-8, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 
-def test_a_query_that_sees_nothing_reads_zero_and_teaches_nothing() -> None:
-    parts = inputs(0, 2, 2, 5, 6)
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_query_that_sees_nothing_reads_zero_and_teaches_nothing(projected: bool) -> None:
+    parts = inputs(0, 2, 2, 5, 6, projected=projected)
     parts["hidden"][0, 3] = True
     parts["stored_time"][0, 3] = torch.inf
-    for name in LEARNED:
+    for name in learned(parts):
         parts[name].requires_grad_()
     read, mask, _ = ExpiringAttention.apply(*parts.values())
     assert bool((read[0, 3] == 0).all())
     assert bool((mask[0, 3] == 0).all())
     read[0, 3].sum().backward()
-    for name in LEARNED:
+    for name in learned(parts):
         grad = parts[name].grad
         assert grad is not None
         assert bool((grad == 0).all())
@@ -125,14 +149,13 @@ def test_a_query_that_sees_nothing_reads_zero_and_teaches_nothing() -> None:
 def test_expired_memories_contribute_exactly_nothing() -> None:
     """Not merely little: changing them by any amount changes no bit."""
     parts = {
-        name: part.float() if part.is_floating_point() else part
+        name: part.float() if part is not None and part.is_floating_point() else part
         for name, part in inputs(1, 1, 1, 4, 6).items()
     }
-    parts |= {"near": None, "inside": None}  # type: ignore[dict-item]
+    parts |= {"near": None, "inside": None}
     parts["expiry"] = torch.tensor([[[9.0] * 3 + [-1.0] * 7]])
     before, _, _ = ExpiringAttention.apply(*parts.values())
-    parts["stored"][:, 3:] *= 1e20
-    parts["new"] *= 1e20
+    parts["key"][:, :, 3:] *= 1e20
     after, _, _ = ExpiringAttention.apply(*parts.values())
     assert torch.equal(before, after)
 
@@ -148,20 +171,64 @@ def test_a_head_that_sees_nothing_is_blind_alone() -> None:
     assert bool((mask[:, :, 0] == 0).all())
 
 
-def test_late_attention_is_what_stored_memories_got_from_late_queries() -> None:
-    """Against the plain equations: one more column on the reading side marks the memory in question."""
-    parts = inputs(4, 2, 3, 6, 5)
+@pytest.mark.parametrize("projected", [False, True])
+def test_late_attention_is_what_stored_memories_got_from_late_queries(projected: bool) -> None:
+    """Against the plain equations: values of one at the memory in question and zero elsewhere."""
+    parts = inputs(4, 2, 3, 6, 5, projected=projected)
     _, _, late = ExpiringAttention.apply(*parts.values(), 2)
     for index in range(5):
-        attention_BTH = _attention_to(parts, index)
+        value = torch.zeros_like(parts["key"])
+        value[:, :, index] = 1.0
+        attention_BTH = plain_attention(**{**parts, "value": value})[..., 0]
         torch.testing.assert_close(late[:, index], attention_BTH[:, 2:].mean(2).sum(1))
     assert float(late.max()) > 0
 
 
-def _attention_to(parts: dict[str, Tensor], index: int) -> Tensor:
-    """[B, T, H] attention on one stored memory."""
-    widened = {**parts, "query": torch.nn.functional.pad(parts["query"], (0, 1))}
-    widened["new"] = torch.nn.functional.pad(parts["new"], (0, 1))
-    widened["stored"] = torch.nn.functional.pad(parts["stored"], (0, 1))
-    widened["stored"][:, index, -1] = 1.0
-    return plain_attention(*widened.values())[..., -1]
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_stored_memory_costs_the_products_that_the_choice_goes_by(
+    projected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted by torch: 4 T H D as stored, 6 T D + 4 D D projected, forward and backward."""
+    steps, width, heads = 6, 8, 4
+    monkeypatch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
+    settings = TransformerSettings(width=width, num_heads=heads, num_layers=1, memory="transformer-xl")
+    model = MemoryTransformer(replace(settings, memory_size=99))
+    first = torch.zeros(1, steps, dtype=torch.bool)
+
+    def products(num_stored: int) -> int:
+        before, none_first = torch.randn(1, num_stored, width), torch.zeros(1, num_stored, dtype=torch.bool)
+        state = model.block(before, model.initial_state(1), none_first).state
+        assert state is not None
+        state = state.trimmed()
+        assert state.layers[0].num_slots == num_stored
+        with FlopCounterMode(display=False) as counter:
+            model.block(torch.randn(1, steps, width), state, first, need_state=False).y_BTD.sum().backward()
+        return counter.get_total_flops() // 2
+
+    expected = 6 * steps * width + 4 * width**2 if projected else 4 * steps * heads * width
+    # Beyond the position window, so that nothing else grows with what is stored.
+    assert products(50) - products(30) == 20 * expected
+
+
+def test_projecting_pays_where_it_saves_products() -> None:
+    for steps in range(1, 300):
+        for heads in (1, 2, 4, 8):
+            for width in (16, 48, 64, 256):
+                stored, projected = 4 * steps * heads * width, 6 * steps * width + 4 * width**2
+                assert projecting_pays(num_steps=steps, num_heads=heads, width=width) == (projected < stored)
+
+
+@pytest.mark.parametrize("path", sorted(schema.PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_agents_read_memories_as_they_are_stored(path: Path) -> None:
+    """In all presets: a choice that changed would change the numbers of every run."""
+    config = schema.load(["--env", path.stem])
+    for steps in (config.ppo.n_steps, config.a2c.n_steps):
+        sizes = {"num_heads": config.policy.num_heads, "width": config.policy.width}
+        assert not projecting_pays(num_steps=steps, **sizes)
+
+
+@pytest.mark.parametrize("task", ["text", "collision", "copy", "instruction"])
+def test_sequence_tasks_read_projected_memories(task: str) -> None:
+    config = sequence_schema.load(["--task", task])
+    sizes = {"num_heads": config.model.num_heads, "width": config.model.width}
+    assert projecting_pays(num_steps=config.block_size, **sizes)

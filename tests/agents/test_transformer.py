@@ -211,6 +211,64 @@ def test_gradients_equal_those_of_the_reference(chosen: TransformerSettings, see
         )
 
 
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm().clamp_min(1e-12))
+
+
+@every_kind
+@pytest.mark.parametrize("projected", [False, True])
+def test_both_ways_to_read_memories_equal_the_reference(
+    kind: MemoryKind, projected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs of two blocks, and gradients of one, in float64 and in float32."""
+    monkeypatch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
+    x, direction = torch.randn(2, 2, 14, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    first = episode_starts(5, 2, 14, 0.1)
+
+    def results(dtype: torch.dtype, block: bool) -> dict[str, Tensor]:
+        model = lively(replace(SMALL, memory=kind, ramp=4), 5).to(dtype)
+        inputs = x.to(dtype, copy=True).requires_grad_()
+        if block:
+            y = model.block(inputs, model.initial_state(2), first).y_BTD
+            with torch.no_grad():
+                carried = by_blocks(model, inputs, first, [6, 8])
+        else:
+            carried = y = torch.stack([reference(model, inputs[b], first[b].tolist()).y_TD for b in range(2)])
+        (y * direction).sum().backward()
+        assert inputs.grad is not None
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        return {"y": y.detach(), "carried": carried.detach(), "x": inputs.grad, **gradients}
+
+    expected = results(torch.float64, block=False)
+    for dtype, limit in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        found = results(dtype, block=True)
+        for name, part in expected.items():
+            assert _relative_error(found[name], part) <= limit, (name, dtype)
+
+
+@every_kind
+def test_both_ways_to_read_memories_teach_the_same_from_carried_ones(
+    kind: MemoryKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference knows no cut between blocks; here its second block has memories to read."""
+    model = lively(replace(SMALL, memory=kind, ramp=4, memory_size=20), 6)
+    x, direction = torch.randn(2, 2, 20, 8, dtype=torch.float64)
+    first = episode_starts(6, 2, 20, 0.05)
+
+    def gradients(projected: bool) -> dict[str, Tensor]:
+        monkeypatch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
+        model.zero_grad()
+        state = model.block(x[:, :9], model.initial_state(2), first[:, :9]).state
+        assert state is not None
+        (model.block(x[:, 9:], state, first[:, 9:]).y_BTD * direction[:, 9:]).sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    as_stored, projected = gradients(False), gradients(True)
+    assert as_stored.keys() == projected.keys()
+    for name, part in as_stored.items():
+        assert _relative_error(projected[name], part) <= 1e-12, name
+
+
 @pytest.mark.parametrize("kind", ["expire-span", "adaptive-span"])
 def test_the_task_teaches_spans(kind: MemoryKind) -> None:
     """The control of the test above: with a ramp to stand on, their gradient is not zero."""

@@ -54,6 +54,7 @@ policies = st.builds(
     num_layers=st.integers(1, 12),
     num_heads=st.sampled_from([1, 2, 4, 8]),
     layer_drop=number(0.0, 0.9),
+    attention=st.sampled_from(["auto", "plain"]),
     normalize_observations=st.booleans(),
     normalize_warmup_rollouts=st.integers(0, 100),
 )
@@ -230,6 +231,10 @@ BAD_COMMAND_LINES = {
     "--memory.span-divisor 0": "memory.span_divisor must be greater than 0",
     "--policy.num-heads 3": "policy.num_heads (3) must divide policy.width (64)",
     "--policy.layer-drop 1": "policy.layer_drop must lie in [0, 1)",
+    "--policy.attention flash": "policy.attention must be one of auto, plain, fused, got 'flash'",
+    "--policy.attention fused": "policy.attention=fused cannot be had with device=cpu, but needs cuda",
+    "--policy.attention fused --device cuda --penalty.form ramp": "cannot be had with penalty.form=ramp",
+    "--policy.attention fused --device cuda --penalty.use-steps 8": "had with penalty.use_steps (8)",
     "--ppo.learning-rate nan": "ppo.learning_rate must be a finite number, got 'nan'",
     "--ppo.learning-rate inf": "ppo.learning_rate must be a finite number, got 'inf'",
     "--ppo.gamma 1.5": "ppo.gamma must lie in [0, 1], got 1.5",
