@@ -94,7 +94,7 @@ class ExpireSpanPolicy(BasePolicy):
         position_window: int = 16,
         query_key_gain: float = 1.0,
         layer_drop: float = 0.0,
-        attention: AttentionKind = "auto",
+        attention: AttentionKind = "plain",
         normalize_observations: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,

@@ -78,7 +78,7 @@ class TransformerSettings:
     """factor on the initial query and key weights; more makes the first attention sharper"""
     layer_drop: float = 0.0
     """probability that a block skips a layer in training"""
-    attention: AttentionKind = "auto"
+    attention: AttentionKind = "plain"
     """of blocks; "fused": by FlexAttention; "auto": fused on CUDA where that can give what is asked for"""
 
     @property

@@ -93,7 +93,7 @@ class ModelConfig:
     """in training, the probability of skipping a layer"""
     query_key_gain: float = 1.0
     """factor on the initial query and key weights; above 1 attention starts out less uniform"""
-    attention: AttentionKind = "auto"
+    attention: AttentionKind = "plain"
     """of blocks. "fused": one kernel by FlexAttention, which trains on CUDA only and knows no penalty.form
     "ramp" and no penalty.use_steps; "plain": without it; "auto": fused on CUDA where it can be had"""
 

@@ -170,7 +170,7 @@ def _answer(queue: Any, measure: Measurement, command: SpanScalingCommand, max_s
     queue.put(measure(command, max_span))
 
 
-def _model(command: SpanScalingCommand, max_span: int, attention: AttentionKind = "auto") -> SequenceModel:
+def _model(command: SpanScalingCommand, max_span: int, attention: AttentionKind = "plain") -> SequenceModel:
     torch.manual_seed(0)
     model = SequenceModel(
         TransformerSettings(
