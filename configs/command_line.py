@@ -11,6 +11,7 @@ import collections.abc
 import dataclasses
 import difflib
 import math
+import os
 import re
 import reprlib
 import sys
@@ -43,6 +44,8 @@ EXIT_USAGE = 2
 """Exit code after a mistake in the command line or in a YAML file (as argparse's)."""
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C where there was nothing to save (128 + SIGINT, as shells have it)."""
+EXIT_BROKEN_PIPE = 141
+"""Exit code when nobody reads what a command prints (128 + SIGPIPE)."""
 LARGEST_SEED = 2**32 - 1
 """NumPy takes no larger one."""
 
@@ -108,6 +111,23 @@ def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
     return or_exit(lambda: build(kind, settings_from_words(words, options_of(kind))))
 
 
+def parse_known(kind: type[T], argv: Sequence[str] | None = None) -> tuple[T, list[str]]:
+    """As `parse`, and the words that are options of something else, each with its values."""
+    words = sys.argv[1:] if argv is None else argv
+    if asks_for_help(words):
+        show_help(kind)
+    options = options_of(kind)
+    own: list[str] = []
+    others: list[str] = []
+    current = own
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:].partition("=")[0].replace("-", "_")
+            current = own if name in options or f"{name}s" in options else others
+        current.append(word)
+    return parse(kind, own), others
+
+
 def or_exit(action: Callable[[], T]) -> T:
     """Run `action`; a ValueError becomes one message on stderr and exit code 2, without a traceback."""
     try:
@@ -124,6 +144,9 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # as in `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes at its exit
+        return EXIT_BROKEN_PIPE
 
 
 def check_at_least_1(command: object, *names: str) -> None:

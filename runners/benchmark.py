@@ -42,7 +42,6 @@ from runners.progress import ProgressDisplay
 from runners.run_folder import write_json_atomically
 from runners.sequences import efficiency, span_scaling
 from runners.sequences.pictures import require_matplotlib
-from runners.sweeps.options import split_words
 from runners.sweeps.pictures import image_bytes
 
 MEASURES: dict[Part, Callable[[Subject, BenchmarkCommand], list[Table]]] = {
@@ -68,8 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     others = {"sequence": efficiency.main, "spans": span_scaling.main}
     if words and words[0] in others:
         return others[words[0]](list(words[1:]))
-    own, training_words = split_words(words, command_line.options_of(BenchmarkCommand))
-    command = command_line.parse(BenchmarkCommand, own)
+    command, training_words = command_line.parse_known(BenchmarkCommand, words)
     subject = or_exit(lambda: _checked_subject(command, training_words))
     display = ProgressDisplay(0)
     machine = (

@@ -16,6 +16,8 @@ import sys
 import time
 from types import FrameType, TracebackType
 
+from agents.ranks import ALONE, Ranks
+
 EXIT_SAVED = 75
 """Exit code of a run that was interrupted and saved (EX_TEMPFAIL: start it again, with --resume)."""
 
@@ -31,15 +33,12 @@ _STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 class GracefulStop:
     """Context manager that turns signals into flags; use it in the main thread."""
 
-    def __init__(self, echo_seconds: float = 0.0) -> None:
-        """Nothing is asked for yet.
-
-        Args:
-            echo_seconds: for how long further signals are taken for echoes of the first.
-        """
+    def __init__(self, ranks: Ranks = ALONE) -> None:
+        """Nothing is asked for yet; `ranks` are the processes of the run, of which this is one."""
         self.stop_signal: signal.Signals | None = None
         """the signal that asked to save and leave"""
-        self._echo_seconds = echo_seconds
+        self._ranks = ranks
+        self._echo_seconds = ECHO_SECONDS if ranks.are_several else 0.0
         self._asked_at = 0.0
         self._save_requested = False
         self._previous: dict[signal.Signals, signal.Handlers | object] = {}
@@ -54,8 +53,15 @@ class GracefulStop:
         requested, self._save_requested = self._save_requested, False
         return requested
 
-    def leave(self) -> None:
-        """Heed no signal any more: all is saved, and the process ends with the exit code that says so."""
+    def leave_together(self) -> None:
+        """Wait for the other ranks, and heed no signal any more.
+
+        All is saved, and every process ends with the exit code that says so. `torchrun` ends the others as
+        soon as one has left.
+        """
+        if not self._ranks.are_several:
+            return
+        self._ranks.wait()
         for number in self._previous:
             signal.signal(number, signal.SIG_IGN)
         self._previous.clear()

@@ -88,7 +88,7 @@ class ProgressDisplay:
         *,
         start_steps: int = 0,
         unit: str = "steps",
-        quiet: bool = False,
+        rank: int = 0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -98,12 +98,13 @@ class ProgressDisplay:
             total_steps: steps at which training ends.
             start_steps: steps already done when a resumed run begins.
             unit: what the steps are.
-            quiet: show nothing at all (of several processes, one shows the run).
+            rank: of several processes, which this is; the first shows the run, the others only their faults.
             console: where to print; None: standard output.
             clock: seconds, for tests.
         """
         self.console = _PatientConsole(highlight=False) if console is None else console
-        self.console.quiet = self.console.quiet or quiet
+        self.console.quiet = self.console.quiet or rank > 0
+        self._rank = rank
         self._total_steps = total_steps
         self._unit = unit
         self._clock = clock
@@ -123,6 +124,13 @@ class ProgressDisplay:
     def note(self, message: str) -> None:
         """Print a sentence, above the panel if there is one; may be called from any thread."""
         self.console.print(self._printable(message), soft_wrap=True)
+
+    def fault(self, message: str) -> None:
+        """Print what ended this process; on any rank, since the others may know nothing of it, or be gone."""
+        if self._rank == 0:
+            self.note(message)
+        else:
+            sys.stderr.write(f"rank {self._rank}: {message}\n")
 
     def update(self, snapshot: Snapshot) -> None:
         """Show where the run stands, if it is time to."""

@@ -18,12 +18,13 @@ if not __package__:  # started as a script: import from the checkout, not from r
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from configs import command_line
 from configs.command_line import Scalar, or_exit
 from configs.model import MemoryKind
 from envs.names import resolve
 from runners.sweeps.command import run_sweep
 from runners.sweeps.folder import Evaluation, Member, Sweep
-from runners.sweeps.options import SweepOptions, given_options, member_config, parse
+from runners.sweeps.options import SweepOptions, given_options, member_config
 from runners.sweeps.pictures import draw_length_maps
 
 LENGTH_ARGUMENTS = {
@@ -64,7 +65,7 @@ class SweepLengthCommand(SweepOptions):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, test, write tables, draw."""
-    command, training_words = parse(SweepLengthCommand, argv)
+    command, training_words = command_line.parse_known(SweepLengthCommand, argv)
     members = or_exit(lambda: make_members(command, training_words))
     sweep = Sweep(command.folder("length", members[0].config.env))
     online = members[0].config.track == "online"

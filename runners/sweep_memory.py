@@ -18,11 +18,12 @@ if not __package__:  # started as a script: import from the checkout, not from r
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from configs import command_line
 from configs.command_line import Scalar, or_exit
 from configs.model import MemoryKind
 from runners.sweeps.command import run_sweep
 from runners.sweeps.folder import Member, Sweep
-from runners.sweeps.options import SweepOptions, given_options, member_config, parse
+from runners.sweeps.options import SweepOptions, given_options, member_config
 from runners.sweeps.pictures import draw_memory_curves
 
 RESERVED = ("memory.kind", "memory.size", "memory.compressed_size", "memory.max_span")
@@ -53,7 +54,7 @@ class SweepMemoryCommand(SweepOptions):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, write tables, draw."""
-    command, training_words = parse(SweepMemoryCommand, argv)
+    command, training_words = command_line.parse_known(SweepMemoryCommand, argv)
     members = or_exit(lambda: make_members(command, training_words))
     sweep = Sweep(command.folder("memory", members[0].config.env))
     online = members[0].config.track == "online"

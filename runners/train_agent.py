@@ -41,7 +41,7 @@ from runners.agent_factory import (
     shown,
 )
 from runners.evaluation import MAX_ENVS, EvaluationResult, evaluate
-from runners.interrupts import ECHO_SECONDS, EXIT_SAVED, GracefulStop
+from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
 from runners.run_folder import Checkpoint, RunFolder, RunFolderError
 from runners.tracking import make_logger
@@ -69,29 +69,23 @@ def main(argv: list[str] | None = None) -> int:
 def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
     folder = or_exit(lambda: ranks.first(lambda: _open_folder(config)))
     agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder, ranks))
-    display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps, quiet=not ranks.is_first)
+    display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps, rank=ranks.index)
     display.announce(_facts(config, agent, folder))
     for note in notes:
         display.note(note)
     go_on = partial(_where_to_go_on, folder, ranks)
-    with GracefulStop(ECHO_SECONDS if ranks.are_several else 0.0) as stop:
+    with GracefulStop(ranks) as stop:
         try:
             outcome = _train(config, agent, runner_state, folder, display, stop)
         except (EnvironmentFault, NonFiniteLossError, RankLostError, OSError) as fault:
-            message = f"error: training stopped: {fault}\n{go_on()}"
-            if ranks.is_first:
-                display.note(message)
-            else:  # the first rank knows nothing of it, or is gone
-                sys.stderr.write(f"rank {ranks.index}: {message}\n")
+            display.fault(f"error: training stopped: {fault}\n{go_on()}")
             return 1
         finally:
             if agent.env is not None:
                 agent.env.close()
         if outcome.interrupted:
             display.note(f"Interrupted at {agent.num_timesteps:,} steps, and saved. {go_on()}")
-            if ranks.are_several:  # `torchrun` ends the others as soon as one has left
-                ranks.wait()
-                stop.leave()
+            stop.leave_together()
             return EXIT_SAVED
         if not ranks.is_first:
             return 0

@@ -33,9 +33,9 @@ from configs.run_config import decided
 from configs.sequence_schema import SequenceConfig, load
 from envs.sequences.stream import Stream
 from runners.agent_factory import check_same_run, choose_device, shown
-from runners.interrupts import ECHO_SECONDS, EXIT_SAVED, GracefulStop
+from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
-from runners.run_folder import RunFolder, RunFolderError
+from runners.run_folder import Checkpoint, RunFolder, RunFolderError
 from runners.sequences.evaluation import SequenceScore, evaluate
 from runners.sequences.factory import load_weights, make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer, TrainingFaultError, UpdateReport
@@ -85,58 +85,64 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
-    folder = or_exit(lambda: _open_folder(config)) if ranks.is_first else None
-    checkpoint = None
-    notes: list[str] = []
-    if config.resume is not None and folder is not None:
-        found = or_exit(folder.latest_checkpoint)
-        or_exit(lambda: check_same_run(found, config))
-        checkpoint, notes = join(found.tensors, found.data), found.notes
-        before = checkpoint["runner"]["threads"]
-        if before != config.threads:
-            notes.append(f"threads: {before} before, {config.threads} now: results differ by rounding")
-    checkpoint = ranks.share(checkpoint)
-    if checkpoint is not None:
-        or_exit(lambda: trainer.load_state_tree(checkpoint["trainer"]))
+    folder = or_exit(lambda: ranks.first(lambda: _open_folder(config)))
+    runner_state, notes = or_exit(lambda: _restore(config, trainer, folder, ranks))
     total = config.total_updates * config.tokens_per_update
-    display = ProgressDisplay(total, start_steps=trainer.tokens, unit="tokens", quiet=not ranks.is_first)
+    display = ProgressDisplay(total, start_steps=trainer.tokens, unit="tokens", rank=ranks.index)
     display.announce(_facts(config, trainer, folder))
     for note in notes:
         display.note(note)
-    session = Session(config, trainer, folder, display, None if checkpoint is None else checkpoint["runner"])
-    with GracefulStop(ECHO_SECONDS if ranks.are_several else 0.0) as stop:
+    session = Session(config, trainer, folder, display, runner_state)
+    with GracefulStop(ranks) as stop:
         try:
             interrupted = session.train(stop)
         except (TrainingFaultError, RankLostError, ValueError, OSError) as fault:
-            message = f"error: training stopped: {fault}"
-            if ranks.is_first:
-                display.note(f"{message}\n{_where_to_go_on(folder)}")
-            else:  # the first rank knows nothing of it, or is gone
-                sys.stderr.write(f"rank {ranks.index}: {message}\n")
+            display.fault(f"error: training stopped: {fault}\n{_where_to_go_on(folder)}")
             return 1
         if interrupted:
             display.note(f"Interrupted at {trainer.tokens:,} tokens, and saved. {_where_to_go_on(folder)}")
-            if ranks.are_several:  # `torchrun` ends the others as soon as one has left
-                ranks.wait()
-                stop.leave()
+            stop.leave_together()
             return EXIT_SAVED
-    if folder is not None:
-        try:
-            score = session.judge_best()
-        except (RunFolderError, OSError) as fault:
-            display.note(f"error: the evaluation stopped: {fault}\n{_where_to_go_on(folder)}")
-            return 1
-        folder.write_evaluation(score.to_json())
-        display.summary_table(
-            {
-                "training": f"{trainer.updates:,} updates, {trainer.tokens:,} tokens",
-                **score.rows(),
-                "metrics": shown(folder.metrics_file),
-                "evaluation file": shown(folder.evaluation_file),
-                "checkpoints": shown(folder.checkpoints),
-            }
-        )
+    if not ranks.is_first:
+        return 0
+    try:
+        score = session.judge_best()
+    except (RunFolderError, OSError) as fault:
+        display.note(f"error: the evaluation stopped: {fault}\n{_where_to_go_on(folder)}")
+        return 1
+    folder.write_evaluation(score.to_json())
+    display.summary_table(
+        {
+            "training": f"{trainer.updates:,} updates, {trainer.tokens:,} tokens",
+            **score.rows(),
+            "metrics": shown(folder.metrics_file),
+            "evaluation file": shown(folder.evaluation_file),
+            "checkpoints": shown(folder.checkpoints),
+        }
+    )
     return 0
+
+
+def _restore(
+    config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder, ranks: Ranks
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Set the trainer back to the last checkpoint; what the session had saved with it, and notes on that."""
+    if config.resume is None:
+        return None, []
+    checkpoint = ranks.first(lambda: _last_checkpoint(config, folder))
+    tree = join(checkpoint.tensors, checkpoint.data)
+    trainer.load_state_tree(tree["trainer"])
+    notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
+    before = tree["runner"]["threads"]
+    if before != config.threads:
+        notes.append(f"threads: {before} before, {config.threads} now: results differ by rounding")
+    return tree["runner"], notes
+
+
+def _last_checkpoint(config: SequenceConfig, folder: RunFolder) -> Checkpoint:
+    checkpoint = folder.latest_checkpoint()
+    check_same_run(checkpoint, config)
+    return checkpoint
 
 
 class Session:
@@ -146,11 +152,11 @@ class Session:
         self,
         config: SequenceConfig,
         trainer: SequenceTrainer,
-        folder: RunFolder | None,
+        folder: RunFolder,
         display: ProgressDisplay,
         runner_state: dict[str, Any] | None,
     ) -> None:
-        """Begin, or go on with the `runner_state` of a checkpoint; only the first rank has a `folder`."""
+        """Begin, or go on with the `runner_state` of a checkpoint."""
         self._config, self._trainer, self._folder, self._display = config, trainer, folder, display
         self._best_loss: float | None = None
         self._held_out: SequenceScore | None = None
@@ -164,7 +170,7 @@ class Session:
     def train(self, stop: GracefulStop) -> bool:
         """Train to the end; says whether it was interrupted and saved."""
         config, trainer, ranks = self._config, self._trainer, self._trainer.ranks
-        if self._folder is not None:
+        if ranks.is_first:
             self._logger = make_logger(
                 self._folder, config, resume_offset=self._metrics_offset, notify=self._display.note
             )
@@ -192,7 +198,6 @@ class Session:
 
     def judge_best(self) -> SequenceScore:
         """The best checkpoint on the valid split."""
-        assert self._folder is not None
         best = self._folder.best_checkpoint()
         for note in best.notes:
             self._display.note(note)
@@ -213,7 +218,7 @@ class Session:
         """Judge the model on a part of the valid split; says whether it is the best so far."""
         ranks, chosen = self._trainer.ranks, self._config.held_out
         is_best = False
-        if self._folder is not None:
+        if ranks.is_first:
             score = evaluate(
                 self._trainer.model,
                 self._valid_stream(),
@@ -265,7 +270,7 @@ class Session:
 
     def _save(self, *, is_best: bool) -> None:
         tree = self._trainer.state_tree()
-        if tree is None or self._folder is None or self._logger is None:
+        if tree is None or self._logger is None:
             return
         runner = {
             "best_loss": self._best_loss,
@@ -299,7 +304,7 @@ def _open_folder(config: SequenceConfig) -> RunFolder:
     return folder
 
 
-def _facts(config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder | None) -> dict[str, object]:
+def _facts(config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder) -> dict[str, object]:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     model, ranks = config.model, trainer.ranks
     arguments = "".join(f", {key} {value}" for key, value in config.task_args.items())
@@ -311,12 +316,12 @@ def _facts(config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder |
         "device": f"{trainer.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
         + (f", {ranks.count} ranks" if ranks.count > 1 else ""),
         "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
-        "run folder": "" if folder is None else shown(folder.path),
+        "run folder": shown(folder.path),
     }
 
 
-def _where_to_go_on(folder: RunFolder | None) -> str:
-    if folder is None or not folder.has_checkpoint:
+def _where_to_go_on(folder: RunFolder) -> str:
+    if not folder.has_checkpoint:
         return "There is no checkpoint yet to continue from."
     return f"Continue with: python runners/train_sequence.py --resume {shown(folder.path)}"
 

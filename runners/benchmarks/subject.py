@@ -31,6 +31,7 @@ MATURE_ROLLOUTS = 4
 LEAST_EPISODE_STEPS = 100
 """between ages of an episode: each is measured over some steps"""
 SHORT_SPANS_BIAS = -12.0
+"""a span is its maximum times the sigmoid of this: below one step, for maximum spans up to 131,072"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

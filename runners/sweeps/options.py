@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import tyro
 
@@ -61,34 +60,6 @@ class SweepOptions:
         """Where the sweep is or will be."""
         name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in env)
         return (self.run or RUNS / f"{question}-{name}").absolute()
-
-
-Options = TypeVar("Options", bound=SweepOptions)
-
-
-def parse(kind: type[Options], argv: Sequence[str] | None = None) -> tuple[Options, list[str]]:
-    """The sweep's own options, and the words that are meant for training.
-
-    A mistake in the first ends the program with exit code 2.
-    """
-    words = sys.argv[1:] if argv is None else list(argv)
-    if command_line.asks_for_help(words):
-        command_line.show_help(kind)
-    own, training = split_words(words, command_line.options_of(kind))
-    return command_line.parse(kind, own), training
-
-
-def split_words(words: Sequence[str], options: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Words that belong to `options`, and the others, each option with its values."""
-    own: list[str] = []
-    others: list[str] = []
-    current = own
-    for word in words:
-        if word.startswith("--"):
-            name = word[2:].partition("=")[0].replace("-", "_")
-            current = own if name in options or f"{name}s" in options else others
-        current.append(word)
-    return own, others
 
 
 def given_options(training_words: Sequence[str], reserved: Iterable[str]) -> set[str]:

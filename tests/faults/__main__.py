@@ -55,7 +55,7 @@ class FullSet:
     def references(self) -> dict[str, Reference]:
         """A run of each trainer that nobody disturbs."""
         return {
-            name: Reference.make([*words, "--keep-checkpoints", "99"], folder / name)
+            name: Reference.make([*words, "--keep-checkpoints", "99"], self.folder / name)
             for name, words in TRAINERS.items()
         }
 

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from configs import command_line
 from configs.command_line import EXIT_USAGE
 from runners import sweep_length, sweep_member, sweep_memory
 from runners.interrupts import EXIT_SAVED, GracefulStop
@@ -248,7 +249,7 @@ def test_what_a_size_means() -> None:
 
 def test_options_for_training_hold_for_all_members() -> None:
     words = "--memory none compressive --sizes 8 --seeds 1 --ppo.learning-rate 1e-3 --env-arg max_length=9"
-    command, training_words = sweep_memory.parse(sweep_memory.SweepMemoryCommand, words.split())
+    command, training_words = command_line.parse_known(sweep_memory.SweepMemoryCommand, words.split())
     none, compressive = sweep_memory.make_members(command, training_words)
     for member in (none, compressive):
         assert member.config.ppo.learning_rate == 1e-3
@@ -293,7 +294,9 @@ def outcome(sweep: Sweep, codes: list[int | None], *, stop_after: int | None = N
 def lone(tmp_path: Path) -> Sweep:
     """A sweep of one member that has not begun."""
     sweep = Sweep(tmp_path / "lone")
-    command, words = sweep_memory.parse(sweep_memory.SweepMemoryCommand, ["--memory", "none", "--seeds", "1"])
+    command, words = command_line.parse_known(
+        sweep_memory.SweepMemoryCommand, ["--memory", "none", "--seeds", "1"]
+    )
     sweep.add(sweep_memory.make_members(command, words))
     return sweep
 

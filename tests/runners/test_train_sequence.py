@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from runners.run_folder import RunFolder
 from runners.sequences.evaluation import evaluate
 from runners.sequences.factory import make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer, TrainingFaultError
+from tests.runners.launch import finished, launch, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -165,6 +167,69 @@ def test_two_ranks_make_the_same_updates_as_one_and_either_goes_on(tmp_path: Pat
     torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-3, atol=1e-4)
     again = rows(tmp_path / "two")
     assert [row["train/loss"] for row in again] == pytest.approx([row["train/loss"] for row in two], rel=1e-5)
+
+
+LONG = [*COPY, *SMALL, "--total-updates", "100000", "--checkpoint-every", "4"]
+SCRIPT = ROOT / "runners" / "train_sequence.py"
+TOKENS = 4 * 16
+"""of an update"""
+
+
+def start_two(run: Path, *words: str) -> list[subprocess.Popen[str]]:
+    """Two ranks that have saved something of their own."""
+    latest = run / "checkpoints" / "latest"
+    before = latest.read_text() if latest.exists() else None
+    processes = launch(2, *words, script=SCRIPT)
+    wait_for(latest, processes)
+    while latest.read_text() == before:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    return processes
+
+
+def goes_on(run: Path) -> bool:
+    """Whether two ranks can resume the run, whose rows are then in order, with none lost or doubled."""
+    processes = start_two(run, "--resume", str(run))
+    processes[0].terminate()
+    assert [code for code, _ in finished(processes)] == [75, 75]
+    return [row["train/n_updates"] for row in rows(run)] == list(range(1, len(rows(run)) + 1))
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_signal_to_any_rank_saves_once_and_ends_all(asked: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    processes = start_two(run, *LONG, "--run", str(run))
+    processes[asked].terminate()
+    first, second = finished(processes)
+    assert (first[0], second[0]) == (75, 75), first[1] + second[1]
+    tokens = RunFolder.open(run).latest_checkpoint().step
+    assert f"Interrupted at {tokens:,} tokens, and saved" in first[1]
+    assert len(rows(run)) == tokens // TOKENS
+    assert goes_on(run)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_that_dies_ends_the_run_with_a_message(killed: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    processes = start_two(run, *LONG, "--run", str(run))
+    processes[killed].kill()
+    code, said = finished(processes)[1 - killed]
+    assert code == 1
+    assert "error: training stopped: another process of this run has ended or does not answer" in said
+    assert ("rank 1: error" in said) == (killed == 0)
+    assert f"--resume {run}" in said
+    assert "Traceback" not in said
+    assert goes_on(run)
+
+
+@pytest.mark.parametrize("words", [["--run"], ["--resume"]])
+def test_a_mistake_that_only_the_first_rank_sees_ends_all(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "something").touch()
+    for code, said in finished(launch(2, *COPY, *SMALL, *words, str(tmp_path / "run"), script=SCRIPT)):
+        assert code == 2
+        assert "error: " in said
+        assert "Traceback" not in said
 
 
 def test_accumulated_blocks_are_one_update_of_their_mean() -> None:
