@@ -12,6 +12,8 @@ Shape letters:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -271,6 +273,18 @@ class ExpireSpanPolicy(BasePolicy):
             self.encoder.preprocess(observation), state, first_B, deterministic=deterministic
         ).actions
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Act without a trace in training: what is seen counts for no statistics, and no layer is dropped."""
+        training, collecting = self.training, self.encoder.collecting
+        self.set_training_mode(False)
+        self.encoder.collecting = False
+        try:
+            yield
+        finally:
+            self.encoder.collecting = collecting
+            self.set_training_mode(training)
+
     def predict(  # type: ignore[override]
         self,
         observation: np.ndarray | dict[str, np.ndarray],
@@ -286,7 +300,6 @@ class ExpireSpanPolicy(BasePolicy):
             episode_start: [B] True where an episode begins with this observation; None: as `state` says.
             deterministic: take the most likely action.
         """
-        self.set_training_mode(False)
         tensor, vectorized = self.obs_to_tensor(observation)
         batch = _batch_size(tensor)
         state = self.initial_state(batch) if state is None else state.clone()
@@ -298,7 +311,9 @@ class ExpireSpanPolicy(BasePolicy):
             first_B = state.clock_B == 0
         else:
             first_B = torch.as_tensor(np.asarray(episode_start), device=self.device).bool().view(batch)
-        decision = self.act(self.encoder.preprocess(tensor), state, first_B, deterministic=deterministic)
+        with self.watching():
+            features = self.encoder.preprocess(tensor)
+            decision = self.act(features, state, first_B, deterministic=deterministic)
         actions = self.to_env(decision.actions)
         return (actions if vectorized else actions.squeeze(axis=0)), decision.state
 

@@ -291,17 +291,13 @@ class Probe:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Choice and value at the decision, one row for each edit; the recorded actions are taken."""
         policy = self.policy
-        training, collecting = policy.training, policy.encoder.collecting
-        policy.set_training_mode(False)
-        policy.encoder.collecting = False
         state = self.state_before(at, edits)
         first_B = torch.full((len(edits),), at == 0, device=policy.device)
-        for step in range(at, decision + 1):
-            tensor, _ = policy.obs_to_tensor(_repeated(self._observations[step], len(edits)))
-            answer = policy.act(policy.encoder.preprocess(tensor), state, first_B, deterministic=True)
-            state, first_B = answer.state, torch.zeros_like(first_B)
-        policy.encoder.collecting = collecting
-        policy.set_training_mode(training)
+        with policy.watching():
+            for step in range(at, decision + 1):
+                tensor, _ = policy.obs_to_tensor(_repeated(self._observations[step], len(edits)))
+                answer = policy.act(policy.encoder.preprocess(tensor), state, first_B, deterministic=True)
+                state, first_B = answer.state, torch.zeros_like(first_B)
         return choices_of(answer.distribution)[1], answer.values_B.cpu().numpy()
 
     def _replayed_observations(self) -> tuple[list[Any], NDArray[np.float32]]:

@@ -118,17 +118,10 @@ class EpisodePlayer:
     def _undisturbed(self) -> Iterator[None]:
         """Leave global random state, the policy's mode and its running statistics as they are."""
         policy = self.policy
-        training, collecting = policy.training, policy.encoder.collecting
         devices = [policy.device] if policy.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), policy.watching():
             torch.manual_seed((self.seed * _SEED_STRIDE + self.step) % 2**63)
-            policy.set_training_mode(False)
-            policy.encoder.collecting = False
-            try:
-                yield
-            finally:
-                policy.encoder.collecting = collecting
-                policy.set_training_mode(training)
+            yield
 
 
 def record_episode(

@@ -204,10 +204,19 @@ class StopConfig:
     retained: float | None = None
     """and no layer may retain more memories than this on average (where spans are learned: no training makes
     other memories smaller); none: not required"""
+    evaluation_success: float | None = None
+    """and so many of `evaluation.episodes` episodes must succeed, played as those after training but from
+    another seed; for an evaluation that is harder than training. none: not required"""
+    evaluation_every: int = 20
+    """updates between two such evaluations, which begin once all the rest is so"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         check_optional("stop.success", self.success, "(0, 1]")
+        check_optional("stop.evaluation_success", self.evaluation_success, "(0, 1]")
+        check("stop.evaluation_every", self.evaluation_every, "[1, inf)")
+        if self.evaluation_success is not None and self.success is None:
+            raise ValueError("stop.evaluation_success needs stop.success: it is asked for after that")
         check("stop.window_episodes", self.window_episodes, "[1, inf)")
         check("stop.min_episodes", self.min_episodes, "[1, inf)")
         check_optional("stop.retained", self.retained, "[0, inf)")

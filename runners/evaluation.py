@@ -22,6 +22,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.episode_statistics import EPISODE_BASICS
 from agents.on_policy import MemoryOnPolicyAlgorithm, cue_numbers
+from agents.policies import ExpireSpanPolicy
+from agents.random_state import random_state, set_random_state
 from agents.retention_score import RetentionScore, cue_done_numbers
 
 MAX_ENVS = 100
@@ -148,17 +150,32 @@ def evaluate(
     """Play `episodes` episodes.
 
     Args:
-        agent: whose policy acts; it is not trained, and its own memory is left alone.
+        agent: whose policy acts; it is not trained, and its memory and all random generators are left alone.
         env: a fresh environment; of several, the first play one more if they do not divide `episodes`.
         episodes: how many.
         seed: of the environments and of the sampled actions.
         deterministic: take the most likely action.
         on_step: told the steps taken and the episodes finished.
     """
-    num_envs = env.num_envs
-    policy = agent.policy
-    policy.set_training_mode(False)
+    device = agent.device
+    before = random_state(device)
     torch.manual_seed(seed)
+    try:
+        with agent.policy.watching():
+            return _played(agent.policy, env, episodes, seed, deterministic, on_step)
+    finally:
+        set_random_state(before, device)
+
+
+def _played(
+    policy: ExpireSpanPolicy,
+    env: VecEnv,
+    episodes: int,
+    seed: int,
+    deterministic: bool,
+    on_step: Callable[[int, int], None] | None,
+) -> EvaluationResult:
+    num_envs = env.num_envs
     env.seed(seed)
     observation: Any = env.reset()
     state = policy.initial_state(num_envs)

@@ -15,8 +15,9 @@ from agents.state_tree import split
 from configs.command_line import LARGEST_SEED
 from configs.run_config import decided
 from configs.schema import TrainConfig
-from runners.agent_factory import make_training_env
+from runners.agent_factory import make_evaluation_env, make_training_env
 from runners.episodes import make_env
+from runners.evaluation import MAX_ENVS, evaluate
 from runners.interrupts import GracefulStop
 from runners.progress import ProgressDisplay, ProgressSnapshot
 from runners.render_episode import render
@@ -25,6 +26,10 @@ from runners.tracking import NOT_MEDIA, RunLogger, VideoFile
 
 FILM_STEPS = 500
 """a video shows no more steps of its episode"""
+
+
+class _InterruptedError(Exception):
+    """A signal came while the agent was judged."""
 
 
 @dataclass(slots=True)
@@ -66,12 +71,15 @@ class TrainingCallback(BaseCallback):
         self.was_solved = runner_state is not None and runner_state["solved_by"] == self._goal
         """the checkpoint is of a run that had already reached what it is asked to reach"""
         self.outcome.solved = self.was_solved
+        self._judged: float | None = None
+        self._was_judging = runner_state is not None and bool(runner_state.get("judging", False))
         self._stage: int | None = None
         if config.curriculum.argument is not None:
             self._stage = config.curriculum.start if runner_state is None else int(runner_state["stage"])
 
     def _on_rollout_start(self) -> None:
-        if self.model.num_timesteps == self._saved_step or self.model.rollouts_done == 0:
+        resumed = self.model.num_timesteps == self._saved_step and not self._was_judging
+        if resumed or self.model.rollouts_done == 0:
             self._grow()  # saved when training ended, before there was a next rollout
             return
         self._show()
@@ -81,7 +89,7 @@ class TrainingCallback(BaseCallback):
         self._grow()
         self.model.stop_training = self.outcome.solved or self.outcome.interrupted
         due = self.model.rollouts_done % self._config.checkpoint_every == 0
-        if save or due or self.model.stop_training:
+        if save or due or self.model.stop_training or self._judged is not None:
             self.save()
         every = self._config.video_every
         if every and self.model.rollouts_done % every == 0 and not self.model.stop_training:
@@ -103,7 +111,12 @@ class TrainingCallback(BaseCallback):
     @property
     def _goal(self) -> list[float | None]:
         """What counts as solved."""
-        return [self._config.stop.success, self._config.stop.retained]
+        stop = self._config.stop
+        return [
+            stop.success,
+            stop.retained,
+            *([] if stop.evaluation_success is None else [stop.evaluation_success]),
+        ]
 
     def save(self) -> None:
         """Write a checkpoint of everything, on all ranks."""
@@ -126,6 +139,7 @@ class TrainingCallback(BaseCallback):
                     "threads": self._config.threads,
                     "solved_by": self._goal if self.outcome.solved else None,
                     "stage": self._stage,
+                    "judging": self._was_judging,
                     "config": decided(self._config),
                 },
             }
@@ -174,7 +188,8 @@ class TrainingCallback(BaseCallback):
         worst = self.model.success_window.worst()
         stage = float(self._stage or 0)  # a harder task before success
         if worst is not None:
-            return [stage, 1.0, min(worst, enough), -float(np.sum(self._forgettable()))]
+            judged = [] if self._config.stop.evaluation_success is None else [self._judged or 0.0]
+            return [stage, 1.0, *judged, min(worst, enough), -float(np.sum(self._forgettable()))]
         episodes = list(self.model.ep_info_buffer or [])
         return [stage, 0.0, float(np.mean([episode["r"] for episode in episodes]))] if episodes else [stage]
 
@@ -208,7 +223,52 @@ class TrainingCallback(BaseCallback):
         worst = self.model.success_window.worst()
         if stop.success is None or worst is None or worst < stop.success or self._stage != self._last_stage:
             return False
-        return self._forgets(stop.retained)
+        return self._forgets(stop.retained) and self._passes_evaluation()
+
+    def _passes_evaluation(self) -> bool:
+        """Whether the episodes of the evaluation are solved too, if that is asked for and it is time to look.
+
+        An interruption ends the look, and the resumed run begins with it: it goes on as if never interrupted.
+        """
+        wanted, model = self._config.stop.evaluation_success, self.model
+        self._judged, self._was_judging = None, False
+        if wanted is None:
+            return True
+        if model.rollouts_done % self._config.stop.evaluation_every:
+            return False
+        if model.ranks.is_first:
+            try:
+                self._judged = self._evaluated()
+            except _InterruptedError:
+                self._was_judging = True
+        self._judged, self._was_judging = model.ranks.share((self._judged, self._was_judging))
+        if self._judged is None:
+            return False
+        self._display.note(f"{model.num_timesteps:,} steps: success {self._judged:.1%} in evaluation")
+        return self._judged >= wanted
+
+    def _evaluated(self) -> float:
+        """Success in as many episodes as after training; those are others."""
+        chosen = self._config.evaluation
+        seed = (chosen.seed + 1) % LARGEST_SEED
+        env = make_evaluation_env(self._config, min(chosen.episodes, MAX_ENVS), seed)
+
+        def on_step(steps: int, episodes: int) -> None:
+            if self._stop.stop_requested:
+                raise _InterruptedError
+
+        try:
+            result = evaluate(
+                self.model,
+                env,
+                episodes=chosen.episodes,
+                seed=seed,
+                deterministic=chosen.deterministic,
+                on_step=on_step,
+            )
+        finally:
+            env.close()
+        return result.success_rate or 0.0
 
     def _forgets(self, most: float | None) -> bool:
         """Whether no layer retains more memories than that on average."""

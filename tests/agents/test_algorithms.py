@@ -12,10 +12,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import MemoryA2C, MemoryPPO
@@ -252,6 +253,17 @@ def test_sb3_tools_work(tmp_path: Path) -> None:
     assert mean >= 3
     (saved, *_rest) = sorted(tmp_path.glob("*.zip"))
     assert MemoryPPO.load(saved, env=gym.make("CartPole-v1"), device="cpu").num_timesteps == 32
+
+
+def test_what_a_callback_evaluates_leaves_no_trace_in_training() -> None:
+    """SB3's EvalCallback predicts while a rollout is collected and what is observed counts."""
+    judge = EvalCallback(Monitor(gym.make("CartPole-v1")), eval_freq=10, n_eval_episodes=2, verbose=0)
+    options: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "seed": 3}
+    watched = ppo("CartPole-v1", **options).learn(128, callback=judge)
+    alone = ppo("CartPole-v1", **options).learn(128)
+    assert judge.last_mean_reward > 0
+    for name, part in watched.policy.state_dict().items():
+        assert torch.equal(part, alone.policy.state_dict()[name]), name
 
 
 def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:

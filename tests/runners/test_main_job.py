@@ -21,7 +21,7 @@ from gymnasium import spaces
 from agents.archive import read_archive
 from configs.schema import load
 from envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
-from runners import evaluate_agent, train_agent
+from runners import evaluate_agent, train_agent, training_callback
 from runners.agent_factory import curriculum_stage, make_agent
 from runners.evaluation import evaluate, wilson_interval
 from runners.run_folder import RunFolder
@@ -283,8 +283,7 @@ def test_a_resumed_run_writes_down_what_was_changed(tmp_path: Path) -> None:
 
 def test_a_solved_run_is_not_trained_further(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    easy = ["--stop.success", "0.01", "--stop.min-episodes", "1", "--stop.retained", "none"]
-    assert train_agent.main([*SMALL, *easy, "--run", str(run)]) == 0
+    assert train_agent.main([*SMALL, *EASY, "--run", str(run)]) == 0
     trained = rows(run)
     assert len(trained) < 10
     capsys.readouterr()
@@ -293,6 +292,51 @@ def test_a_solved_run_is_not_trained_further(tmp_path: Path, capsys: pytest.Capt
     assert "solved after" in capsys.readouterr().out
     assert train_agent.main(["--resume", str(run), "--stop.success", "none"]) == 0
     assert len(rows(run)) == 10
+
+
+EASY = ["--stop.success", "0.01", "--stop.min-episodes", "1", "--stop.retained", "none"]
+LOOKING = [*SMALL, *EASY, "--stop.evaluation-every", "3", "--checkpoint-every", "100"]
+LOOKING += ["--total-steps", "2560"]
+
+
+def test_training_looks_whether_the_evaluation_is_solved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only at every third update, and what it does there leaves no trace in training."""
+    reached, never, none = (tmp_path / name for name in ("reached", "never", "none"))
+    assert train_agent.main([*LOOKING, "--stop.evaluation-success", "1.0", "--run", str(never)]) == 0
+    looks = re.findall(r"([\d,]+) steps: success ([\d.]+)% in evaluation", capsys.readouterr().out)
+    steps = [int(step.replace(",", "")) // 128 for step, _ in looks]
+    assert len(steps) > 2
+    assert steps == list(range(steps[0], 20, 3))
+    assert steps[0] % 3 == 0
+    success = {128 * step: float(found) for step, (_, found) in zip(steps, looks, strict=True)}
+    best = RunFolder.open(never).best_checkpoint().step
+    assert success[best] == max(success.values()) > min(success.values())
+    assert train_agent.main([*LOOKING, "--stop.retained", "0", "--run", str(none)]) == 0
+    assert rows(never) == rows(none)
+    assert train_agent.main([*LOOKING, "--stop.evaluation-success", "0.01", "--run", str(reached)]) == 0
+    assert rows(reached) == rows(none)[: steps[0]]
+
+
+def test_a_look_that_a_signal_ends_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*LOOKING, "--stop.evaluation-success", "0.01"]
+    unbroken, run = tmp_path / "unbroken", tmp_path / "run"
+    assert train_agent.main([*words, "--run", str(unbroken)]) == 0
+    original = training_callback.evaluate
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_callback, "evaluate", interrupted)
+        assert train_agent.main([*words, "--run", str(run)]) == 75
+    assert len(rows(run)) == len(rows(unbroken)) < 20
+    assert train_agent.main(["--resume", str(run)]) == 0
+    assert rows(run) == rows(unbroken)
+    evaluations = [json.loads((one / "evaluation.json").read_text()) for one in (run, unbroken)]
+    assert evaluations[0]["return_mean"] == evaluations[1]["return_mean"]
 
 
 def test_a_signal_in_the_evaluation_is_heard(
