@@ -17,6 +17,8 @@ if not __package__:  # started as a script: import from the checkout, not from r
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,6 +168,7 @@ class Session:
             self._metrics_offset = int(runner_state["metrics_offset"])
         self._logger: RunLogger | None = None
         self._reached = False
+        self._bookkeeping_seconds = 0.0
 
     def train(self, stop: GracefulStop) -> bool:
         """Train to the end; says whether it was interrupted and saved."""
@@ -182,19 +185,29 @@ class Session:
                     looked = trainer.updates % config.held_out.every == 0 or trainer.done
                     is_best = self._look() if looked else False
                     seconds = max(time.monotonic() - began, 1e-9)
-                    self._log(report, (trainer.tokens - first_tokens) / seconds, seconds, looked=looked)
+                    with self._bookkeeping():
+                        self._log(report, (trainer.tokens - first_tokens) / seconds, seconds, looked=looked)
                     asked = ranks.sum(torch.tensor([stop.stop_requested, stop.take_save_request()]).long())
                     interrupted = bool(asked[0])
                     due = trainer.updates % config.checkpoint_every == 0
                     ends = interrupted or trainer.done or self._reached
                     if due or ends or is_best or bool(asked[1]):
-                        self._save(is_best=is_best)
+                        with self._bookkeeping():
+                            self._save(is_best=is_best)
                     if interrupted and not trainer.done:
                         return True
         finally:
             if self._logger is not None:
                 self._logger.close()
         return False
+
+    @contextmanager
+    def _bookkeeping(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._bookkeeping_seconds += time.perf_counter() - began
 
     def judge_best(self) -> SequenceScore:
         """The best checkpoint on the valid split."""
@@ -243,6 +256,7 @@ class Session:
             STEP_KEY: trainer.tokens,
             "time/fps": speed,
             "time/time_elapsed": seconds,
+            "time/bookkeeping_share": self._bookkeeping_seconds / seconds,
             "train/loss": report.loss,
             "train/accuracy": report.accuracy,
             "train/scored_targets": report.targets,

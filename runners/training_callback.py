@@ -120,6 +120,10 @@ class TrainingCallback(BaseCallback):
 
     def save(self) -> None:
         """Write a checkpoint of everything, on all ranks."""
+        with self.model.bookkeeping():
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
         score = self._score()
         is_best = score > self._best_score or not self._best_score
         if is_best:

@@ -62,7 +62,7 @@ TRAINERS = {
 }
 """Command lines without a run folder; success crosses the target, so that the penalty changes sides."""
 
-_CLOCK = ("time/fps", "time/time_elapsed", "time/iterations")
+_CLOCK = ("time/fps", "time/time_elapsed", "time/iterations", "time/bookkeeping_share")
 """metrics of the process, not of the run"""
 
 
