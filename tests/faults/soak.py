@@ -22,8 +22,10 @@ SAMPLE_S = 1.0
 WORDS = (
     *("--env", "corridor-long", "--algo", "ppo", "--track", "offline", "--tensorboard", "true"),
     *("--total-steps", "1000000000", "--stop.success", "none", "--checkpoint-every", "10"),
+    *("--ppo.learning-rate", "1e-9"),
 )
-"""a real run that does not end by itself; checkpoints as often as tests wish"""
+"""a real run that does not end by itself; checkpoints as often as tests wish. It learns so slowly that it goes
+on holding as many memories as at first: an agent that learns to forget, or unlearns it, needs less or more"""
 
 
 def soak(seconds: float, folder: Path) -> Iterator[Figure]:
