@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -49,6 +48,7 @@ from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 from agents.state_tree import join, split
 from agents.step_record import StepRecord, of_all_ranks
+from agents.stopwatch import Stopwatch
 
 SMALLEST_ADVANTAGE_STD = 1e-8
 """keeps a division from failing when all advantages are equal"""
@@ -132,8 +132,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         self.rollouts_done = 0
         self.stop_training = False
-        self._bookkeeping_seconds = 0.0
         """a callback may set this in `on_rollout_start`, when everything belongs to whole updates"""
+        self.bookkeeping = Stopwatch()
+        """runs while what training does is only written down: logs here, checkpoints by a callback"""
         self._memory: MemoryState | None = None
         self._last_tags = np.zeros(0, dtype=np.int64)
         self._last_done_cues = np.zeros(0, dtype=np.int64)
@@ -186,7 +187,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         if fresh:
             self._begin(self.env)
         self.stop_training = False
-        self._bookkeeping_seconds = 0.0
+        self.bookkeeping = Stopwatch()
         callback.on_training_start(locals(), globals())
         iteration = 0
         while self.num_timesteps < total_timesteps:
@@ -443,17 +444,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def dump_logs(self, iteration: int = 0) -> None:
         """One row of metrics; docs/metrics.md describes each name."""
-        with self.bookkeeping():
+        with self.bookkeeping:
             self._dump_logs(iteration)
-
-    @contextmanager
-    def bookkeeping(self) -> Iterator[None]:
-        """Time what only writes down what training does; `time/bookkeeping_share` tells how much it is."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._bookkeeping_seconds += time.perf_counter() - began
 
     def _dump_logs(self, iteration: int) -> None:
         assert self.ep_info_buffer is not None
@@ -463,7 +455,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         record("time/iterations", iteration, exclude="tensorboard")
         record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds))
         record("time/time_elapsed", seconds, exclude="tensorboard")
-        record("time/bookkeeping_share", self._bookkeeping_seconds / seconds, exclude="tensorboard")
+        record("time/bookkeeping_share", self.bookkeeping.seconds / seconds, exclude="tensorboard")
         record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         if self.ep_info_buffer:
             record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))

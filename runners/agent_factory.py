@@ -20,7 +20,7 @@ from agents.state_tree import join
 from configs.run_config import RunConfig, decided, to_dict
 from configs.schema import A2CConfig, PPOConfig, TrainConfig
 from envs.vec_env import make_vec_env
-from runners.run_folder import Checkpoint, RunFolderError
+from runners.run_folder import Checkpoint, RunFolder, RunFolderError
 
 ALGORITHMS: dict[str, type[MemoryOnPolicyAlgorithm]] = {"ppo": MemoryPPO, "a2c": MemoryA2C}
 
@@ -189,6 +189,22 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig) -> None:
                 f"{checkpoint.path} is of another run: {option} was {saved[option]} there, and is {value} "
                 "in config.yaml"
             )
+
+
+def open_run_folder(config: RunConfig) -> RunFolder:
+    """The folder of a run: a fresh one, or the one to resume, which gets the configuration as it is now."""
+    if config.resume is None:
+        return RunFolder.create(config)
+    folder = RunFolder.open(config.resume, keep_checkpoints=config.keep_checkpoints, to_resume=True)
+    folder.write_config(config)
+    return folder
+
+
+def last_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint:
+    """What a run goes on from; RunFolderError if there is none, or if it is of another run."""
+    checkpoint = folder.latest_checkpoint()
+    check_same_run(checkpoint, config)
+    return checkpoint
 
 
 def curriculum_stage(checkpoint: Checkpoint) -> int | None:

@@ -34,16 +34,18 @@ from runners.agent_factory import (
     check_spaces,
     choose_device,
     curriculum_stage,
+    last_checkpoint,
     make_agent,
     make_evaluation_env,
     make_training_env,
+    open_run_folder,
     restore_agent,
     shown,
 )
 from runners.evaluation import MAX_ENVS, EvaluationResult, evaluate
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
-from runners.run_folder import Checkpoint, RunFolder, RunFolderError
+from runners.run_folder import RunFolder, RunFolderError
 from runners.tracking import make_logger
 from runners.training_callback import Outcome, TrainingCallback
 
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
-    folder = or_exit(lambda: ranks.first(lambda: _open_folder(config)))
+    folder = or_exit(lambda: ranks.first(lambda: open_run_folder(config)))
     agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder, ranks))
     display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps, rank=ranks.index)
     display.announce(_facts(config, agent, folder))
@@ -120,21 +122,13 @@ def _check_evaluation(config: TrainConfig, env: VecEnv) -> None:
         judge.close()
 
 
-def _open_folder(config: TrainConfig) -> RunFolder:
-    if config.resume is None:
-        return RunFolder.create(config)
-    folder = RunFolder.open(config.resume, keep_checkpoints=config.keep_checkpoints, to_resume=True)
-    folder.write_config(config)
-    return folder
-
-
 def _fresh_or_restored(
     config: TrainConfig, env: VecEnv, folder: RunFolder, ranks: Ranks
 ) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any] | None, list[str]]:
     """The agent, what the callback had saved beside it, and what the user should know."""
     if config.resume is None:
         return make_agent(config, env, ranks), None, []
-    checkpoint = ranks.first(lambda: _last_checkpoint(config, folder))
+    checkpoint = ranks.first(lambda: last_checkpoint(config, folder))
     stage = curriculum_stage(checkpoint)
     if stage is not None and stage != config.curriculum.start:
         env.close()
@@ -152,12 +146,6 @@ def _fresh_or_restored(
             f"threads: {runner_state['threads']} before, {config.threads} now: results differ by rounding"
         )
     return agent, runner_state, notes
-
-
-def _last_checkpoint(config: TrainConfig, folder: RunFolder) -> Checkpoint:
-    checkpoint = folder.latest_checkpoint()
-    check_same_run(checkpoint, config)
-    return checkpoint
 
 
 def _train(

@@ -17,8 +17,6 @@ if not __package__:  # started as a script: import from the checkout, not from r
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +27,16 @@ from stable_baselines3.common.utils import set_random_seed
 from agents.ranks import RankLostError, Ranks
 from agents.sequence_model import SequenceModel
 from agents.state_tree import join, split
+from agents.stopwatch import Stopwatch
 from configs import command_line
 from configs.command_line import or_exit
 from configs.run_config import decided
 from configs.sequence_schema import SequenceConfig, load
 from envs.sequences.stream import Stream
-from runners.agent_factory import check_same_run, choose_device, shown
+from runners.agent_factory import check_same_run, choose_device, last_checkpoint, open_run_folder, shown
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
-from runners.run_folder import Checkpoint, RunFolder, RunFolderError
+from runners.run_folder import RunFolder, RunFolderError
 from runners.sequences.evaluation import SequenceScore, evaluate
 from runners.sequences.factory import load_weights, make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer, TrainingFaultError, UpdateReport
@@ -87,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
-    folder = or_exit(lambda: ranks.first(lambda: _open_folder(config)))
+    folder = or_exit(lambda: ranks.first(lambda: open_run_folder(config)))
     runner_state, notes = or_exit(lambda: _restore(config, trainer, folder, ranks))
     total = config.total_updates * config.tokens_per_update
     display = ProgressDisplay(total, start_steps=trainer.tokens, unit="tokens", rank=ranks.index)
@@ -131,7 +130,7 @@ def _restore(
     """Set the trainer back to the last checkpoint; what the session had saved with it, and notes on that."""
     if config.resume is None:
         return None, []
-    checkpoint = ranks.first(lambda: _last_checkpoint(config, folder))
+    checkpoint = ranks.first(lambda: last_checkpoint(config, folder))
     tree = join(checkpoint.tensors, checkpoint.data)
     trainer.load_state_tree(tree["trainer"])
     notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
@@ -139,12 +138,6 @@ def _restore(
     if before != config.threads:
         notes.append(f"threads: {before} before, {config.threads} now: results differ by rounding")
     return tree["runner"], notes
-
-
-def _last_checkpoint(config: SequenceConfig, folder: RunFolder) -> Checkpoint:
-    checkpoint = folder.latest_checkpoint()
-    check_same_run(checkpoint, config)
-    return checkpoint
 
 
 class Session:
@@ -168,7 +161,7 @@ class Session:
             self._metrics_offset = int(runner_state["metrics_offset"])
         self._logger: RunLogger | None = None
         self._reached = False
-        self._bookkeeping_seconds = 0.0
+        self._bookkeeping = Stopwatch()
 
     def train(self, stop: GracefulStop) -> bool:
         """Train to the end; says whether it was interrupted and saved."""
@@ -185,14 +178,14 @@ class Session:
                     looked = trainer.updates % config.held_out.every == 0 or trainer.done
                     is_best = self._look() if looked else False
                     seconds = max(time.monotonic() - began, 1e-9)
-                    with self._bookkeeping():
+                    with self._bookkeeping:
                         self._log(report, (trainer.tokens - first_tokens) / seconds, seconds, looked=looked)
                     asked = ranks.sum(torch.tensor([stop.stop_requested, stop.take_save_request()]).long())
                     interrupted = bool(asked[0])
                     due = trainer.updates % config.checkpoint_every == 0
                     ends = interrupted or trainer.done or self._reached
                     if due or ends or is_best or bool(asked[1]):
-                        with self._bookkeeping():
+                        with self._bookkeeping:
                             self._save(is_best=is_best)
                     if interrupted and not trainer.done:
                         return True
@@ -200,14 +193,6 @@ class Session:
             if self._logger is not None:
                 self._logger.close()
         return False
-
-    @contextmanager
-    def _bookkeeping(self) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._bookkeeping_seconds += time.perf_counter() - began
 
     def judge_best(self) -> SequenceScore:
         """The best checkpoint on the valid split."""
@@ -256,7 +241,7 @@ class Session:
             STEP_KEY: trainer.tokens,
             "time/fps": speed,
             "time/time_elapsed": seconds,
-            "time/bookkeeping_share": self._bookkeeping_seconds / seconds,
+            "time/bookkeeping_share": self._bookkeeping.seconds / seconds,
             "train/loss": report.loss,
             "train/accuracy": report.accuracy,
             "train/scored_targets": report.targets,
@@ -308,14 +293,6 @@ def _first_model(config: SequenceConfig, stream: Stream, device: torch.device) -
     if config.init is not None and config.resume is None:
         load_weights(model, RunFolder.open(config.init).latest_checkpoint())
     return model
-
-
-def _open_folder(config: SequenceConfig) -> RunFolder:
-    if config.resume is None:
-        return RunFolder.create(config)
-    folder = RunFolder.open(config.resume, keep_checkpoints=config.keep_checkpoints, to_resume=True)
-    folder.write_config(config)
-    return folder
 
 
 def _facts(config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder) -> dict[str, object]:

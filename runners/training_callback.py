@@ -120,7 +120,7 @@ class TrainingCallback(BaseCallback):
 
     def save(self) -> None:
         """Write a checkpoint of everything, on all ranks."""
-        with self.model.bookkeeping():
+        with self.model.bookkeeping:
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
