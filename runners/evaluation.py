@@ -25,11 +25,18 @@ from agents.on_policy import MemoryOnPolicyAlgorithm, cue_numbers
 from agents.policies import ExpireSpanPolicy
 from agents.random_state import random_state, set_random_state
 from agents.retention_score import RetentionScore, cue_done_numbers
+from configs.schema import TrainConfig
+from runners.agent_factory import make_evaluation_env
+from runners.interrupts import GracefulStop
 
 MAX_ENVS = 100
 """episodes played side by side"""
 FIRST_STRETCH_STEPS = 1_000
 """the first entry of `over_time` covers so many steps, every next one twice as many"""
+
+
+class EvaluationInterrupted(Exception):
+    """A signal came while an agent was judged."""
 
 
 @dataclass(slots=True)
@@ -136,6 +143,34 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def evaluate_as_configured(
+    agent: MemoryOnPolicyAlgorithm, config: TrainConfig, seed: int, stop: GracefulStop
+) -> EvaluationResult:
+    """Play the episodes that a run's `evaluation` asks for, from a seed.
+
+    Raises:
+        EvaluationInterrupted: a signal asked to leave.
+    """
+
+    def on_step(steps: int, episodes: int) -> None:
+        if stop.stop_requested:
+            raise EvaluationInterrupted
+
+    chosen = config.evaluation
+    env = make_evaluation_env(config, min(chosen.episodes, MAX_ENVS), seed)
+    try:
+        return evaluate(
+            agent,
+            env,
+            episodes=chosen.episodes,
+            seed=seed,
+            deterministic=chosen.deterministic,
+            on_step=on_step,
+        )
+    finally:
+        env.close()
 
 
 def evaluate(

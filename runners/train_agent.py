@@ -42,7 +42,7 @@ from runners.agent_factory import (
     restore_agent,
     shown,
 )
-from runners.evaluation import MAX_ENVS, EvaluationResult, evaluate
+from runners.evaluation import EvaluationInterrupted, EvaluationResult, evaluate_as_configured
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
 from runners.run_folder import RunFolder, RunFolderError
@@ -96,7 +96,7 @@ def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
         except (EnvironmentFault, RunFolderError, OSError) as fault:
             display.note(f"error: the evaluation stopped: {fault}\n{go_on()}")
             return 1
-        except _EvaluationInterrupted:
+        except EvaluationInterrupted:
             display.note(f"Interrupted in the evaluation; training is complete. {go_on()}")
             return EXIT_SAVED
     display.summary_table(
@@ -107,10 +107,6 @@ def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
         }
     )
     return 0
-
-
-class _EvaluationInterrupted(Exception):
-    """A signal came while the trained agent was judged."""
 
 
 def _check_evaluation(config: TrainConfig, env: VecEnv) -> None:
@@ -175,28 +171,12 @@ def _train(
 def _evaluate_best(
     config: TrainConfig, folder: RunFolder, display: ProgressDisplay, stop: GracefulStop
 ) -> EvaluationResult:
-    def on_step(steps: int, episodes: int) -> None:
-        if stop.stop_requested:
-            raise _EvaluationInterrupted
-
-    chosen = config.evaluation
     checkpoint = folder.best_checkpoint()
     for note in checkpoint.notes:
         display.note(note)
     check_same_run(checkpoint, config)
     agent, _ = restore_agent(checkpoint, None, config.device)
-    env = make_evaluation_env(config, min(chosen.episodes, MAX_ENVS), chosen.seed)
-    try:
-        result = evaluate(
-            agent,
-            env,
-            episodes=chosen.episodes,
-            seed=chosen.seed,
-            deterministic=chosen.deterministic,
-            on_step=on_step,
-        )
-    finally:
-        env.close()
+    result = evaluate_as_configured(agent, config, config.evaluation.seed, stop)
     folder.write_evaluation(result.to_json())
     return result
 

@@ -15,9 +15,9 @@ from agents.state_tree import split
 from configs.command_line import LARGEST_SEED
 from configs.run_config import decided
 from configs.schema import TrainConfig
-from runners.agent_factory import make_evaluation_env, make_training_env
+from runners.agent_factory import make_training_env
 from runners.episodes import make_env
-from runners.evaluation import MAX_ENVS, evaluate
+from runners.evaluation import EvaluationInterrupted, evaluate_as_configured
 from runners.interrupts import GracefulStop
 from runners.progress import ProgressDisplay, ProgressSnapshot
 from runners.render_episode import render
@@ -26,10 +26,6 @@ from runners.tracking import NOT_MEDIA, RunLogger, VideoFile
 
 FILM_STEPS = 500
 """a video shows no more steps of its episode"""
-
-
-class _InterruptedError(Exception):
-    """A signal came while the agent was judged."""
 
 
 @dataclass(slots=True)
@@ -243,7 +239,7 @@ class TrainingCallback(BaseCallback):
         if model.ranks.is_first:
             try:
                 self._judged = self._evaluated()
-            except _InterruptedError:
+            except EvaluationInterrupted:
                 self._was_judging = True
         self._judged, self._was_judging = model.ranks.share((self._judged, self._was_judging))
         if self._judged is None:
@@ -253,25 +249,8 @@ class TrainingCallback(BaseCallback):
 
     def _evaluated(self) -> float:
         """Success in as many episodes as after training; those are others."""
-        chosen = self._config.evaluation
-        seed = (chosen.seed + 1) % LARGEST_SEED
-        env = make_evaluation_env(self._config, min(chosen.episodes, MAX_ENVS), seed)
-
-        def on_step(steps: int, episodes: int) -> None:
-            if self._stop.stop_requested:
-                raise _InterruptedError
-
-        try:
-            result = evaluate(
-                self.model,
-                env,
-                episodes=chosen.episodes,
-                seed=seed,
-                deterministic=chosen.deterministic,
-                on_step=on_step,
-            )
-        finally:
-            env.close()
+        seed = (self._config.evaluation.seed + 1) % LARGEST_SEED
+        result = evaluate_as_configured(self.model, self._config, seed, self._stop)
         return result.success_rate or 0.0
 
     def _forgets(self, most: float | None) -> bool:

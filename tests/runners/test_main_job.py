@@ -21,7 +21,7 @@ from gymnasium import spaces
 from agents.archive import read_archive
 from configs.schema import load
 from envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
-from runners import evaluate_agent, train_agent, training_callback
+from runners import evaluate_agent, evaluation, train_agent
 from runners.agent_factory import curriculum_stage, make_agent
 from runners.evaluation import evaluate, wilson_interval
 from runners.run_folder import RunFolder
@@ -323,14 +323,14 @@ def test_a_look_that_a_signal_ends_is_taken_again(tmp_path: Path, monkeypatch: p
     words = [*LOOKING, "--stop.evaluation-success", "0.01"]
     unbroken, run = tmp_path / "unbroken", tmp_path / "run"
     assert train_agent.main([*words, "--run", str(unbroken)]) == 0
-    original = training_callback.evaluate
+    original = evaluation.evaluate
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_callback, "evaluate", interrupted)
+        patch.setattr(evaluation, "evaluate", interrupted)
         assert train_agent.main([*words, "--run", str(run)]) == 75
     assert len(rows(run)) == len(rows(unbroken)) < 20
     assert train_agent.main(["--resume", str(run)]) == 0
@@ -343,14 +343,14 @@ def test_a_signal_in_the_evaluation_is_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    original = train_agent.evaluate
+    original = evaluation.evaluate
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_agent, "evaluate", interrupted)
+        patch.setattr(evaluation, "evaluate", interrupted)
         assert train_agent.main([*SMALL, "--run", str(run)]) == 75
     assert "Interrupted in the evaluation; training is complete. Continue with" in capsys.readouterr().out
     assert not (run / "evaluation.json").exists()
