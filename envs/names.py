@@ -84,9 +84,9 @@ def resolve(name: str) -> str:
     except Exception as error:  # an import may raise anything
         known = [*ENTRIES, *gym.registry]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         raise ValueError(
-            f"env: nobody knows {name!r}{hint}. Short names are {', '.join(ENTRIES)}; "
+            f"env: nobody knows {name!r}{hint} Short names are {', '.join(ENTRIES)}; "
             "any registered Gymnasium id works too, also as module:id"
         ) from error
     return env_id
