@@ -62,8 +62,9 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         with GracefulStop() as stop:
-            tasks = or_exit(lambda: _start(command, words))
-            return _wait(tasks, stop)
+            call = ray.remote(_Call).options(num_cpus=0).remote()
+            tasks = or_exit(lambda: _start(command, words, call))
+            return _wait(tasks, call, stop)
     finally:
         ray.shutdown()
 
@@ -78,7 +79,25 @@ def _nothing_to_run() -> None:
     raise ValueError("nothing to run: write -- runners/train_agent.py ... behind the options")
 
 
-def _start(command: RayRanksCommand, words: list[str]) -> list[Any]:
+class _Call:
+    """Tells the nodes to stop, as an actor of its own.
+
+    Ray's cancellation of a task is an exception somewhere in it, which whatever runs just then may swallow.
+    """
+
+    def __init__(self) -> None:
+        self._made = False
+
+    def make(self) -> None:
+        """Tell them."""
+        self._made = True
+
+    def is_made(self) -> bool:
+        """What they ask."""
+        return self._made
+
+
+def _start(command: RayRanksCommand, words: list[str], call: Any) -> list[Any]:
     """A task on every node, each of which runs torchrun there."""
     import ray
     from ray.util.placement_group import placement_group
@@ -102,12 +121,12 @@ def _start(command: RayRanksCommand, words: list[str]) -> list[Any]:
     options = [f"--nnodes={command.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0"]
     options += [f"--master-addr={address}", f"--master-port={port}"]
     return [
-        placed(_run_node, node).remote([*options, f"--node-rank={node}", "--", *words])
+        placed(_run_node, node).remote([*options, f"--node-rank={node}", "--", *words], call)
         for node in range(command.nodes)
     ]
 
 
-def _wait(tasks: list[Any], stop: GracefulStop) -> int:
+def _wait(tasks: list[Any], call: Any, stop: GracefulStop) -> int:
     import ray
 
     pending, asked = tasks, False
@@ -115,8 +134,7 @@ def _wait(tasks: list[Any], stop: GracefulStop) -> int:
         _, pending = ray.wait(pending, num_returns=len(pending), timeout=POLL_SECONDS)
         if stop.stop_requested and not asked:
             asked = True
-            for task in tasks:
-                ray.cancel(task)
+            ray.get(call.make.remote())
     if asked:
         return EXIT_SAVED
     try:
@@ -135,16 +153,18 @@ def _free_address() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), free.getsockname()[1]
 
 
-def _run_node(words: list[str]) -> int:
-    """Run torchrun on this node; a cancelled task lets it save and leave."""
+def _run_node(words: list[str], call: Any) -> int:
+    """Run torchrun on this node; once called it may save and leave."""
+    import ray
+
     process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words], cwd=CHECKOUT)
     try:
-        while True:  # Ray's cancellation is no signal: it does not wake who sleeps in the system
+        while process.poll() is None and not ray.get(call.is_made.remote()):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(POLL_SECONDS)
-    except KeyboardInterrupt:
+                process.wait(POLL_SECONDS)
+    finally:  # also when who started it is gone; a process that has ended already does not mind
         process.terminate()
-        return process.wait()
+    return process.wait()
 
 
 if __name__ == "__main__":
