@@ -71,7 +71,7 @@ class ExpiringAttention(torch.autograd.Function):
         stored_time_BT: Float[Tensor, "B T"],
         time_T: Float[Tensor, " T"],
         hidden_BTN: Bool[Tensor, "B T N"],
-        late: int | None = None,
+        need_attention: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Read from memory.
 
@@ -89,12 +89,11 @@ class ExpiringAttention(torch.autograd.Function):
                 that may see none of them.
             time_T: t / R for the memories that come up in the block.
             hidden_BTN: True where a query may not look at one of them, whatever the span.
-            late: also say how much attention stored memories get from the queries from this one on.
+            need_attention: also give a'_ti.
 
         Returns:
-            What was read [B, T, H, Q], zero for a query that sees nothing; m [B, T, G, M], without
-            gradient; and that attention [B, W], summed over queries, mean over heads, without gradient (or
-            None).
+            What was read [B, T, H, Q], zero for a query that sees nothing; m [B, T, G, M]; and a'
+            [B, T, H, M], zero for such a query, or None. No gradient flows into the last two.
         """
         batch, steps = query_BTHQ.shape[:2]
         num_sets = key_BSMQ.shape[1]
@@ -124,20 +123,19 @@ class ExpiringAttention(torch.autograd.Function):
         attention = score.softmax(-1)
         read_BTHQ = _by_query(torch.bmm(attention, value), steps, num_sets).contiguous()
         read_BTHQ.masked_fill_(blind_BTG1, 0.0)
-        late_BW = None
-        if late is not None:
-            late_BTHW = _by_query(attention, steps, num_sets)[:, late:, :, :num_stored]
-            late_BW = late_BTHW.masked_fill(blind_BTG1[:, late:], 0.0).mean(2).sum(1)
-            ctx.mark_non_differentiable(late_BW)
+        attention_BTHM = None
+        if need_attention:
+            attention_BTHM = _by_query(attention, steps, num_sets).masked_fill(blind_BTG1, 0.0)
+            ctx.mark_non_differentiable(attention_BTHM)
         ctx.save_for_backward(query_BTHQ, key, value, attention, mask_BTGM, read_BTHQ, blind_BTG1)
         ctx.num_stored, ctx.num_sets, ctx.as_stored = num_stored, num_sets, value_BSMQ is None
         ctx.near = None if near_BHPC is None else near_BHPC.shape[2:]
         ctx.mark_non_differentiable(mask_BTGM)
-        return read_BTHQ, mask_BTGM, late_BW
+        return read_BTHQ, mask_BTGM, attention_BTHM
 
     @staticmethod
     def backward(
-        ctx: Any, grad_read_BTHQ: Tensor, _grad_mask: Tensor, _grad_late: Tensor | None
+        ctx: Any, grad_read_BTHQ: Tensor, _grad_mask: Tensor, _grad_attention: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """The chain rule through softmax and mask."""
         query_BTHQ, key, value, attention, mask_BTGM, read_BTHQ, blind_BTG1 = ctx.saved_tensors

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
-from stable_baselines3.common.distributions import Distribution, make_proba_distribution
+from stable_baselines3.common.distributions import Distribution, kl_divergence, make_proba_distribution
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_device
@@ -34,7 +35,7 @@ from agents.encoders import Features, ObservationEncoder
 from agents.memory_state import MemoryState
 from agents.plain_settings import decode_space, encode_space
 from agents.ranks import ALONE, Ranks
-from agents.retention import PenaltyKind
+from agents.retention import PenaltyKind, use_discount
 from agents.transformer import (
     AttentionKind,
     BlockReport,
@@ -47,6 +48,11 @@ from agents.transformer import (
 
 ACTOR_GAIN = 0.01
 """orthogonal gain of the action head, so that the first policy is uniform (as in SB3's PPO)"""
+SMALLEST_EFFECT = 0.1
+"""Nats. Without any one memory what is done changes a little; over hundreds of steps that would add up to as
+much as the one step for which a memory is there."""
+LARGEST_EFFECT = 1.0
+"""Nats. Another action is done then; how certain of it the policy is does not make a memory more useful."""
 
 
 class Decision(NamedTuple):
@@ -95,6 +101,7 @@ class ExpireSpanPolicy(BasePolicy):
         compression_rate: int = 4,
         position_window: int = 16,
         query_key_gain: float = 1.0,
+        null_memory: bool = False,
         layer_drop: float = 0.0,
         attention: AttentionKind = "plain",
         normalize_observations: bool = True,
@@ -143,6 +150,7 @@ class ExpireSpanPolicy(BasePolicy):
                 compression_rate=compression_rate,
                 position_window=position_window,
                 query_key_gain=query_key_gain,
+                null_memory=null_memory,
                 layer_drop=layer_drop,
                 attention=attention,
             )
@@ -258,12 +266,38 @@ class ExpireSpanPolicy(BasePolicy):
         values_BT = self.value_net(output.y_BTD).squeeze(-1)
         penalties = [report.penalty_B.mean() for report in output.reports if report.penalty_B is not None]
         total = torch.stack(penalties).sum() if penalties else values_BT.new_zeros(())
+        if output.ablation is not None:
+            assert penalty is not None
+            log_span_BTO = output.ablation.log_span_BTO
+            num_heads = self.transformer.settings.num_heads
+            use_BTO = self._effects(distribution, output.ablation.y_BTOD) / num_heads
+            total = total - use_discount(log_span_BTO, use_BTO, penalty.use_steps).mean() / num_steps
         return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), total, output.reports)
 
-    def _distribution(self, parameters: Float[Tensor, "N A"]) -> Distribution:
+    @torch.no_grad()
+    def _effects(
+        self, distribution: Distribution, y_BTOD: Float[Tensor, "B T O D"]
+    ) -> Float[Tensor, "B T O"]:
+        """How much each of the actions that single memories were left out of differs from what is done.
+
+        The Kullback-Leibler divergence, without its first `SMALLEST_EFFECT`, at most 1.
+        """
+        parameters = self.action_net(y_BTOD)
+        effects = []
+        for other_NA in parameters.flatten(0, 1).unbind(1):
+            other = copy(self.action_dist)  # a distribution is what it was made into last
+            kl = kl_divergence(distribution, self._distribution(other_NA, other))
+            effects.append(kl if kl.dim() == 1 else kl.sum(1))
+        effect_BTO = torch.stack(effects, 1).view(y_BTOD.shape[:3])
+        return (effect_BTO - SMALLEST_EFFECT).clamp(0.0, LARGEST_EFFECT)
+
+    def _distribution(
+        self, parameters: Float[Tensor, "N A"], kind: Distribution | None = None
+    ) -> Distribution:
+        kind = self.action_dist if kind is None else kind
         if self.log_std is not None:
-            return self.action_dist.proba_distribution(parameters, self.log_std)
-        return self.action_dist.proba_distribution(parameters)
+            return kind.proba_distribution(parameters, self.log_std)
+        return kind.proba_distribution(parameters)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Act on a single observation as if an episode began with it."""

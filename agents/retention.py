@@ -33,6 +33,7 @@ SMALLEST_MASK = 1e-6
 a mask of one rounding error would be attended in full: whether it is there must not hang on rounding."""
 
 PenaltyForm = Literal["capped", "all", "ramp"]
+Use = Literal["attention", "effect"]
 
 
 class PenaltyKind(NamedTuple):
@@ -44,7 +45,10 @@ class PenaltyKind(NamedTuple):
     cap_steps: float = 64.0
     """the cap, used by "capped" alone"""
     use_steps: float = 0.0
-    """what attention takes off the cost of a memory older than the ramp; see `use_discount`"""
+    """what use takes off the cost of a memory older than the ramp; see `use_discount`"""
+    use: Use = "attention"
+    """what counts as use: the attention that a memory gets from any query; or, for the memory that a head
+    attends to most, how much what is done would differ without it (`agents.leave_one_out`)"""
 
 
 class Pooled(NamedTuple):
@@ -223,21 +227,25 @@ def span_cost(span: Float[Tensor, "*shape"], cap_steps: float | None) -> Float[T
 
 
 def use_discount(
-    span_BGW: Float[Tensor, "B G W"], attention_BW: Float[Tensor, "B W"], use_steps: float
+    log_span: Float[Tensor, "B ..."], use: Float[Tensor, "B ..."], use_steps: float
 ) -> Float[Tensor, " B"]:
-    """What use takes off the cost of memories: `use_steps` times log e_i per unit of attention received.
+    """What use takes off the cost of memories: `use_steps` times log e_i per unit of use.
 
     The task teaches spans on the ramp alone, so a memory is kept for as long as training happened to need
-    it, and no longer. Attention to a memory that is old already says that this one is worth keeping: its
-    span then grows by factors, whatever its length. A useless memory is not attended once it is old, or
-    shares its attention with all the others, and is not protected.
+    it, and no longer. A memory that is old and still of use is worth keeping: its span then grows by
+    factors, whatever its length.
 
     Args:
-        span_BGW: e_i, in steps.
-        attention_BW: attention that each memory received at an age above the ramp, without gradient.
-        use_steps: steps of cost per unit of attention and e-folding of the span.
+        log_span: log e_i (`log_span`) of memories older than the ramp.
+        use: of what use each of them was, without gradient; see `PenaltyKind.use`.
+        use_steps: steps of cost per unit of use and e-folding of the span.
     """
-    return use_steps * (attention_BW * span_BGW.clamp_min(1.0).log().mean(1)).sum(1)
+    return use_steps * (use * log_span).flatten(1).sum(1)
+
+
+def log_span(span_BGW: Float[Tensor, "B G W"]) -> Float[Tensor, "B W"]:
+    """Log e_i, mean over heads; below a step there is nothing left to lose."""
+    return span_BGW.clamp_min(1.0).log().mean(1)
 
 
 def ramp_penalty(

@@ -8,9 +8,9 @@ constrained problem: spans as short as possible *while the worst class of episod
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-from agents.retention import PenaltyForm, PenaltyKind
+from agents.retention import PenaltyForm, PenaltyKind, Use
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,9 @@ class SpanPenaltySettings:
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
     use_steps: float = 0.0
-    """what attention takes off the cost of an old memory: `agents.retention.use_discount`; 0: nothing"""
+    """what use takes off the cost of an old memory: `agents.retention.use_discount`; 0: nothing"""
+    use: Use = "attention"
+    """what counts as use; see `agents.retention.PenaltyKind`"""
     weight: float = 1e-5
     """alpha itself if fixed; its first ceiling under the constraint"""
     max_weight: float = 1e-3
@@ -45,6 +47,8 @@ class SpanPenaltySettings:
             raise ValueError(f"penalty.cap_steps must be positive, got {self.cap_steps}")
         if self.use_steps < 0.0:
             raise ValueError(f"penalty.use_steps must be at least 0, got {self.use_steps}")
+        if self.use not in get_args(Use):
+            raise ValueError(f"penalty.use must be one of {', '.join(get_args(Use))}, got {self.use!r}")
         if self.growth < 1.0:
             raise ValueError(f"penalty.growth must be at least 1, got {self.growth}")
         if not 0.0 < self.shrinkage <= 1.0:
@@ -92,7 +96,7 @@ class SpanPenalty:
             return None
         # Under a subsidy every memory is worth keeping, used or not.
         use_steps = self.settings.use_steps if self.weight > 0.0 else 0.0
-        return PenaltyKind(self.settings.form, self.settings.cap_steps, use_steps)
+        return PenaltyKind(self.settings.form, self.settings.cap_steps, use_steps, self.settings.use)
 
     def update(self, worst_success: float | None) -> None:
         """Once per rollout.

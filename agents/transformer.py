@@ -31,8 +31,9 @@ from agents.compressive import Compressive
 from agents.expire_span import ExpireSpan
 from agents.expiring_attention import INVISIBLE, ExpiringAttention, projecting_pays
 from agents.fused_attention import fused_attention, obstacle
+from agents.leave_one_out import Ablation, leave_one_out
 from agents.memory_state import NEVER, LayerMemory, MemoryState
-from agents.retention import FixedSpan, PenaltyKind, Retention, use_discount
+from agents.retention import FixedSpan, PenaltyKind, Retention, log_span, use_discount
 
 COMPACTION_INTERVAL_STEPS = 64
 """Acting looks this often whether the stores are wider than their fullest row needs."""
@@ -76,6 +77,9 @@ class TransformerSettings:
     """P: learned relative position keys for so many last steps (0: none)"""
     query_key_gain: float = 1.0
     """factor on the initial query and key weights; more makes the first attention sharper"""
+    null_memory: bool = False
+    """whether heads may attend to nothing too: to a memory of zeros that is always there. What else is read
+    then depends less on how much of no use there is beside it"""
     layer_drop: float = 0.0
     """probability that a block skips a layer in training"""
     attention: AttentionKind = "plain"
@@ -139,7 +143,7 @@ class MemoryDetail(NamedTuple):
     mask_BW: Float[Tensor, "B W"]
     """m_ti; the largest, if heads differ"""
     attention_BHW: Float[Tensor, "B H W"]
-    """a'_ti; a step that sees nothing attends to nothing"""
+    """a'_ti; a step that sees nothing attends to nothing, and with a null memory the rest goes to it"""
 
 
 class BlockReport(NamedTuple):
@@ -166,6 +170,20 @@ class BlockOutput(NamedTuple):
     state: MemoryState | None
     """None if the caller said that it needs none"""
     reports: list[BlockReport]
+    ablation: Ablation | None = None
+    """what would have come out without single memories, where the penalty asks for their effect"""
+
+
+class _Reading(NamedTuple):
+    """What some rows of a block read from memory."""
+
+    read_BTHQ: Float[Tensor, "B T H Q"]
+    span_BGT: Float[Tensor, "B G T"]
+    penalty_B: Float[Tensor, " B"] | None
+    without_BTCHQ: Float[Tensor, "B T C H Q"] | None
+    """what is read without the memory that each head attends to most, if effects are asked for"""
+    log_span_BTC: Float[Tensor, "B T C"] | None
+    """log e_i of that memory, with gradient"""
 
 
 def orthogonal(linear: nn.Linear, gain: float = 1.0) -> nn.Linear:
@@ -198,6 +216,7 @@ class MemoryLayer(nn.Module):
         self.position_window = settings.position_window
         self.remembers = settings.remembers
         self.attention = settings.attention
+        self.null_memory = settings.null_memory
         self.feedforward_norm = nn.LayerNorm(width)
         self.widen = orthogonal(nn.Linear(width, settings.feedforward_multiplier * width), gain=2**0.5)
         self.narrow = orthogonal(nn.Linear(settings.feedforward_multiplier * width, width))
@@ -266,6 +285,8 @@ class MemoryLayer(nn.Module):
             score_BHW += self._positions(query_BHK.unsqueeze(2), position_age_BW.unsqueeze(1)).squeeze(2)
         score_BHW += _log_mask(mask_BGW)
         attention_BHW = score_BHW.softmax(-1)  # equation 4: softmax(a + log m) = m exp(a) / sum m exp(a)
+        if self.null_memory:
+            attention_BHW *= score_BHW.logsumexp(-1, keepdim=True).sigmoid()  # beside a score of 0
         read_BHD = torch.bmm(attention_BHW, memory.hidden_BWD) * sees_BG.unsqueeze(2)
         y_BD = self.feedforward(x_BD + self._values(read_BHD))
 
@@ -317,11 +338,13 @@ class MemoryLayer(nn.Module):
         memory: LayerMemory,
         view: BlockView,
         penalty: PenaltyKind | None,
-    ) -> tuple[Tensor, Tensor, BlockReport]:
+        ablation: Ablation | None,
+    ) -> tuple[Tensor, Tensor, BlockReport, Ablation | None]:
         """Many steps at once.
 
         Returns:
-            The layer's output; h_i of the new memories; the report.
+            The layer's output; h_i of the new memories; the report; and what comes out without memories of
+            the layers below (of which `ablation` comes in) and of this one.
         """
         h_BTD = self.memory_norm(x_BTD)
         query_BTHK = self._queries(h_BTD)
@@ -344,17 +367,21 @@ class MemoryLayer(nn.Module):
                     strict=True,
                 )
             ]
-        read_BTHQ, span_BGT, penalty_B = parts[0]
-        if len(parts) > 1:
-            read_BTHQ, span_BGT = (
-                torch.cat([part[0] for part in parts]),
-                torch.cat([part[1] for part in parts]),
-            )
-            penalties = [part[2] for part in parts if part[2] is not None]
-            penalty_B = torch.cat(penalties) if penalties else None
-        read_BTD = self.attention_out(read_BTHQ.flatten(2)) if projected else self._values(read_BTHQ)
+        read = _joined(parts)
+        read_BTD = self._out(read.read_BTHQ, projected=projected)
         y_BTD = self.feedforward(x_BTD + read_BTD)
-        return y_BTD, h_BTD, BlockReport(span_BGT, penalty_B)
+        if read.log_span_BTC is not None:
+            assert read.without_BTCHQ is not None
+            with torch.no_grad():
+                x_BTOD = x_BTD.unsqueeze(2) + self._out(read.without_BTCHQ, projected=projected)
+                log_span_BTO = read.log_span_BTC
+                if ablation is not None:
+                    x_BTOD = torch.cat([ablation.y_BTOD + read_BTD.unsqueeze(2), x_BTOD], 2)
+                y_BTOD = self.feedforward(x_BTOD)
+            if ablation is not None:
+                log_span_BTO = torch.cat([ablation.log_span_BTO, log_span_BTO], 2)
+            ablation = Ablation(y_BTOD, log_span_BTO)
+        return y_BTD, h_BTD, BlockReport(read.span_BGT, read.penalty_B), ablation
 
     def _fuses(self, query_BTHK: Float[Tensor, "B T H K"], penalty: PenaltyKind | None) -> bool:
         """Whether a block takes the fused path; raises ValueError if it must and cannot."""
@@ -386,8 +413,8 @@ class MemoryLayer(nn.Module):
         *,
         projected: bool,
         fused: bool,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What a block's queries read from memory [B, T, H, Q], its spans [B, G, T], its penalties [B]."""
+    ) -> _Reading:
+        """What a block's queries read from memory."""
         retention = self.retention
         new = view.new_memory(h_BTD)
         pooled = retention.pool(memory, new, view)
@@ -399,19 +426,27 @@ class MemoryLayer(nn.Module):
         hidden_BTN = view.hidden_BTT if pooled is None else torch.cat([pooled.hidden_BTP, view.hidden_BTT], 2)
         hidden = [part.hidden_BWD for part in contents]
         exact = h_BTD.dtype
+        if self.null_memory:  # before the new ones: a memory of zeros, always there
+            num_steps = h_BTD.shape[1]
+            hidden.insert(-1, torch.zeros_like(h_BTD[:, :1]))
+            end_BGM = _inserted(end_BGM, num_steps, torch.inf)
+            birth_BM = _inserted(birth_BM, num_steps, -torch.inf)
+            hidden_BTN = _inserted(hidden_BTN, num_steps, False)
         clocks = (
             end_BGM / retention.ramp + 1.0,
             view.stored_time_BT / retention.ramp,
             view.step_T / retention.ramp,
             hidden_BTN,
         )
-        mask_BTGM = late_BW = None
+        mask_BTGM = attention_BTHM = None
         if fused:
             key_BHMK, value_BHMK = self._projected(hidden, query_BTHK.dtype)
             position_BHTP = None
             if self.position_window:
                 position_BHTP = self._position_scores(query_BTHK.to(exact).transpose(1, 2))
             placeless_BM = torch.cat([part.pooled_BW for part in contents], 1)
+            if self.null_memory:
+                placeless_BM = _inserted(placeless_BM, num_steps, True)
             birth_BM = birth_BM.masked_fill(placeless_BM, LONG_AGO).clamp_min(LONG_AGO).to(torch.int32)
             read_BTHQ = fused_attention(query_BTHK, key_BHMK, value_BHMK, position_BHTP, birth_BM, *clocks)
         else:
@@ -421,18 +456,42 @@ class MemoryLayer(nn.Module):
             else:
                 key_BSMQ, value_BSMQ = torch.cat(hidden, 1).unsqueeze(1), None
             near, inside = self._positions_of_block(query_BTHK.transpose(1, 2), view, memory)
-            # Seen from step R of the block on, everything stored is older than the ramp.
-            late = retention.ramp if penalty is not None and penalty.use_steps else None
-            read_BTHQ, mask_BTGM, late_BW = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
-                question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks, late
+            charges_use = penalty is not None and penalty.use_steps > 0.0 and retention.learns
+            read_BTHQ, mask_BTGM, attention_BTHM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
+                question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks, charges_use
             )
         penalty_B = None
         if penalty is not None:
             penalty_B = retention.penalty(penalty, span_BGT, end_BGM, mask_BTGM, view.step_T)
-        if penalty is not None and penalty_B is not None and late_BW is not None:
-            discount_B = use_discount(spans[0], late_BW, penalty.use_steps)
-            penalty_B = penalty_B - discount_B / span_BGT.shape[2]
-        return read_BTHQ, span_BGT, penalty_B
+        without_BTCHQ = log_span_BTC = None
+        if penalty is not None and penalty_B is not None and attention_BTHM is not None:
+            log_span_BW = log_span(spans[0])
+            if penalty.use == "attention":
+                # Seen from step R of the block on, everything stored is older than the ramp.
+                use_BW = attention_BTHM[:, retention.ramp :, :, : log_span_BW.shape[1]].mean(2).sum(1)
+                discount_B = use_discount(log_span_BW, use_BW, penalty.use_steps)
+                penalty_B = penalty_B - discount_B / span_BGT.shape[2]
+            else:
+                value = key_BSMQ if value_BSMQ is None else value_BSMQ
+                without_BTCHQ, log_span_BTC = self._left_out(read_BTHQ, value, attention_BTHM, log_span_BW)
+        return _Reading(read_BTHQ, span_BGT, penalty_B, without_BTCHQ, log_span_BTC)
+
+    def _left_out(
+        self,
+        read_BTHQ: Float[Tensor, "B T H Q"],
+        value_BSMQ: Float[Tensor, "B S M Q"],
+        attention_BTHM: Float[Tensor, "B T H M"],
+        log_span_BW: Float[Tensor, "B W"],
+    ) -> tuple[Float[Tensor, "B T C H Q"], Float[Tensor, "B T C"]]:
+        """What is read without the memory that each head attends to most; its log e_i, or 0 without one."""
+        stored_BTHW = attention_BTHM[..., : log_span_BW.shape[1]]
+        if not log_span_BW.shape[1]:
+            nothing = attention_BTHM.new_zeros(attention_BTHM.shape[:3])
+            return read_BTHQ.detach().unsqueeze(2).expand(-1, -1, self.num_heads, -1, -1), nothing
+        without_BTCHQ, slot_BTC = leave_one_out(read_BTHQ, value_BSMQ, attention_BTHM, log_span_BW.shape[1])
+        counts_BTC = stored_BTHW.amax(3) > 0.0
+        counts_BTC[:, : self.retention.ramp] = False  # seen from there on, everything stored is older
+        return without_BTCHQ, log_span_BW.gather(1, slot_BTC.flatten(1)).view(slot_BTC.shape) * counts_BTC
 
     def after_block(self, memory: LayerMemory, h_BTD: Float[Tensor, "B T D"], view: BlockView) -> LayerMemory:
         """What the query after a block would still see, per row; `h_BTD` are the memories written in it."""
@@ -487,6 +546,10 @@ class MemoryLayer(nn.Module):
         ]
         key_BHMK, value_BHMK = torch.cat(both, 3)
         return key_BHMK, value_BHMK
+
+    def _out(self, read: Float[Tensor, "*N H Q"], *, projected: bool) -> Float[Tensor, "*N D"]:
+        """What was read, from projected values or from memories as they are stored, as the layer adds it."""
+        return self.attention_out(read.flatten(-2)) if projected else self._values(read)
 
     def _values(self, read: Float[Tensor, "*N H D"]) -> Float[Tensor, "*N D"]:
         """What was read, taken through the value projection of its head, and out of the attention."""
@@ -661,20 +724,25 @@ class MemoryTransformer(nn.Module):
         lasting = view if noise_forgets else replace(view, noise=None)
         layers: list[LayerMemory] = []
         reports = []
+        ablation: Ablation | None = None
         for index, layer in enumerate(self.layers):
             skipped = self.training and bool(torch.rand(()) < self.settings.layer_drop)
             if not self.settings.remembers:
                 x_BTD = x_BTD if skipped else layer.feedforward(x_BTD)
                 continue
             memory = state.layers[index]
-            y_BTD, h_BTD, report = layer.block(x_BTD, memory, view, penalty)
-            x_BTD = x_BTD if skipped else y_BTD
+            y_BTD, h_BTD, report, with_own = layer.block(x_BTD, memory, view, penalty, ablation)
+            if not skipped:
+                x_BTD, ablation = y_BTD, with_own
             reports.append(report)
             if need_state:
                 with torch.no_grad():
                     layers.append(layer.after_block(memory, h_BTD, lasting))
         new_state = MemoryState(state.clock_B + x_BTD.shape[1], layers) if need_state else None
-        return BlockOutput(self.final_norm(x_BTD), new_state, reports)
+        if ablation is not None:
+            with torch.no_grad():
+                ablation = ablation._replace(y_BTOD=self.final_norm(ablation.y_BTOD))
+        return BlockOutput(self.final_norm(x_BTD), new_state, reports, ablation)
 
     @torch.no_grad()
     def compact(self, state: MemoryState, noise: SpanNoise | None = None) -> MemoryState:
@@ -698,6 +766,20 @@ def _keep(memory: LayerMemory, alive_BW: Bool[Tensor, "B W"]) -> LayerMemory:
         dim=1, descending=True, stable=True
     )
     return memory.gather(order_BW[:, :num_slots], birth_BW[:, :num_slots])
+
+
+def _joined(parts: list[_Reading]) -> _Reading:
+    """What all rows read, from what groups of them read."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = zip(*parts, strict=True)  # what is None in one part is None in all
+    return _Reading(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
+def _inserted(part: Tensor, before: int, value: float) -> Tensor:
+    """One more column of this value, before so many last ones."""
+    column = part.new_full((*part.shape[:-1], 1), value)
+    return torch.cat([part[..., :-before], column, part[..., -before:]], -1)
 
 
 def _strongest(mask_BGW: Float[Tensor, "B G W"]) -> Float[Tensor, "B W"]:

@@ -93,6 +93,9 @@ class ModelConfig:
     """in training, the probability of skipping a layer"""
     query_key_gain: float = 1.0
     """factor on the initial query and key weights; above 1 attention starts out less uniform"""
+    null_memory: bool = False
+    """let heads attend to nothing too, to a memory of zeros that is always there: what is read then changes
+    less while what is of no use beside it is being forgotten"""
     attention: AttentionKind = "plain"
     """of blocks. "fused": one kernel by FlexAttention, which trains on CUDA only and knows no penalty.form
     "ramp" and no penalty.use_steps; "plain": without it; "auto": fused on CUDA where it can be had"""

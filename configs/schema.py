@@ -161,9 +161,13 @@ class PenaltyConfig:
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
     use_steps: float = 0.0
-    """steps taken off the cost of a memory older than the ramp, per unit of attention it receives and
-    e-folding of its span, so that what is used is kept for longer than training needs it; 0: off. Counts
-    from step `memory.ramp` of a rollout on, so not at all in shorter rollouts"""
+    """steps taken off the cost of a memory older than the ramp, per unit of use and e-folding of its span, so
+    that what is used is kept for longer than training needs it; 0: off. Counts from step `memory.ramp` of a
+    rollout on, so not at all in shorter rollouts"""
+    use: Literal["attention", "effect"] = "attention"
+    """what counts as use. "attention": the attention that a memory gets; "effect": for the memory that a head
+    attends to most, how much the action would differ without it, which tells use from attention that rests
+    somewhere; costs one more pass through the feed-forward part for each head"""
     weight: float = 1e-5
     """alpha itself if fixed; where it starts under the constraint"""
     max_weight: float = 1e-3

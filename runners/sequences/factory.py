@@ -59,6 +59,7 @@ def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> Transforme
         num_heads=model.num_heads,
         feedforward_multiplier=model.feedforward_multiplier,
         query_key_gain=model.query_key_gain,
+        null_memory=model.null_memory,
         layer_drop=model.layer_drop,
         attention=model.attention,
         memory=memory.kind,
