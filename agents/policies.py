@@ -35,7 +35,7 @@ from agents.encoders import Features, ObservationEncoder
 from agents.memory_state import MemoryState
 from agents.plain_settings import decode_space, encode_space
 from agents.ranks import ALONE, Ranks
-from agents.retention import PenaltyKind, use_discount
+from agents.retention import PenaltyKind
 from agents.transformer import (
     AttentionKind,
     BlockReport,
@@ -268,10 +268,10 @@ class ExpireSpanPolicy(BasePolicy):
         total = torch.stack(penalties).sum() if penalties else values_BT.new_zeros(())
         if output.ablation is not None:
             assert penalty is not None
-            log_span_BTO = output.ablation.log_span_BTO
-            num_heads = self.transformer.settings.num_heads
-            use_BTO = self._effects(distribution, output.ablation.y_BTOD) / num_heads
-            total = total - use_discount(log_span_BTO, use_BTO, penalty.use_steps).mean() / num_steps
+            use_BTO = self._effects(distribution, output.ablation.y_BTOD)
+            use_BTO = use_BTO / self.transformer.settings.num_heads
+            shortfall_BT = (use_BTO * output.ablation.shortfall_BTO).sum(2)
+            total = total + penalty.use_steps * shortfall_BT.mean()
         return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), total, output.reports)
 
     @torch.no_grad()

@@ -32,23 +32,32 @@ SMALLEST_MASK = 1e-6
 """A mask at or below this counts as 0. Attention is renormalized (equation 4), so a single memory with
 a mask of one rounding error would be attended in full: whether it is there must not hang on rounding."""
 
-PenaltyForm = Literal["capped", "all", "ramp"]
+SHORTEST_SPAN = 1e-6
+"""steps; a span below it is taken for one of this length where its logarithm is asked for"""
+
+PenaltyForm = Literal["capped", "all", "log", "ramp"]
 Use = Literal["attention", "effect"]
 
 
 class PenaltyKind(NamedTuple):
     """Which span penalty to compute."""
 
-    form: PenaltyForm
-    """"all": equation 6 on every memory written; "capped": the same with a cap on each memory's cost;
-    "ramp": the released code's, on fading memories only"""
+    form: PenaltyForm | None
+    """what holding costs. "all": equation 6 on every memory written; "capped": the same with a cap on each
+    memory's cost; "log": its logarithm; "ramp": the released code's, on fading memories only; None: nothing,
+    the penalty is what use by "effect" asks for"""
     cap_steps: float = 64.0
     """the cap, used by "capped" alone"""
     use_steps: float = 0.0
-    """what use takes off the cost of a memory older than the ramp; see `use_discount`"""
+    """what use weighs against cost. By "attention": `use_discount`; by "effect": the cost of each e-folding
+    that the span of a memory of use is too short (`span_shortfall`)"""
     use: Use = "attention"
-    """what counts as use: the attention that a memory gets from any query; or, for the memory that a head
-    attends to most, how much what is done would differ without it (`agents.leave_one_out`)"""
+    """what counts as use. "attention": what a memory older than the ramp gets of it. "effect": how much what
+    is done would differ without the memory (`agents.leave_one_out`), asked of the one that a head attends
+    to most; it alone teaches spans to grow then, and the task's own gradient, which reaches a span while its
+    memory is on the ramp, does not count"""
+    use_margin: float = 4.0
+    """by "effect": steps of span that use at an age asks for, per step of that age"""
 
 
 class Pooled(NamedTuple):
@@ -217,35 +226,45 @@ class FixedSpan(Retention):
         return product_BXM.new_full((birth_BM.shape[0], 1, birth_BM.shape[1]), float(self.size))
 
 
-def span_cost(span: Float[Tensor, "*shape"], cap_steps: float | None) -> Float[Tensor, "*shape"]:
-    """What a memory costs: e_i itself (equation 6), or c (1 - exp(-e_i / c)), which never exceeds the cap c.
+def span_cost(
+    span: Float[Tensor, "*shape"], form: Literal["capped", "all", "log"], cap_steps: float
+) -> Float[Tensor, "*shape"]:
+    """What a memory costs: e_i itself (equation 6, "all"), c (1 - exp(-e_i / c)), or log(1 + e_i).
 
-    With a cap, a memory that is kept very long costs hardly more for being kept longer, so the
-    penalty shortens the many that are of no use and leaves the few that the task needs alone.
+    With a cap c, a memory that is kept very long costs hardly more for being kept longer, so the penalty
+    shortens the many that are of no use and leaves the few that the task needs alone. The logarithm charges
+    every span by factors: all that are of no use fall at the same rate, down to nothing.
     """
-    return span if cap_steps is None else cap_steps * -torch.expm1(-span / cap_steps)
+    if form == "all":
+        return span
+    if form == "log":
+        return span.log1p()
+    return cap_steps * -torch.expm1(-span / cap_steps)
 
 
 def use_discount(
-    log_span: Float[Tensor, "B ..."], use: Float[Tensor, "B ..."], use_steps: float
+    span_BGW: Float[Tensor, "B G W"], attention_BW: Float[Tensor, "B W"], use_steps: float
 ) -> Float[Tensor, " B"]:
-    """What use takes off the cost of memories: `use_steps` times log e_i per unit of use.
+    """What use takes off the cost of memories: `use_steps` times log e_i per unit of attention received.
 
     The task teaches spans on the ramp alone, so a memory is kept for as long as training happened to need
-    it, and no longer. A memory that is old and still of use is worth keeping: its span then grows by
-    factors, whatever its length.
+    it, and no longer. Attention to a memory that is old already says that this one is worth keeping: its
+    span then grows by factors, whatever its length. A useless memory is not attended once it is old, or
+    shares its attention with all the others, and is not protected.
 
     Args:
-        log_span: log e_i (`log_span`) of memories older than the ramp.
-        use: of what use each of them was, without gradient; see `PenaltyKind.use`.
-        use_steps: steps of cost per unit of use and e-folding of the span.
+        span_BGW: e_i, in steps.
+        attention_BW: attention that each memory received at an age above the ramp, without gradient.
+        use_steps: steps of cost per unit of attention and e-folding of the span.
     """
-    return use_steps * (use * log_span).flatten(1).sum(1)
+    return use_steps * (attention_BW * span_BGW.clamp_min(1.0).log().mean(1)).sum(1)
 
 
-def log_span(span_BGW: Float[Tensor, "B G W"]) -> Float[Tensor, "B W"]:
-    """Log e_i, mean over heads; below a step there is nothing left to lose."""
-    return span_BGW.clamp_min(1.0).log().mean(1)
+def span_shortfall(
+    span: Float[Tensor, "*shape"], age: Float[Tensor, "*shape"], margin: float
+) -> Float[Tensor, "*shape"]:
+    """By how many e-foldings a span is shorter than `margin` times the age at which its memory was of use."""
+    return (margin * age / span.clamp_min(SHORTEST_SPAN)).clamp_min(1.0).log()
 
 
 def ramp_penalty(

@@ -8,7 +8,7 @@ constrained problem: spans as short as possible *while the worst class of episod
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from agents.retention import PenaltyForm, PenaltyKind, Use
 
@@ -23,9 +23,11 @@ class SpanPenaltySettings:
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
     use_steps: float = 0.0
-    """what use takes off the cost of an old memory: `agents.retention.use_discount`; 0: nothing"""
+    """what use weighs against cost; see `agents.retention.PenaltyKind`; 0: nothing"""
     use: Use = "attention"
-    """what counts as use; see `agents.retention.PenaltyKind`"""
+    """what counts as use; see there"""
+    use_margin: float = 4.0
+    """by "effect": steps of span that use at an age asks for, per step of that age"""
     weight: float = 1e-5
     """alpha itself if fixed; its first ceiling under the constraint"""
     max_weight: float = 1e-3
@@ -47,8 +49,10 @@ class SpanPenaltySettings:
             raise ValueError(f"penalty.cap_steps must be positive, got {self.cap_steps}")
         if self.use_steps < 0.0:
             raise ValueError(f"penalty.use_steps must be at least 0, got {self.use_steps}")
-        if self.use not in get_args(Use):
-            raise ValueError(f"penalty.use must be one of {', '.join(get_args(Use))}, got {self.use!r}")
+        if self.use_margin < 1.0:
+            raise ValueError(f"penalty.use_margin must be at least 1, got {self.use_margin}")
+        if self.use == "effect" and self.kind != "none" and self.use_steps == 0.0:
+            raise ValueError('penalty.use "effect" needs penalty.use_steps above 0: spans would only shrink')
         if self.growth < 1.0:
             raise ValueError(f"penalty.growth must be at least 1, got {self.growth}")
         if not 0.0 < self.shrinkage <= 1.0:
@@ -72,13 +76,18 @@ class SpanPenalty:
     too short back only through its ramp, which is slow, or never happens once other memories stand in
     for it. No subsidy is paid before the constraint has held for the first time: until then there is
     nothing to bring back.
+
+    By the effect of use there is no subsidy: below the target nothing is charged, and alpha, at its ceiling,
+    weighs what use asks for alone. And while some class has too few episodes to tell, as after a longer
+    stage of a curriculum has begun, alpha stays as it is: use would otherwise lengthen spans meanwhile, with
+    nothing to hold against it.
     """
 
     settings: SpanPenaltySettings = field(default_factory=SpanPenaltySettings)
     ceiling: float = -1.0
     """set from `settings.weight` at the start"""
-    weight: float = 0.0
-    """alpha for the next update; negative: a subsidy"""
+    slack: float | None = None
+    """how far the worst class lies above the target, -1 to 1; None: not known, so nothing is charged"""
     has_held: bool = False
     """whether the constraint has ever held"""
 
@@ -86,17 +95,35 @@ class SpanPenalty:
         """Start at the settings' weight."""
         if self.ceiling < 0.0:
             self.ceiling = self.settings.weight
+
+    @property
+    def weight(self) -> float:
+        """Alpha for the next update; negative: a subsidy."""
         if self.settings.kind == "fixed":
-            self.weight = self.settings.weight
+            return self.settings.weight
+        if self.slack is None:
+            return 0.0
+        if self.slack > 0.0:
+            return self.slack * self.ceiling
+        if not self.has_held:
+            return 0.0
+        return self.ceiling if self.settings.use == "effect" else self.slack * self.settings.max_weight
 
     @property
     def kind(self) -> PenaltyKind | None:
-        """The penalty to compute, or None while nothing is charged."""
-        if self.weight == 0.0:
+        """The penalty to compute, or None while nothing is charged and the task teaches spans."""
+        settings = self.settings
+        if settings.kind == "none":
             return None
         # Under a subsidy every memory is worth keeping, used or not.
-        use_steps = self.settings.use_steps if self.weight > 0.0 else 0.0
-        return PenaltyKind(self.settings.form, self.settings.cap_steps, use_steps, self.settings.use)
+        use_steps = settings.use_steps if self.weight > 0.0 else 0.0
+        if settings.use == "effect":
+            below = self.slack is not None and self.slack <= 0.0
+            form = None if below else settings.form
+            return PenaltyKind(form, settings.cap_steps, use_steps, "effect", settings.use_margin)
+        if self.weight == 0.0:
+            return None
+        return PenaltyKind(settings.form, settings.cap_steps, use_steps)
 
     def update(self, worst_success: float | None) -> None:
         """Once per rollout.
@@ -105,28 +132,25 @@ class SpanPenalty:
             worst_success: success rate of the worst class of recent episodes, in [0, 1]; None while
                 some class has too few episodes to tell.
         """
-        if self.settings.kind != "constraint":
+        settings = self.settings
+        if settings.kind != "constraint":
             return
         if worst_success is None:
-            self.weight = 0.0
+            if not (settings.use == "effect" and self.has_held):
+                self.slack = None
             return
-        target = self.settings.target_success
-        slack = max(-1.0, (worst_success - target) / (1.0 - target))
-        if slack > 0.0:
+        self.slack = max(-1.0, (worst_success - settings.target_success) / (1.0 - settings.target_success))
+        if self.slack > 0.0:
             self.has_held = True
-            self.ceiling = min(self.settings.max_weight, self.ceiling * self.settings.growth)
+            self.ceiling = min(settings.max_weight, self.ceiling * settings.growth)
         else:
-            self.ceiling = max(self.settings.weight, self.ceiling * self.settings.shrinkage)
-        if slack > 0.0:
-            self.weight = slack * self.ceiling
-        else:
-            self.weight = slack * self.settings.max_weight if self.has_held else 0.0
+            self.ceiling = max(settings.weight, self.ceiling * settings.shrinkage)
 
-    def state_dict(self) -> dict[str, float | bool]:
+    def state_dict(self) -> dict[str, float | bool | None]:
         """What a checkpoint needs."""
-        return {"ceiling": self.ceiling, "weight": self.weight, "has_held": self.has_held}
+        return {"ceiling": self.ceiling, "slack": self.slack, "has_held": self.has_held}
 
-    def load_state_dict(self, state: dict[str, float | bool]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self.ceiling, self.weight = state["ceiling"], state["weight"]
+        self.ceiling, self.slack = state["ceiling"], state["slack"]
         self.has_held = bool(state["has_held"])

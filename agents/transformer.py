@@ -33,7 +33,7 @@ from agents.expiring_attention import INVISIBLE, ExpiringAttention, projecting_p
 from agents.fused_attention import fused_attention, obstacle
 from agents.leave_one_out import Ablation, leave_one_out
 from agents.memory_state import NEVER, LayerMemory, MemoryState
-from agents.retention import FixedSpan, PenaltyKind, Retention, log_span, use_discount
+from agents.retention import FixedSpan, PenaltyKind, Retention, span_shortfall, use_discount
 
 COMPACTION_INTERVAL_STEPS = 64
 """Acting looks this often whether the stores are wider than their fullest row needs."""
@@ -182,8 +182,8 @@ class _Reading(NamedTuple):
     penalty_B: Float[Tensor, " B"] | None
     without_BTCHQ: Float[Tensor, "B T C H Q"] | None
     """what is read without the memory that each head attends to most, if effects are asked for"""
-    log_span_BTC: Float[Tensor, "B T C"] | None
-    """log e_i of that memory, with gradient"""
+    shortfall_BTC: Float[Tensor, "B T C"] | None
+    """of that memory's span, with gradient"""
 
 
 def orthogonal(linear: nn.Linear, gain: float = 1.0) -> nn.Linear:
@@ -370,17 +370,17 @@ class MemoryLayer(nn.Module):
         read = _joined(parts)
         read_BTD = self._out(read.read_BTHQ, projected=projected)
         y_BTD = self.feedforward(x_BTD + read_BTD)
-        if read.log_span_BTC is not None:
+        if read.shortfall_BTC is not None:
             assert read.without_BTCHQ is not None
+            shortfall_BTO = read.shortfall_BTC
             with torch.no_grad():
                 x_BTOD = x_BTD.unsqueeze(2) + self._out(read.without_BTCHQ, projected=projected)
-                log_span_BTO = read.log_span_BTC
                 if ablation is not None:
                     x_BTOD = torch.cat([ablation.y_BTOD + read_BTD.unsqueeze(2), x_BTOD], 2)
                 y_BTOD = self.feedforward(x_BTOD)
             if ablation is not None:
-                log_span_BTO = torch.cat([ablation.log_span_BTO, log_span_BTO], 2)
-            ablation = Ablation(y_BTOD, log_span_BTO)
+                shortfall_BTO = torch.cat([ablation.shortfall_BTO, shortfall_BTO], 2)
+            ablation = Ablation(y_BTOD, shortfall_BTO)
         return y_BTD, h_BTD, BlockReport(read.span_BGT, read.penalty_B), ablation
 
     def _fuses(self, query_BTHK: Float[Tensor, "B T H K"], penalty: PenaltyKind | None) -> bool:
@@ -415,7 +415,7 @@ class MemoryLayer(nn.Module):
         fused: bool,
     ) -> _Reading:
         """What a block's queries read from memory."""
-        retention = self.retention
+        retention, num_steps = self.retention, h_BTD.shape[1]
         new = view.new_memory(h_BTD)
         pooled = retention.pool(memory, new, view)
         contents = [memory, new] if pooled is None else [memory, pooled.memory, new]
@@ -423,11 +423,12 @@ class MemoryLayer(nn.Module):
         span_BGT = spans[-1]
         birth_BM = view.relative(torch.cat([part.birth_BW for part in contents], 1))
         end_BGM = torch.cat(view.disturbed(spans), 2) + birth_BM.unsqueeze(1)
+        if penalty is not None and penalty.use == "effect":
+            end_BGM = end_BGM.detach()
         hidden_BTN = view.hidden_BTT if pooled is None else torch.cat([pooled.hidden_BTP, view.hidden_BTT], 2)
         hidden = [part.hidden_BWD for part in contents]
         exact = h_BTD.dtype
         if self.null_memory:  # before the new ones: a memory of zeros, always there
-            num_steps = h_BTD.shape[1]
             hidden.insert(-1, torch.zeros_like(h_BTD[:, :1]))
             end_BGM = _inserted(end_BGM, num_steps, torch.inf)
             birth_BM = _inserted(birth_BM, num_steps, -torch.inf)
@@ -460,38 +461,44 @@ class MemoryLayer(nn.Module):
             read_BTHQ, mask_BTGM, attention_BTHM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
                 question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks, charges_use
             )
-        penalty_B = None
-        if penalty is not None:
+        penalty_B = without_BTCHQ = shortfall_BTC = None
+        if penalty is not None and penalty.form is not None:
             penalty_B = retention.penalty(penalty, span_BGT, end_BGM, mask_BTGM, view.step_T)
-        without_BTCHQ = log_span_BTC = None
-        if penalty is not None and penalty_B is not None and attention_BTHM is not None:
-            log_span_BW = log_span(spans[0])
+        if penalty is not None and attention_BTHM is not None:
             if penalty.use == "attention":
+                assert penalty_B is not None
                 # Seen from step R of the block on, everything stored is older than the ramp.
-                use_BW = attention_BTHM[:, retention.ramp :, :, : log_span_BW.shape[1]].mean(2).sum(1)
-                discount_B = use_discount(log_span_BW, use_BW, penalty.use_steps)
+                late_BW = attention_BTHM[:, retention.ramp :, :, : memory.num_slots].mean(2).sum(1)
+                discount_B = use_discount(spans[0], late_BW, penalty.use_steps)
                 penalty_B = penalty_B - discount_B / span_BGT.shape[2]
             else:
+                if self.null_memory:  # cannot be taken away
+                    null = attention_BTHM.shape[3] - num_steps - 1
+                    attention_BTHM = attention_BTHM.clone()
+                    attention_BTHM[..., null] = 0.0
                 value = key_BSMQ if value_BSMQ is None else value_BSMQ
-                without_BTCHQ, log_span_BTC = self._left_out(read_BTHQ, value, attention_BTHM, log_span_BW)
-        return _Reading(read_BTHQ, span_BGT, penalty_B, without_BTCHQ, log_span_BTC)
+                without_BTCHQ, place_BTC = leave_one_out(read_BTHQ, value, attention_BTHM)
+                shortfall_BTC = self._shortfall(spans, birth_BM, place_BTC, penalty.use_margin)
+                shortfall_BTC = shortfall_BTC.masked_fill(attention_BTHM.amax(3) == 0.0, 0.0)
+        return _Reading(read_BTHQ, span_BGT, penalty_B, without_BTCHQ, shortfall_BTC)
 
-    def _left_out(
+    def _shortfall(
         self,
-        read_BTHQ: Float[Tensor, "B T H Q"],
-        value_BSMQ: Float[Tensor, "B S M Q"],
-        attention_BTHM: Float[Tensor, "B T H M"],
-        log_span_BW: Float[Tensor, "B W"],
-    ) -> tuple[Float[Tensor, "B T C H Q"], Float[Tensor, "B T C"]]:
-        """What is read without the memory that each head attends to most; its log e_i, or 0 without one."""
-        stored_BTHW = attention_BTHM[..., : log_span_BW.shape[1]]
-        if not log_span_BW.shape[1]:
-            nothing = attention_BTHM.new_zeros(attention_BTHM.shape[:3])
-            return read_BTHQ.detach().unsqueeze(2).expand(-1, -1, self.num_heads, -1, -1), nothing
-        without_BTCHQ, slot_BTC = leave_one_out(read_BTHQ, value_BSMQ, attention_BTHM, log_span_BW.shape[1])
-        counts_BTC = stored_BTHW.amax(3) > 0.0
-        counts_BTC[:, : self.retention.ramp] = False  # seen from there on, everything stored is older
-        return without_BTCHQ, log_span_BW.gather(1, slot_BTC.flatten(1)).view(slot_BTC.shape) * counts_BTC
+        spans: list[Tensor],
+        birth_BM: Float[Tensor, "B M"],
+        place_BTC: Int[Tensor, "B T C"],
+        margin: float,
+    ) -> Float[Tensor, "B T C"]:
+        """Of the spans of what the heads attend to most, for use at its present age."""
+        num_steps = place_BTC.shape[1]
+        span_BGM = torch.cat(spans, 2)
+        if self.null_memory:
+            span_BGM = _inserted(span_BGM, num_steps, torch.inf)
+        place_BCT = place_BTC.transpose(1, 2)
+        span_BCT = span_BGM.expand(-1, self.num_heads, -1).gather(2, place_BCT)
+        born_BTC = birth_BM.gather(1, place_BTC.flatten(1)).view(place_BTC.shape)
+        step_T1 = torch.arange(num_steps, dtype=birth_BM.dtype, device=birth_BM.device).unsqueeze(1)
+        return span_shortfall(span_BCT.transpose(1, 2), step_T1 - born_BTC, margin)
 
     def after_block(self, memory: LayerMemory, h_BTD: Float[Tensor, "B T D"], view: BlockView) -> LayerMemory:
         """What the query after a block would still see, per row; `h_BTD` are the memories written in it."""
@@ -776,7 +783,7 @@ def _joined(parts: list[_Reading]) -> _Reading:
     return _Reading(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
-def _inserted(part: Tensor, before: int, value: float) -> Tensor:
+def _inserted(part: Tensor, before: int, value: float | bool) -> Tensor:
     """One more column of this value, before so many last ones."""
     column = part.new_full((*part.shape[:-1], 1), value)
     return torch.cat([part[..., :-before], column, part[..., -before:]], -1)

@@ -155,19 +155,22 @@ class PenaltyConfig:
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
     """"constraint": charge only while the worst class of episodes still succeeds; "fixed": always `weight`"""
-    form: Literal["capped", "all", "ramp"] = "capped"
-    """"all": equation 6 on every memory; "capped": the same with a cap on what one memory costs; "ramp": as
-    the released code, on fading memories only. An adaptive-span always pays the mean span of its heads"""
+    form: Literal["capped", "all", "log", "ramp"] = "capped"
+    """"all": equation 6 on every memory; "capped": the same with a cap on what one memory costs; "log": the
+    logarithm of 1 + the span; "ramp": as the released code, on fading memories only. An adaptive-span always
+    pays the mean span of its heads"""
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
-    use_steps: float = 0.0
-    """steps taken off the cost of a memory older than the ramp, per unit of use and e-folding of its span, so
-    that what is used is kept for longer than training needs it; 0: off. Counts from step `memory.ramp` of a
-    rollout on, so not at all in shorter rollouts"""
     use: Literal["attention", "effect"] = "attention"
-    """what counts as use. "attention": the attention that a memory gets; "effect": for the memory that a head
-    attends to most, how much the action would differ without it, which tells use from attention that rests
-    somewhere; costs one more pass through the feed-forward part for each head"""
+    """what counts as use. "attention": the attention that a memory older than the ramp gets. "effect": how
+    much the action would differ without the memory, which tells use from attention that rests somewhere;
+    only this then lengthens spans, and no subsidy is paid. Best with form "log" and `policy.null_memory`"""
+    use_steps: float = 0.0
+    """what use weighs against cost. By "attention": steps taken off the cost of a memory, per unit of
+    attention and e-folding of its span (from step `memory.ramp` of a rollout on); by "effect": what each
+    e-folding costs that the span of a memory of use is too short. 0: off"""
+    use_margin: float = 4.0
+    """by "effect": a memory of use should have a span of so many times the age at which it was of use"""
     weight: float = 1e-5
     """alpha itself if fixed; where it starts under the constraint"""
     max_weight: float = 1e-3
@@ -178,13 +181,16 @@ class PenaltyConfig:
     """factor per update by which it falls again while the worst class fails too often"""
     target_success: float = 0.97
     """nothing is charged before the worst class of episodes succeeds this often; when it no longer does,
-    remembering is subsidized"""
+    remembering is subsidized (or, by the effect of use, nothing is charged again)"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         check("penalty.weight", self.weight, "[0, inf)")
         check("penalty.cap_steps", self.cap_steps, "(0, inf)")
         check("penalty.use_steps", self.use_steps, "[0, inf)")
+        check("penalty.use_margin", self.use_margin, "[1, inf)")
+        if self.use == "effect" and self.kind != "none" and self.use_steps == 0.0:
+            raise ValueError("penalty.use effect needs penalty.use_steps above 0: spans would only shrink")
         check("penalty.max_weight", self.max_weight, "[0, inf)")
         check("penalty.growth", self.growth, "[1, inf)")
         check("penalty.shrinkage", self.shrinkage, "(0, 1]")

@@ -61,9 +61,9 @@ class SpanCostConfig:
 
     weight: float = 1e-6
     """alpha; 0: none"""
-    form: Literal["capped", "all", "ramp"] = "ramp"
+    form: Literal["capped", "all", "log", "ramp"] = "ramp"
     """"ramp": as the released code, on fading memories only; "all": equation 6 on every memory; "capped": the
-    same with a cap on what one memory costs"""
+    same with a cap on what one memory costs; "log": the logarithm of 1 + the span"""
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
     use_steps: float = 0.0

@@ -144,6 +144,7 @@ def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> Memory
             cap_steps=penalty.cap_steps,
             use_steps=penalty.use_steps,
             use=penalty.use,
+            use_margin=penalty.use_margin,
             weight=penalty.weight,
             max_weight=penalty.max_weight,
             growth=penalty.growth,

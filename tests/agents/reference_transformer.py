@@ -73,7 +73,7 @@ def reference(
             assert isinstance(layer, MemoryLayer)
             h_D = layer.memory_norm(x_D)
             memories = seen(layer, written, now, limit, rate)
-            x_D = x_D + layer.attention_out(_read(layer, h_D, memories))
+            x_D = x_D + layer.attention_out(read(layer, h_D, memories))
             x_D = x_D + layer.narrow(F.relu(layer.widen(layer.feedforward_norm(x_D))))
             strongest = [max(weight.item() for weight in memory.weights) for memory in memories]
             result.retained_TL[-1].append(sum(m > 0 for m in strongest))
@@ -129,21 +129,30 @@ def _seen_compressed(
     return memories
 
 
-def _read(layer: MemoryLayer, h_D: Tensor, memories: list[Seen]) -> Tensor:
-    """Equation 4 for one query."""
+def attention(layer: MemoryLayer, h_D: Tensor, memories: list[Seen]) -> Tensor:
+    """a'_ti of equation 4 for one query, [H, M]; zeros for a head that sees nothing."""
     size = layer.head_size
     query_D = layer.query(h_D)
     heads = []
     for head in range(layer.num_heads):
         part = slice(head * size, (head + 1) * size)
-        numerator, denominator = torch.zeros_like(h_D[part]), torch.zeros_like(h_D[0])
+        query_K = query_D[part] * size**-0.5
+        weights = []
         for memory in memories:
-            key_K, value_K = layer.key(memory.vector_D)[part], layer.value(memory.vector_D)[part]
-            query_K = query_D[part] * size**-0.5
-            score = query_K @ key_K
+            score = query_K @ layer.key(memory.vector_D)[part]
             if memory.age is not None and memory.age <= layer.position_window:
                 score = score + query_K @ layer.position_HPK[head, layer.position_window - memory.age]
-            numerator = numerator + memory.weights[head] * score.exp() * value_K
-            denominator = denominator + memory.weights[head] * score.exp()
-        heads.append(numerator / denominator if denominator.item() > 0 else numerator)
-    return torch.cat(heads)
+            weights.append(memory.weights[head] * score.exp())
+        # A null memory is one of zeros that never expires: its score is 0, and its value zero.
+        total = torch.stack(weights).sum() + float(layer.null_memory)
+        heads.append(torch.stack([weight / total if total.item() > 0 else weight for weight in weights]))
+    return torch.stack(heads)
+
+
+def read(layer: MemoryLayer, h_D: Tensor, memories: list[Seen]) -> Tensor:
+    """What one query gets."""
+    if not memories:
+        return torch.zeros_like(h_D)
+    value_MHK = torch.stack([layer.value(memory.vector_D) for memory in memories])
+    value_MHK = value_MHK.view(len(memories), layer.num_heads, -1)
+    return torch.einsum("hm,mhk->hk", attention(layer, h_D, memories), value_MHK).flatten()

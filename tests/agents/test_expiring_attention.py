@@ -172,16 +172,18 @@ def test_a_head_that_sees_nothing_is_blind_alone() -> None:
 
 
 @pytest.mark.parametrize("projected", [False, True])
-def test_late_attention_is_what_stored_memories_got_from_late_queries(projected: bool) -> None:
+def test_attention_is_returned_on_request(projected: bool) -> None:
     """Against the plain equations: values of one at the memory in question and zero elsewhere."""
     parts = inputs(4, 2, 3, 6, 5, projected=projected)
-    _, _, late = ExpiringAttention.apply(*parts.values(), 2)
-    for index in range(5):
+    assert ExpiringAttention.apply(*parts.values())[2] is None
+    attention_BTHM = ExpiringAttention.apply(*parts.values(), True)[2]
+    assert not attention_BTHM.requires_grad
+    for index in range(11):
         value = torch.zeros_like(parts["key"])
         value[:, :, index] = 1.0
-        attention_BTH = plain_attention(**{**parts, "value": value})[..., 0]
-        torch.testing.assert_close(late[:, index], attention_BTH[:, 2:].mean(2).sum(1))
-    assert float(late.max()) > 0
+        expected_BTH = plain_attention(**{**parts, "value": value})[..., 0]
+        torch.testing.assert_close(attention_BTHM[..., index], expected_BTH)
+    assert float(attention_BTHM[..., :5].max()) > 0
 
 
 @pytest.mark.parametrize("projected", [False, True])

@@ -117,8 +117,12 @@ def test_outputs_and_gradients_equal_the_plain_path(kind: MemoryKind, dtype: tor
 
 
 @pytest.mark.usefixtures("trains_on_cpu")
-def test_without_positions_too() -> None:
-    settings = replace(LIVELY, position_window=0)
+@pytest.mark.parametrize(
+    "settings",
+    [replace(LIVELY, position_window=0), *(replace(LIVELY, memory=kind, null_memory=True) for kind in KINDS)],
+    ids=["no positions", *(f"{kind} beside a null memory" for kind in KINDS)],
+)
+def test_equal_too_with(settings: TransformerSettings) -> None:
     expected = results(settings, "plain", "cpu", torch.float64)
     assert_near(results(settings, "fused", "cpu", torch.float64), expected, 1e-11)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from agents.retention import span_cost
+from agents.retention import PenaltyKind, span_cost, span_shortfall
 from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 
@@ -75,24 +75,80 @@ def crude_world(penalty: SpanPenalty) -> list[float]:
     return spans[-1_000:]
 
 
-def test_state_survives() -> None:
-    penalty = SpanPenalty(SpanPenaltySettings(growth=1.5))
+def by_effect(**change: Any) -> SpanPenalty:
+    settings = {"use": "effect", "form": "log", "use_steps": 300.0, "use_margin": 2.0, "target_success": 0.5}
+    return SpanPenalty(SpanPenaltySettings(**{**settings, **change}))
+
+
+def test_by_effect_nothing_is_subsidized_but_use_goes_on_counting() -> None:
+    penalty = by_effect(weight=1e-4, max_weight=1e-2, growth=1.5)
+    task_does_not_teach = PenaltyKind("log", use="effect", use_margin=2.0)
+    for success in (None, 0.4):
+        penalty.update(success)
+        assert penalty.weight == 0.0
+        assert penalty.kind is not None
+        assert penalty.kind._replace(form="log") == task_does_not_teach
     penalty.update(1.0)
-    other = SpanPenalty(SpanPenaltySettings(growth=1.5))
+    assert penalty.weight == pytest.approx(1.5e-4)
+    assert penalty.kind == PenaltyKind("log", 64.0, 300.0, "effect", 2.0)
+    penalty.update(None)
+    assert penalty.weight == pytest.approx(1.5e-4), "a class without a rate is no reason to stop"
+    penalty.update(0.4)
+    assert penalty.weight == penalty.ceiling == pytest.approx(0.9 * 1.5e-4)
+    assert penalty.kind == PenaltyKind(None, 64.0, 300.0, "effect", 2.0)
+    penalty.update(None)
+    assert penalty.kind.form is None
+    penalty.update(0.75)
+    assert penalty.weight == pytest.approx(0.5 * penalty.ceiling)
+    assert penalty.kind.form == "log"
+
+
+def test_without_a_penalty_the_task_teaches_spans() -> None:
+    penalty = by_effect(kind="none")
+    penalty.update(1.0)
+    assert penalty.kind is None
+
+
+@pytest.mark.parametrize("success", [1.0, 0.2])
+def test_state_survives(success: float) -> None:
+    penalty = by_effect(growth=1.5)
+    penalty.update(1.0)
+    penalty.update(success)
+    other = by_effect(growth=1.5)
     other.load_state_dict(penalty.state_dict())
+    assert other == penalty
     penalty.update(0.99)
     other.update(0.99)
-    assert (other.weight, other.ceiling) == (penalty.weight, penalty.ceiling)
+    assert other == penalty
 
 
 def test_the_cap_spares_long_spans_and_short_ones_pay_in_full() -> None:
     spans = torch.tensor([0.1, 64.0, 640.0], requires_grad=True)
-    cost = span_cost(spans, 64.0)
+    cost = span_cost(spans, "capped", 64.0)
     assert cost.tolist() == pytest.approx([0.1, 40.455, 63.997], rel=1e-3)
     cost.sum().backward()
     assert spans.grad is not None
     assert spans.grad.tolist() == pytest.approx([0.998, 0.368, 4.5e-5], rel=2e-2)
-    assert torch.equal(span_cost(spans, None), spans)
+    assert torch.equal(span_cost(spans, "all", 64.0), spans)
+
+
+def test_the_logarithm_charges_by_factors() -> None:
+    spans = torch.tensor([0.0, 1.0, 1e6], requires_grad=True)
+    cost = span_cost(spans, "log", 64.0)
+    assert cost.tolist() == pytest.approx([0.0, 0.6931, 13.8155], rel=1e-4)
+    cost.sum().backward()
+    assert spans.grad is not None
+    assert (spans.grad * spans).tolist() == pytest.approx([0.0, 0.5, 1.0], rel=1e-4)
+
+
+def test_a_span_falls_short_of_the_age_of_use_times_the_margin() -> None:
+    span = torch.tensor([41.0, 39.0, 4.0, 0.0, 1e6], requires_grad=True)
+    age = torch.tensor([10.0, 10.0, 10.0, 1.0, 100.0])
+    shortfall = span_shortfall(span, age, 4.0)
+    assert shortfall.tolist() == pytest.approx([0.0, 0.02532, 2.3026, 15.2018, 0.0], abs=1e-4)
+    shortfall.sum().backward()
+    assert span.grad is not None
+    assert span.grad.tolist() == pytest.approx([0.0, -1 / 39, -1 / 4, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -104,6 +160,8 @@ def test_the_cap_spares_long_spans_and_short_ones_pay_in_full() -> None:
         ({"shrinkage": 0.0}, "shrinkage"),
         ({"target_success": 1.0}, "target_success"),
         ({"cap_steps": 0.0}, "cap_steps"),
+        ({"use_margin": 0.5}, "use_margin"),
+        ({"use": "effect"}, "use_steps"),
     ],
 )
 def test_impossible_penalties_are_refused(change: dict[str, Any], named: str) -> None:

@@ -96,6 +96,7 @@ def transformers(draw: st.DrawFn) -> TransformerSettings:
         compressed_size=draw(st.sampled_from([1, 2, 9])),
         compression_rate=draw(st.sampled_from([1, 2, 3, 7])),
         position_window=draw(st.sampled_from([0, 1, 4, 40])),
+        null_memory=draw(st.booleans()),
     )
 
 
@@ -217,8 +218,9 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
 
 @every_kind
 @pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("null_memory", [False, True])
 def test_both_ways_to_read_memories_equal_the_reference(
-    kind: MemoryKind, projected: bool, monkeypatch: pytest.MonkeyPatch
+    kind: MemoryKind, projected: bool, null_memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outputs of two blocks, and gradients of one, in float64 and in float32."""
     monkeypatch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
@@ -226,7 +228,7 @@ def test_both_ways_to_read_memories_equal_the_reference(
     first = episode_starts(5, 2, 14, 0.1)
 
     def results(dtype: torch.dtype, block: bool) -> dict[str, Tensor]:
-        model = lively(replace(SMALL, memory=kind, ramp=4), 5).to(dtype)
+        model = lively(replace(SMALL, memory=kind, ramp=4, null_memory=null_memory), 5).to(dtype)
         inputs = x.to(dtype, copy=True).requires_grad_()
         if block:
             y = model.block(inputs, model.initial_state(2), first).y_BTD
@@ -251,7 +253,7 @@ def test_both_ways_to_read_memories_teach_the_same_from_carried_ones(
     kind: MemoryKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference knows no cut between blocks; here its second block has memories to read."""
-    model = lively(replace(SMALL, memory=kind, ramp=4, memory_size=20), 6)
+    model = lively(replace(SMALL, memory=kind, ramp=4, memory_size=20, null_memory=True), 6)
     x, direction = torch.randn(2, 2, 20, 8, dtype=torch.float64)
     first = episode_starts(6, 2, 20, 0.05)
 

@@ -1,0 +1,215 @@
+"""What single memories are good for: against really deleting them, and against distributions by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
+
+from agents.leave_one_out import leave_one_out
+from agents.policies import LARGEST_EFFECT, SMALLEST_EFFECT, ExpireSpanPolicy
+from agents.retention import PenaltyKind
+from agents.transformer import MemoryKind, MemoryTransformer
+from tests.agents.reference_transformer import Seen, Written, attention, read, seen
+from tests.agents.test_transformer import SMALL, episode_starts, lively
+
+MARGIN = 3.0
+EFFECT = PenaltyKind("log", use_steps=5.0, use="effect", use_margin=MARGIN)
+ONE_LAYER = replace(SMALL, num_layers=1, max_span=40)
+
+
+def span_of(model: MemoryTransformer, memory: Seen, head: int) -> float:
+    retention: Any = model.layers[0].retention
+    if hasattr(retention, "predictor"):
+        return float(retention.max_span * retention.predictor(memory.vector_D).sigmoid())
+    return float(retention.max_span * retention.logit_G[head].sigmoid())
+
+
+@torch.no_grad()
+def without_single_memories(
+    model: MemoryTransformer, x_TD: Tensor, is_first: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """For each step and head: what comes out when the memory it attends to most is deleted; its shortfall."""
+    layer = model.layers[0]
+    written: list[Written] = []
+    outputs, shortfalls = [], []
+    for now, (x_D, first) in enumerate(zip(x_TD, is_first, strict=True)):
+        written = [] if first else written
+        h_D = layer.memory_norm(x_D)
+        memories = seen(layer, written, now, math.inf, 1.0)
+        for head in range(layer.num_heads):
+            left, shortfall = memories, 0.0
+            weights = attention(layer, h_D, memories)[head] if memories else torch.zeros(1)
+            if float(weights.max()) > 0.0:
+                index = int(weights.argmax())
+                age = memories[index].age
+                assert age is not None
+                shortfall = max(0.0, math.log(MARGIN * age / span_of(model, memories[index], head)))
+                left = memories[:index] + memories[index + 1 :]
+            y_D = x_D + layer.attention_out(read(layer, h_D, left))
+            y_D = y_D + layer.narrow(F.relu(layer.widen(layer.feedforward_norm(y_D))))
+            outputs.append(model.final_norm(y_D))
+            shortfalls.append(shortfall)
+        written.append(Written(now, h_D, 0))
+    heads = layer.num_heads
+    return torch.stack(outputs).view(len(is_first), heads, -1), torch.tensor(shortfalls).view(-1, heads)
+
+
+@settings(max_examples=40)
+@given(
+    kind=st.sampled_from(["expire-span", "adaptive-span"]), seed=st.integers(0, 2**16),
+    heads=st.sampled_from([1, 2, 4]), null_memory=st.booleans(), projected=st.booleans(),
+    rate=st.sampled_from([0.0, 0.2]), cut=st.integers(0, 13),
+)  # fmt: skip
+def test_it_is_as_if_the_memory_had_been_deleted(
+    kind: MemoryKind, seed: int, heads: int, null_memory: bool, projected: bool, rate: float, cut: int
+) -> None:
+    """Memories carried from an earlier block and written in this one, across episode ends."""
+    chosen = replace(ONE_LAYER, memory=kind, num_heads=heads, null_memory=null_memory)
+    model = lively(chosen, seed)
+    x = torch.randn(2, 14, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    first = episode_starts(seed, 2, 14, rate)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
+        state = model.initial_state(2)
+        if cut:
+            carried = model.block(x[:, :cut], state, first[:, :cut]).state
+            assert carried is not None
+            state = carried
+        output = model.block(x[:, cut:], state, first[:, cut:], penalty=EFFECT)
+    assert output.ablation is not None
+    for row in range(2):
+        y_TCD, shortfall_TC = without_single_memories(model, x[row], first[row].tolist())
+        torch.testing.assert_close(output.ablation.y_BTOD[row], y_TCD[cut:], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(
+            output.ablation.shortfall_BTO[row].float(), shortfall_TC[cut:], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_what_changes_below_reaches_the_layers_above() -> None:
+    """Two layers, of which the upper one reads nothing: it only passes on."""
+    model = lively(replace(ONE_LAYER, num_layers=2), 3)
+    torch.nn.init.zeros_(model.layers[1].attention_out.weight)
+    x = torch.randn(1, 12, 8, dtype=torch.float64)
+    first = torch.zeros(1, 12, dtype=torch.bool)
+    with torch.no_grad():
+        ablation = model.block(x, model.initial_state(1), first, penalty=EFFECT).ablation
+        alone = MemoryTransformer(ONE_LAYER).double()
+        alone.layers[0] = model.layers[0]
+        alone.final_norm = torch.nn.Identity()
+        expected = without_single_memories(alone, x[0], first[0].tolist())[0]
+        expected = model.final_norm(model.layers[1].feedforward(expected))
+    assert ablation is not None
+    assert ablation.y_BTOD.shape == (1, 12, 4, 8), "two heads of two layers"
+    torch.testing.assert_close(ablation.y_BTOD[0, :, :2], expected)
+
+
+def test_the_only_memory_leaves_nothing() -> None:
+    value = torch.randn(1, 1, 3, 4)
+    read_BTHQ = value[:, :, 1].unsqueeze(1).expand(1, 2, 2, 4)
+    attention_BTHM = torch.tensor([0.0, 1.0, 0.0]).expand(1, 2, 2, 3)
+    others, place = leave_one_out(read_BTHQ, value, attention_BTHM)
+    assert place.eq(1).all()
+    assert others.eq(0.0).all()
+
+
+@pytest.mark.parametrize("null_memory", [False, True])
+def test_by_effect_the_task_does_not_teach_spans(null_memory: bool) -> None:
+    """They are taught by what they cost and by what falls short, whichever of the two is asked for."""
+    model = lively(replace(ONE_LAYER, ramp=20, null_memory=null_memory), 3)
+    x, first = torch.randn(2, 14, 8, dtype=torch.float64), torch.zeros(2, 14, dtype=torch.bool)
+
+    def taught(kind: PenaltyKind | None, part: str) -> bool:
+        model.zero_grad()
+        output = model.block(x, model.initial_state(2), first, penalty=kind)
+        penalty_B, ablation = output.reports[0].penalty_B, output.ablation
+        asked = {
+            "task": output.y_BTD.square().sum(),
+            "cost": None if penalty_B is None else penalty_B.sum(),
+            "use": None if ablation is None else ablation.shortfall_BTO.sum(),
+        }[part]
+        if asked is None:
+            return False
+        asked.backward()
+        gradients = [p.grad for name, p in model.named_parameters() if "retention" in name]
+        assert all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)
+        return any(gradient is not None and float(gradient.abs().max()) > 0 for gradient in gradients)
+
+    assert taught(None, "task")
+    assert taught(PenaltyKind("log"), "task")
+    assert not taught(EFFECT, "task")
+    assert taught(EFFECT, "cost")
+    assert taught(EFFECT, "use")
+    assert not taught(EFFECT._replace(form=None), "cost")
+    assert taught(EFFECT._replace(form=None), "use")
+    assert not taught(EFFECT._replace(use_steps=0.0), "use"), "before the task is solved"
+
+
+ACTIONS: dict[str, spaces.Space[Any]] = {
+    "discrete": spaces.Discrete(4),
+    "box": spaces.Box(-1.0, 1.0, (3,)),
+    "multi_discrete": spaces.MultiDiscrete([2, 3]),
+    "multi_binary": spaces.MultiBinary(3),
+}
+
+
+def by_hand(policy: ExpireSpanPolicy, y: Tensor, other: Tensor) -> Tensor:
+    """KL of what is done from what would be done, summed over the action's parts."""
+    theirs = policy.action_net(other)
+    mine = policy.action_net(y).expand_as(theirs)
+    space = policy.action_space
+    if isinstance(space, spaces.Box):
+        assert policy.log_std is not None
+        std = policy.log_std.exp().expand_as(mine)
+        return kl_divergence(Normal(mine, std), Normal(theirs, std)).sum(-1)
+    if isinstance(space, spaces.MultiBinary):
+        return kl_divergence(Bernoulli(logits=mine), Bernoulli(logits=theirs)).sum(-1)
+    sizes = space.nvec.tolist() if isinstance(space, spaces.MultiDiscrete) else [mine.shape[-1]]
+    parts = zip(mine.split(sizes, -1), theirs.split(sizes, -1), strict=True)
+    return torch.stack(
+        [kl_divergence(Categorical(logits=one), Categorical(logits=two)) for one, two in parts]
+    ).sum(0)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_effect_is_what_the_action_would_change_by(action: str) -> None:
+    """The penalty of a block, put together again from the ablation that the transformer gives."""
+    torch.manual_seed(0)
+    policy = ExpireSpanPolicy(
+        spaces.Box(-1.0, 1.0, (8,)), ACTIONS[action], lambda _: 1e-3,
+        width=8, num_layers=2, num_heads=2, max_span=30, ramp=2, null_memory=True,
+    )  # fmt: skip
+    torch.nn.init.normal_(policy.action_net.weight, std=0.5)
+    batch, steps = 3, 10
+    features = policy.encoder.preprocess(torch.rand(batch * steps, 8))
+    policy.action_space.seed(0)
+    samples = np.array([policy.action_space.sample() for _ in range(batch * steps)])
+    actions = torch.as_tensor(samples)
+    if action == "multi_binary":  # of which torch draws floats
+        actions = actions.float()
+    first = episode_starts(0, batch, steps, 0.1)
+    features = {name: part.view(batch, steps, *part.shape[1:]) for name, part in features.items()}
+    actions = actions.view(batch, steps, *actions.shape[1:])
+    state = policy.transformer.initial_state(batch)
+    total = policy.evaluate_block(features, actions, state, first, None, penalty=EFFECT).penalty
+
+    x = policy.encoder({name: part.flatten(0, 1) for name, part in features.items()}).view(batch, steps, -1)
+    output = policy.transformer.block(x, state, first, penalty=EFFECT)
+    assert output.ablation is not None
+    effect = by_hand(policy, output.y_BTD.unsqueeze(2), output.ablation.y_BTOD)
+    effect = (effect - SMALLEST_EFFECT).clamp(0.0, LARGEST_EFFECT)
+    assert float(effect.detach().max()) > 0.0
+    costs = sum(report.penalty_B.mean() for report in output.reports if report.penalty_B is not None)
+    charged = 5.0 * (effect * output.ablation.shortfall_BTO).sum(2).mean() / 2  # heads
+    torch.testing.assert_close(total, costs + charged)
+    assert float(charged.detach()) > 0.0
