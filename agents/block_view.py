@@ -62,6 +62,8 @@ class BlockView:
     """where a query may not look inside the block: True at the dots drawn in the module's docstring"""
     stored_time_BT: Float[Tensor, "B T"]
     """the step; infinite where nothing stored may be seen, so that every stored memory has expired"""
+    asked_BT: Bool[Tensor, "B T"]
+    """where memories count that are of use, if the penalty asks for their use"""
     noise: SpanNoise | None
 
     @classmethod
@@ -71,6 +73,7 @@ class BlockView:
         is_first_BT: Bool[Tensor, "B T"],
         noise: SpanNoise | None = None,
         tag_BT: Int[Tensor, "B T"] | None = None,
+        asked_BT: Bool[Tensor, "B T"] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> BlockView:
         """Prepare what does not depend on the layer; times are kept in `dtype`, or better."""
@@ -83,7 +86,10 @@ class BlockView:
         not_later_TT = torch.ones(num_steps, num_steps, dtype=torch.bool, device=device).triu()
         hidden_BTT = not_later_TT | (episode_BT.unsqueeze(2) != episode_BT.unsqueeze(1))
         stored_time_BT = step_T.masked_fill(episode_BT != 0, torch.inf)
-        return cls(state.clock_B, step_T, birth_BT, tag_BT, episode_BT, hidden_BTT, stored_time_BT, noise)
+        asked_BT = torch.ones_like(is_first_BT) if asked_BT is None else asked_BT
+        return cls(
+            state.clock_B, step_T, birth_BT, tag_BT, episode_BT, hidden_BTT, stored_time_BT, asked_BT, noise
+        )
 
     def split(self, size: int) -> list[BlockView]:
         """Views of so many rows each."""
@@ -94,11 +100,12 @@ class BlockView:
             self.episode_BT,
             self.hidden_BTT,
             self.stored_time_BT,
+            self.asked_BT,
         )
         rows = zip(*(torch.split(part, size) for part in parts), strict=True)
         views = [
-            BlockView(clock, self.step_T, birth, tag, episode, hidden, time, None)
-            for clock, birth, tag, episode, hidden, time in rows
+            BlockView(clock, self.step_T, birth, tag, episode, hidden, time, asked, None)
+            for clock, birth, tag, episode, hidden, time, asked in rows
         ]
         if self.noise is None:
             return views

@@ -48,11 +48,6 @@ from agents.transformer import (
 
 ACTOR_GAIN = 0.01
 """orthogonal gain of the action head, so that the first policy is uniform (as in SB3's PPO)"""
-SMALLEST_EFFECT = 0.1
-"""Nats. Without any one memory what is done changes a little; over hundreds of steps that would add up to as
-much as the one step for which a memory is there."""
-LARGEST_EFFECT = 1.0
-"""Nats. Another action is done then; how certain of it the policy is does not make a memory more useful."""
 
 
 class Decision(NamedTuple):
@@ -93,7 +88,7 @@ class ExpireSpanPolicy(BasePolicy):
         feedforward_multiplier: int = 4,
         memory: MemoryKind = "expire-span",
         max_span: int = 1024,
-        ramp: int = 16,
+        ramp: int = 1,
         initial_span_fraction: float = 0.1,
         span_divisor: float = 1.0,
         memory_size: int = 64,
@@ -101,7 +96,7 @@ class ExpireSpanPolicy(BasePolicy):
         compression_rate: int = 4,
         position_window: int = 16,
         query_key_gain: float = 1.0,
-        null_memory: bool = False,
+        null_memory: bool = True,
         layer_drop: float = 0.0,
         attention: AttentionKind = "plain",
         normalize_observations: bool = True,
@@ -268,28 +263,17 @@ class ExpireSpanPolicy(BasePolicy):
         total = torch.stack(penalties).sum() if penalties else values_BT.new_zeros(())
         if output.ablation is not None:
             assert penalty is not None
-            use_BTO = self._effects(distribution, output.ablation.y_BTOD)
-            use_BTO = use_BTO / self.transformer.settings.num_heads
-            shortfall_BT = (use_BTO * output.ablation.shortfall_BTO).sum(2)
-            total = total + penalty.use_steps * shortfall_BT.mean()
+            assert penalty.use_weight is not None
+
+            def divergence(y_ND: Tensor) -> Tensor:
+                other = copy(self.action_dist)  # a distribution is what it was made into last
+                kl = kl_divergence(distribution, self._distribution(self.action_net(y_ND), other))
+                return kl if kl.dim() == 1 else kl.sum(1)
+
+            total = total + penalty.use_weight * output.ablation.cost(
+                divergence, num_heads=self.transformer.settings.num_heads, num_steps=batch * num_steps
+            )
         return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), total, output.reports)
-
-    @torch.no_grad()
-    def _effects(
-        self, distribution: Distribution, y_BTOD: Float[Tensor, "B T O D"]
-    ) -> Float[Tensor, "B T O"]:
-        """How much each of the actions that single memories were left out of differs from what is done.
-
-        The Kullback-Leibler divergence, without its first `SMALLEST_EFFECT`, at most 1.
-        """
-        parameters = self.action_net(y_BTOD)
-        effects = []
-        for other_NA in parameters.flatten(0, 1).unbind(1):
-            other = copy(self.action_dist)  # a distribution is what it was made into last
-            kl = kl_divergence(distribution, self._distribution(other_NA, other))
-            effects.append(kl if kl.dim() == 1 else kl.sum(1))
-        effect_BTO = torch.stack(effects, 1).view(y_BTOD.shape[:3])
-        return (effect_BTO - SMALLEST_EFFECT).clamp(0.0, LARGEST_EFFECT)
 
     def _distribution(
         self, parameters: Float[Tensor, "N A"], kind: Distribution | None = None

@@ -35,29 +35,30 @@ a mask of one rounding error would be attended in full: whether it is there must
 SHORTEST_SPAN = 1e-6
 """steps; a span below it is taken for one of this length where its logarithm is asked for"""
 
-PenaltyForm = Literal["capped", "all", "log", "ramp"]
-Use = Literal["attention", "effect"]
+PenaltyForm = Literal["log", "capped", "all", "ramp"]
 
 
 class PenaltyKind(NamedTuple):
     """Which span penalty to compute."""
 
     form: PenaltyForm | None
-    """what holding costs. "all": equation 6 on every memory written; "capped": the same with a cap on each
-    memory's cost; "log": its logarithm; "ramp": the released code's, on fading memories only; None: nothing,
-    the penalty is what use by "effect" asks for"""
+    """what holding costs. "log": the logarithm of 1 + the span of every memory written; "all": equation 6;
+    "capped": the same with a cap on each memory's cost; "ramp": the released code's, on fading memories only;
+    None: nothing, the penalty is what use asks for"""
     cap_steps: float = 64.0
     """the cap, used by "capped" alone"""
-    use_steps: float = 0.0
-    """what use weighs against cost. By "attention": `use_discount`; by "effect": the cost of each e-folding
-    that the span of a memory of use is too short (`span_shortfall`)"""
-    use: Use = "attention"
-    """what counts as use. "attention": what a memory older than the ramp gets of it. "effect": how much what
-    is done would differ without the memory (`agents.leave_one_out`), asked of the one that a head attends
-    to most; it alone teaches spans to grow then, and the task's own gradient, which reaches a span while its
-    memory is on the ramp, does not count"""
-    use_margin: float = 4.0
-    """by "effect": steps of span that use at an age asks for, per step of that age"""
+    use_weight: float | None = None
+    """None: the task teaches spans to grow, while their memories are on the ramp, as in the paper. Otherwise
+    the use of memories does, and the task does not: where what is done would differ without a memory
+    (`agents.leave_one_out`), each e-folding that its span is too short (`span_shortfall`) costs this much,
+    per nat of the difference; 0: nothing is asked for yet"""
+    use_margin: float = 2.0
+    """steps of span that use at an age asks for, per step of that age"""
+
+    @property
+    def asks_for_use(self) -> bool:
+        """Whether the use of memories is needed to know what they cost."""
+        return bool(self.use_weight)
 
 
 class Pooled(NamedTuple):
@@ -227,37 +228,20 @@ class FixedSpan(Retention):
 
 
 def span_cost(
-    span: Float[Tensor, "*shape"], form: Literal["capped", "all", "log"], cap_steps: float
+    span: Float[Tensor, "*shape"], form: Literal["log", "capped", "all"], cap_steps: float
 ) -> Float[Tensor, "*shape"]:
-    """What a memory costs: e_i itself (equation 6, "all"), c (1 - exp(-e_i / c)), or log(1 + e_i).
+    """What a memory costs: log(1 + e_i), c (1 - exp(-e_i / c)), or e_i itself (equation 6, "all").
 
-    With a cap c, a memory that is kept very long costs hardly more for being kept longer, so the penalty
-    shortens the many that are of no use and leaves the few that the task needs alone. The logarithm charges
-    every span by factors: all that are of no use fall at the same rate, down to nothing.
+    The logarithm charges every span by factors: all that are of no use fall at the same rate, down to
+    nothing, and for one that is of use it does not matter how long it is. With a cap c, a memory that is kept
+    very long costs hardly more for being kept longer, so the penalty shortens the many that are of no use and
+    leaves the few that the task needs alone.
     """
-    if form == "all":
-        return span
     if form == "log":
         return span.log1p()
+    if form == "all":
+        return span
     return cap_steps * -torch.expm1(-span / cap_steps)
-
-
-def use_discount(
-    span_BGW: Float[Tensor, "B G W"], attention_BW: Float[Tensor, "B W"], use_steps: float
-) -> Float[Tensor, " B"]:
-    """What use takes off the cost of memories: `use_steps` times log e_i per unit of attention received.
-
-    The task teaches spans on the ramp alone, so a memory is kept for as long as training happened to need
-    it, and no longer. Attention to a memory that is old already says that this one is worth keeping: its
-    span then grows by factors, whatever its length. A useless memory is not attended once it is old, or
-    shares its attention with all the others, and is not protected.
-
-    Args:
-        span_BGW: e_i, in steps.
-        attention_BW: attention that each memory received at an age above the ramp, without gradient.
-        use_steps: steps of cost per unit of attention and e-folding of the span.
-    """
-    return use_steps * (attention_BW * span_BGW.clamp_min(1.0).log().mean(1)).sum(1)
 
 
 def span_shortfall(

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -68,6 +69,7 @@ class SequenceModel(nn.Module):
         noise: SpanNoise | None = None,
         *,
         penalty: PenaltyKind | None = None,
+        asked_BT: Bool[Tensor, "B T"] | None = None,
         noise_forgets: bool = False,
     ) -> BlockOutput:
         """Read a block, with gradients cut at its beginning.
@@ -77,7 +79,8 @@ class SequenceModel(nn.Module):
             state: memories before the block; left as it is.
             is_first_BT: True where a row begins anew.
             noise: span noise of this block alone, parts of shape [B, T].
-            penalty: also give the span penalty, of this kind.
+            penalty: also give the span penalty, of this kind; `penalty` adds up its parts.
+            asked_BT: where something is predicted: only there can memories be of use; None: everywhere.
             noise_forgets: whether what the noise hides at the block's end is forgotten for good.
 
         Returns:
@@ -85,7 +88,33 @@ class SequenceModel(nn.Module):
         """
         x_BTD = self.dropout(self.embedding(tokens_BT))
         return self.transformer.block(
-            x_BTD, state, is_first_BT, noise, penalty=penalty, noise_forgets=noise_forgets
+            x_BTD,
+            state,
+            is_first_BT,
+            noise,
+            penalty=penalty,
+            asked_BT=asked_BT,
+            noise_forgets=noise_forgets,
+        )
+
+    def penalty(
+        self, output: BlockOutput, kind: PenaltyKind, asked_BT: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, ""]:
+        """The span penalty of a block, averaged over rows: of all layers, and what use asks for."""
+        costs = [report.penalty_B.mean() for report in output.reports if report.penalty_B is not None]
+        total = torch.stack(costs).sum() if costs else output.y_BTD.new_zeros(())
+        if output.ablation is None:
+            return total
+        assert kind.use_weight is not None
+        with torch.no_grad():
+            log_prob_NC = self.head(output.y_BTD[asked_BT]).log_softmax(-1)
+
+        def divergence(y_ND: Tensor) -> Tensor:
+            other_NC = self.head(y_ND).log_softmax(-1)
+            return F.kl_div(other_NC, log_prob_NC, reduction="none", log_target=True).sum(-1)
+
+        return total + kind.use_weight * output.ablation.cost(
+            divergence, num_heads=self.transformer.settings.num_heads, num_steps=asked_BT.numel()
         )
 
     def step(

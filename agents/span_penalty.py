@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agents.retention import PenaltyForm, PenaltyKind, Use
+from agents.retention import PenaltyForm, PenaltyKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,21 +18,20 @@ class SpanPenaltySettings:
     """How alpha is chosen."""
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
-    form: PenaltyForm = "capped"
+    form: PenaltyForm = "log"
     """see `agents.retention.PenaltyKind`"""
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
-    use_steps: float = 0.0
-    """what use weighs against cost; see `agents.retention.PenaltyKind`; 0: nothing"""
-    use: Use = "attention"
-    """what counts as use; see there"""
-    use_margin: float = 4.0
-    """by "effect": steps of span that use at an age asks for, per step of that age"""
-    weight: float = 1e-5
+    use_weight: float = 100.0
+    """what the use of memories weighs against their cost (`agents.retention.PenaltyKind`); 0: it does not
+    count, and the task teaches spans, as in the paper"""
+    use_margin: float = 2.0
+    """steps of span that use at an age asks for, per step of that age"""
+    weight: float = 1e-4
     """alpha itself if fixed; its first ceiling under the constraint"""
     max_weight: float = 1e-3
     """the ceiling never rises above this"""
-    growth: float = 1.02
+    growth: float = 1.03
     """factor on the ceiling per update while the constraint holds"""
     shrinkage: float = 0.9
     """factor on the ceiling per update while it does not"""
@@ -47,12 +46,10 @@ class SpanPenaltySettings:
             )
         if self.cap_steps <= 0.0:
             raise ValueError(f"penalty.cap_steps must be positive, got {self.cap_steps}")
-        if self.use_steps < 0.0:
-            raise ValueError(f"penalty.use_steps must be at least 0, got {self.use_steps}")
+        if self.use_weight < 0.0:
+            raise ValueError(f"penalty.use_weight must be at least 0, got {self.use_weight}")
         if self.use_margin < 1.0:
             raise ValueError(f"penalty.use_margin must be at least 1, got {self.use_margin}")
-        if self.use == "effect" and self.kind != "none" and self.use_steps == 0.0:
-            raise ValueError('penalty.use "effect" needs penalty.use_steps above 0: spans would only shrink')
         if self.growth < 1.0:
             raise ValueError(f"penalty.growth must be at least 1, got {self.growth}")
         if not 0.0 < self.shrinkage <= 1.0:
@@ -77,7 +74,7 @@ class SpanPenalty:
     for it. No subsidy is paid before the constraint has held for the first time: until then there is
     nothing to bring back.
 
-    By the effect of use there is no subsidy: below the target nothing is charged, and alpha, at its ceiling,
+    Where use counts there is no subsidy: below the target nothing is charged, and alpha, at its ceiling,
     weighs what use asks for alone. And while some class has too few episodes to tell, as after a longer
     stage of a curriculum has begun, alpha stays as it is: use would otherwise lengthen spans meanwhile, with
     nothing to hold against it.
@@ -107,7 +104,7 @@ class SpanPenalty:
             return self.slack * self.ceiling
         if not self.has_held:
             return 0.0
-        return self.ceiling if self.settings.use == "effect" else self.slack * self.settings.max_weight
+        return self.ceiling if self.settings.use_weight else self.slack * self.settings.max_weight
 
     @property
     def kind(self) -> PenaltyKind | None:
@@ -115,15 +112,12 @@ class SpanPenalty:
         settings = self.settings
         if settings.kind == "none":
             return None
-        # Under a subsidy every memory is worth keeping, used or not.
-        use_steps = settings.use_steps if self.weight > 0.0 else 0.0
-        if settings.use == "effect":
+        if settings.use_weight:
             below = self.slack is not None and self.slack <= 0.0
+            use_weight = settings.use_weight if self.weight > 0.0 else 0.0
             form = None if below else settings.form
-            return PenaltyKind(form, settings.cap_steps, use_steps, "effect", settings.use_margin)
-        if self.weight == 0.0:
-            return None
-        return PenaltyKind(settings.form, settings.cap_steps, use_steps)
+            return PenaltyKind(form, settings.cap_steps, use_weight, settings.use_margin)
+        return PenaltyKind(settings.form, settings.cap_steps) if self.weight != 0.0 else None
 
     def update(self, worst_success: float | None) -> None:
         """Once per rollout.
@@ -136,7 +130,7 @@ class SpanPenalty:
         if settings.kind != "constraint":
             return
         if worst_success is None:
-            if not (settings.use == "effect" and self.has_held):
+            if not (settings.use_weight and self.has_held):
                 self.slack = None
             return
         self.slack = max(-1.0, (worst_success - settings.target_success) / (1.0 - settings.target_success))

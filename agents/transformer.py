@@ -11,7 +11,8 @@ Shape letters (logical dimensions, always in this order):
     H  heads                      G  spans of a memory: 1 if the heads share it, else H
     D  model width                K  size of one head
     Q  D or K, as memories are    P  recent steps that have a relative position
-       read as stored or not
+       read as stored or not      N  queries of which it is asked what memories are good for
+    O  memories taken away in all layers, one at a time     C  the same in one layer: one for each head
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from agents.expiring_attention import INVISIBLE, ExpiringAttention, projecting_p
 from agents.fused_attention import fused_attention, obstacle
 from agents.leave_one_out import Ablation, leave_one_out
 from agents.memory_state import NEVER, LayerMemory, MemoryState
-from agents.retention import FixedSpan, PenaltyKind, Retention, span_shortfall, use_discount
+from agents.retention import FixedSpan, PenaltyKind, Retention, span_shortfall
 
 COMPACTION_INTERVAL_STEPS = 64
 """Acting looks this often whether the stores are wider than their fullest row needs."""
@@ -180,9 +181,9 @@ class _Reading(NamedTuple):
     read_BTHQ: Float[Tensor, "B T H Q"]
     span_BGT: Float[Tensor, "B G T"]
     penalty_B: Float[Tensor, " B"] | None
-    without_BTCHQ: Float[Tensor, "B T C H Q"] | None
-    """what is read without the memory that each head attends to most, if effects are asked for"""
-    shortfall_BTC: Float[Tensor, "B T C"] | None
+    without_NCHQ: Float[Tensor, "N C H Q"] | None
+    """what is read without the memory that each head attends to most, if its use is asked for"""
+    shortfall_NC: Float[Tensor, "N C"] | None
     """of that memory's span, with gradient"""
 
 
@@ -370,17 +371,19 @@ class MemoryLayer(nn.Module):
         read = _joined(parts)
         read_BTD = self._out(read.read_BTHQ, projected=projected)
         y_BTD = self.feedforward(x_BTD + read_BTD)
-        if read.shortfall_BTC is not None:
-            assert read.without_BTCHQ is not None
-            shortfall_BTO = read.shortfall_BTC
+        if read.shortfall_NC is not None:
+            assert read.without_NCHQ is not None
+            shortfall_NO = read.shortfall_NC
             with torch.no_grad():
-                x_BTOD = x_BTD.unsqueeze(2) + self._out(read.without_BTCHQ, projected=projected)
+                x_NOD = x_BTD[view.asked_BT].unsqueeze(1)
+                x_NOD = x_NOD + self._out(read.without_NCHQ, projected=projected)
                 if ablation is not None:
-                    x_BTOD = torch.cat([ablation.y_BTOD + read_BTD.unsqueeze(2), x_BTOD], 2)
-                y_BTOD = self.feedforward(x_BTOD)
+                    read_N1D = read_BTD[view.asked_BT].unsqueeze(1)
+                    x_NOD = torch.cat([ablation.y_NOD + read_N1D, x_NOD], 1)
+                y_NOD = self.feedforward(x_NOD)
             if ablation is not None:
-                shortfall_BTO = torch.cat([ablation.shortfall_BTO, shortfall_BTO], 2)
-            ablation = Ablation(y_BTOD, shortfall_BTO)
+                shortfall_NO = torch.cat([ablation.shortfall_NO, shortfall_NO], 1)
+            ablation = Ablation(y_NOD, shortfall_NO)
         return y_BTD, h_BTD, BlockReport(read.span_BGT, read.penalty_B), ablation
 
     def _fuses(self, query_BTHK: Float[Tensor, "B T H K"], penalty: PenaltyKind | None) -> bool:
@@ -388,8 +391,8 @@ class MemoryLayer(nn.Module):
         if self.attention == "plain" or (self.attention == "auto" and query_BTHK.device.type != "cuda"):
             return False
         reason = obstacle(query_BTHK)
-        if penalty is not None and (penalty.form == "ramp" or penalty.use_steps):
-            reason = 'the penalty form "ramp" and use_steps look at every pair, which it never stores'
+        if penalty is not None and (penalty.form == "ramp" or penalty.asks_for_use):
+            reason = 'the penalty form "ramp" and use_weight look at every pair, which it never stores'
         if reason is not None and self.attention == "fused":
             raise ValueError(f"attention=fused cannot be had here: {reason}; choose auto or plain")
         return reason is None
@@ -423,7 +426,7 @@ class MemoryLayer(nn.Module):
         span_BGT = spans[-1]
         birth_BM = view.relative(torch.cat([part.birth_BW for part in contents], 1))
         end_BGM = torch.cat(view.disturbed(spans), 2) + birth_BM.unsqueeze(1)
-        if penalty is not None and penalty.use == "effect":
+        if penalty is not None and penalty.use_weight is not None:
             end_BGM = end_BGM.detach()
         hidden_BTN = view.hidden_BTT if pooled is None else torch.cat([pooled.hidden_BTP, view.hidden_BTT], 2)
         hidden = [part.hidden_BWD for part in contents]
@@ -457,48 +460,31 @@ class MemoryLayer(nn.Module):
             else:
                 key_BSMQ, value_BSMQ = torch.cat(hidden, 1).unsqueeze(1), None
             near, inside = self._positions_of_block(query_BTHK.transpose(1, 2), view, memory)
-            charges_use = penalty is not None and penalty.use_steps > 0.0 and retention.learns
+            need_attention = penalty is not None and penalty.asks_for_use and retention.learns
             read_BTHQ, mask_BTGM, attention_BTHM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
-                question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks, charges_use
+                question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks, need_attention
             )
-        penalty_B = without_BTCHQ = shortfall_BTC = None
+        penalty_B = without_NCHQ = shortfall_NC = None
         if penalty is not None and penalty.form is not None:
             penalty_B = retention.penalty(penalty, span_BGT, end_BGM, mask_BTGM, view.step_T)
-        if penalty is not None and attention_BTHM is not None:
-            if penalty.use == "attention":
-                assert penalty_B is not None
-                # Seen from step R of the block on, everything stored is older than the ramp.
-                late_BW = attention_BTHM[:, retention.ramp :, :, : memory.num_slots].mean(2).sum(1)
-                discount_B = use_discount(spans[0], late_BW, penalty.use_steps)
-                penalty_B = penalty_B - discount_B / span_BGT.shape[2]
-            else:
-                if self.null_memory:  # cannot be taken away
-                    null = attention_BTHM.shape[3] - num_steps - 1
-                    attention_BTHM = attention_BTHM.clone()
-                    attention_BTHM[..., null] = 0.0
-                value = key_BSMQ if value_BSMQ is None else value_BSMQ
-                without_BTCHQ, place_BTC = leave_one_out(read_BTHQ, value, attention_BTHM)
-                shortfall_BTC = self._shortfall(spans, birth_BM, place_BTC, penalty.use_margin)
-                shortfall_BTC = shortfall_BTC.masked_fill(attention_BTHM.amax(3) == 0.0, 0.0)
-        return _Reading(read_BTHQ, span_BGT, penalty_B, without_BTCHQ, shortfall_BTC)
-
-    def _shortfall(
-        self,
-        spans: list[Tensor],
-        birth_BM: Float[Tensor, "B M"],
-        place_BTC: Int[Tensor, "B T C"],
-        margin: float,
-    ) -> Float[Tensor, "B T C"]:
-        """Of the spans of what the heads attend to most, for use at its present age."""
-        num_steps = place_BTC.shape[1]
-        span_BGM = torch.cat(spans, 2)
-        if self.null_memory:
-            span_BGM = _inserted(span_BGM, num_steps, torch.inf)
-        place_BCT = place_BTC.transpose(1, 2)
-        span_BCT = span_BGM.expand(-1, self.num_heads, -1).gather(2, place_BCT)
-        born_BTC = birth_BM.gather(1, place_BTC.flatten(1)).view(place_BTC.shape)
-        step_T1 = torch.arange(num_steps, dtype=birth_BM.dtype, device=birth_BM.device).unsqueeze(1)
-        return span_shortfall(span_BCT.transpose(1, 2), step_T1 - born_BTC, margin)
+        if attention_BTHM is not None:
+            assert penalty is not None
+            row_N, step_N = view.asked_BT.nonzero(as_tuple=True)
+            attention_NHM = attention_BTHM[row_N, step_N]
+            if self.null_memory:  # cannot be taken away
+                attention_NHM[..., -num_steps - 1] = 0.0
+            value = key_BSMQ if value_BSMQ is None else value_BSMQ
+            without_NCHQ, place_NC = leave_one_out(read_BTHQ[row_N, step_N], value, attention_NHM, row_N)
+            span_BGM = torch.cat(spans, 2)
+            if self.null_memory:
+                span_BGM = _inserted(span_BGM, num_steps, torch.inf)
+            span_NC = span_BGM.expand(-1, self.num_heads, -1)[
+                row_N.unsqueeze(1), torch.arange(self.num_heads, device=row_N.device), place_NC
+            ]
+            age_NC = view.step_T[step_N].unsqueeze(1) - birth_BM[row_N].gather(1, place_NC)
+            shortfall_NC = span_shortfall(span_NC, age_NC, penalty.use_margin)
+            shortfall_NC = shortfall_NC.masked_fill(attention_NHM.amax(2) == 0.0, 0.0)
+        return _Reading(read_BTHQ, span_BGT, penalty_B, without_NCHQ, shortfall_NC)
 
     def after_block(self, memory: LayerMemory, h_BTD: Float[Tensor, "B T D"], view: BlockView) -> LayerMemory:
         """What the query after a block would still see, per row; `h_BTD` are the memories written in it."""
@@ -563,7 +549,7 @@ class MemoryLayer(nn.Module):
         value_HDK = self.value.weight.view(self.num_heads, self.head_size, -1).transpose(1, 2)
         read_HND = read.flatten(0, -3).transpose(0, 1)
         value_ND = torch.bmm(read_HND, value_HDK).transpose(0, 1).flatten(1)
-        return self.attention_out(value_ND.view(*read.shape[:-2], -1))
+        return self.attention_out(value_ND.view(*read.shape[:-2], value_ND.shape[1]))
 
     # -- relative positions ----------------------------------------------------------------------
 
@@ -711,6 +697,7 @@ class MemoryTransformer(nn.Module):
         *,
         tag_BT: Int[Tensor, "B T"] | None = None,
         penalty: PenaltyKind | None = None,
+        asked_BT: Bool[Tensor, "B T"] | None = None,
         need_state: bool = True,
         noise_forgets: bool = True,
     ) -> BlockOutput:
@@ -723,11 +710,12 @@ class MemoryTransformer(nn.Module):
             noise: span noise, parts of shape [B, T]; for learned spans only.
             tag_BT: a number to store beside each new memory.
             penalty: also give the span penalty, of this kind.
+            asked_BT: where it counts whether memories are of use, if the penalty asks; None: everywhere.
             need_state: False saves the work of deleting and storing.
             noise_forgets: False keeps what only the noise hides, for the next block, which has another.
         """
         assert noise is None or self.learns_spans
-        view = BlockView.of(state, is_first_BT, noise, tag_BT, x_BTD.dtype)
+        view = BlockView.of(state, is_first_BT, noise, tag_BT, asked_BT, x_BTD.dtype)
         lasting = view if noise_forgets else replace(view, noise=None)
         layers: list[LayerMemory] = []
         reports = []
@@ -748,7 +736,7 @@ class MemoryTransformer(nn.Module):
         new_state = MemoryState(state.clock_B + x_BTD.shape[1], layers) if need_state else None
         if ablation is not None:
             with torch.no_grad():
-                ablation = ablation._replace(y_BTOD=self.final_norm(ablation.y_BTOD))
+                ablation = ablation._replace(y_NOD=self.final_norm(ablation.y_NOD))
         return BlockOutput(self.final_norm(x_BTD), new_state, reports, ablation)
 
     @torch.no_grad()

@@ -98,7 +98,7 @@ class ModelConfig:
     less while what is of no use beside it is being forgotten"""
     attention: AttentionKind = "plain"
     """of blocks. "fused": one kernel by FlexAttention, which trains on CUDA only and knows no penalty.form
-    "ramp" and no penalty.use_steps; "plain": without it; "auto": fused on CUDA where it can be had"""
+    "ramp" and no penalty.use_weight; "plain": without it; "auto": fused on CUDA where it can be had"""
 
     def check(self, group: str) -> None:
         """Refuse what cannot work; `group` is what the options are called by."""
@@ -111,14 +111,14 @@ class ModelConfig:
         if self.width % self.num_heads:
             raise ValueError(f"{group}.num_heads ({self.num_heads}) must divide {group}.width ({self.width})")
 
-    def check_attention(self, group: str, *, device: str, form: str | None, use_steps: float) -> None:
+    def check_attention(self, group: str, *, device: str, form: str | None, use_weight: float) -> None:
         """Refuse fused attention where it cannot train, or with a penalty that looks at every pair.
 
         Args:
             group: what the options are called by.
             device: to train on.
             form: of the span penalty; None: nothing is charged.
-            use_steps: of the penalty.
+            use_weight: of the penalty.
         """
         if self.attention != "fused":
             return
@@ -127,7 +127,7 @@ class ModelConfig:
             obstacle = f"device={device}, but needs cuda"
         elif form == "ramp":
             obstacle = "penalty.form=ramp"
-        elif form is not None and use_steps:
-            obstacle = f"penalty.use_steps ({use_steps:g})"
+        elif form is not None and use_weight:
+            obstacle = f"penalty.use_weight ({use_weight:g})"
         if obstacle is not None:
             raise ValueError(f"{group}.attention=fused cannot be had with {obstacle}; choose auto or plain")

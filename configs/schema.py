@@ -30,6 +30,9 @@ Schedule = Literal["constant", "linear"]
 class AgentMemoryConfig(MemoryConfig):
     """What the policy remembers, and for how long; capitals are the papers' symbols."""
 
+    ramp: int = 1
+    """R: steps over which an expiring memory fades out. Where use does not count (`penalty.use_weight` 0)
+    only that teaches spans, and 16 is better"""
     time_dilation_max: float = 1.0
     """in training, the clock of an episode may run up to so many times faster (1: never): surviving 200 of
     its steps then teaches surviving more. Like the next two for expire-span and adaptive-span"""
@@ -50,6 +53,9 @@ class AgentMemoryConfig(MemoryConfig):
 class PolicyConfig(ModelConfig):
     """The transformer around the memory, and what it sees."""
 
+    null_memory: bool = True
+    """let heads attend to nothing too, to a memory of zeros that is always there: what is read then changes
+    less while what is of no use beside it is being forgotten"""
     normalize_observations: bool = True
     """divide features by their running statistics, which makes rare ones (the cue above all) large"""
     normalize_warmup_rollouts: int = 10
@@ -155,42 +161,37 @@ class PenaltyConfig:
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
     """"constraint": charge only while the worst class of episodes still succeeds; "fixed": always `weight`"""
-    form: Literal["capped", "all", "log", "ramp"] = "capped"
-    """"all": equation 6 on every memory; "capped": the same with a cap on what one memory costs; "log": the
-    logarithm of 1 + the span; "ramp": as the released code, on fading memories only. An adaptive-span always
-    pays the mean span of its heads"""
+    form: Literal["log", "capped", "all", "ramp"] = "log"
+    """"log": each memory written costs the logarithm of 1 + its span; "all": the span itself, equation 6;
+    "capped": the same with a cap on what one memory costs; "ramp": as the released code, on fading memories
+    only. An adaptive-span always pays the mean span of its heads"""
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
-    use: Literal["attention", "effect"] = "attention"
-    """what counts as use. "attention": the attention that a memory older than the ramp gets. "effect": how
-    much the action would differ without the memory, which tells use from attention that rests somewhere;
-    only this then lengthens spans, and no subsidy is paid. Best with form "log" and `policy.null_memory`"""
-    use_steps: float = 0.0
-    """what use weighs against cost. By "attention": steps taken off the cost of a memory, per unit of
-    attention and e-folding of its span (from step `memory.ramp` of a rollout on); by "effect": what each
-    e-folding costs that the span of a memory of use is too short. 0: off"""
-    use_margin: float = 4.0
-    """by "effect": a memory of use should have a span of so many times the age at which it was of use"""
-    weight: float = 1e-5
+    use_weight: float = 100.0
+    """what use weighs against cost: each e-folding that a memory's span is too short costs so much, per nat
+    by which the action would differ without the memory. Only this lengthens spans then. 0: use does not
+    count, and the task itself teaches spans while memories fade, as in the paper"""
+    use_margin: float = 2.0
+    """a memory of use should have a span of so many times the age at which it was of use; more lets it serve
+    in episodes longer than any in training, and holds whatever is of use for a moment for longer too"""
+    weight: float = 1e-4
     """alpha itself if fixed; where it starts under the constraint"""
     max_weight: float = 1e-3
     """the constraint never raises alpha above this"""
-    growth: float = 1.02
+    growth: float = 1.03
     """factor per update by which the constraint may raise alpha"""
     shrinkage: float = 0.9
     """factor per update by which it falls again while the worst class fails too often"""
     target_success: float = 0.97
     """nothing is charged before the worst class of episodes succeeds this often; when it no longer does,
-    remembering is subsidized (or, by the effect of use, nothing is charged again)"""
+    holding costs nothing again (or, if use does not count, is subsidized)"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         check("penalty.weight", self.weight, "[0, inf)")
         check("penalty.cap_steps", self.cap_steps, "(0, inf)")
-        check("penalty.use_steps", self.use_steps, "[0, inf)")
+        check("penalty.use_weight", self.use_weight, "[0, inf)")
         check("penalty.use_margin", self.use_margin, "[1, inf)")
-        if self.use == "effect" and self.kind != "none" and self.use_steps == 0.0:
-            raise ValueError("penalty.use effect needs penalty.use_steps above 0: spans would only shrink")
         check("penalty.max_weight", self.max_weight, "[0, inf)")
         check("penalty.growth", self.growth, "[1, inf)")
         check("penalty.shrinkage", self.shrinkage, "(0, 1]")
@@ -362,7 +363,7 @@ class TrainConfig(RunConfig):
             "policy",
             device=self.device,
             form=self.penalty.form if charged else None,
-            use_steps=self.penalty.use_steps,
+            use_weight=self.penalty.use_weight,
         )
         argument, start = self.curriculum.argument, self.curriculum.start
         if argument is not None:

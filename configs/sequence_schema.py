@@ -61,14 +61,17 @@ class SpanCostConfig:
 
     weight: float = 1e-6
     """alpha; 0: none"""
-    form: Literal["capped", "all", "log", "ramp"] = "ramp"
+    form: Literal["log", "capped", "all", "ramp"] = "ramp"
     """"ramp": as the released code, on fading memories only; "all": equation 6 on every memory; "capped": the
     same with a cap on what one memory costs; "log": the logarithm of 1 + the span"""
     cap_steps: float = 64.0
     """what one memory can cost at most, in steps, in the form "capped" """
-    use_steps: float = 0.0
-    """steps taken off the cost of a memory older than the ramp, per unit of attention it receives and
-    e-folding of its span; 0: off"""
+    use_weight: float = 0.0
+    """what use weighs against cost: where something is predicted, each e-folding that a memory's span is too
+    short costs so much, per nat by which the prediction would differ without the memory. Only this lengthens
+    spans then. 0: use does not count, and the task itself teaches spans while memories fade"""
+    use_margin: float = 2.0
+    """a memory of use should have a span of so many times the age at which it was of use"""
     begin_updates: int = 0
     """nothing is charged before: a penalty that comes before the task has been learned forgets everything"""
 
@@ -76,7 +79,8 @@ class SpanCostConfig:
         """Refuse what cannot work."""
         check("penalty.weight", self.weight, "[0, inf)")
         check("penalty.cap_steps", self.cap_steps, "(0, inf)")
-        check("penalty.use_steps", self.use_steps, "[0, inf)")
+        check("penalty.use_weight", self.use_weight, "[0, inf)")
+        check("penalty.use_margin", self.use_margin, "[1, inf)")
         check("penalty.begin_updates", self.begin_updates, "[0, inf)")
 
 
@@ -169,7 +173,7 @@ class SequenceConfig(RunConfig):
             "model",
             device=self.device,
             form=self.penalty.form if charged else None,
-            use_steps=self.penalty.use_steps,
+            use_weight=self.penalty.use_weight,
         )
         if self.data is not None and self.task != "text":
             raise ValueError(f"data is for the task text; {self.task} is generated")

@@ -121,8 +121,7 @@ class SequenceTrainer:
         # Summed over blocks and ranks, the losses divided by this are the mean over all scored targets.
         num_targets = max(1, int(self.ranks.sum(scored_here)))
         weight = config.penalty.weight if self.updates >= config.penalty.begin_updates else 0.0
-        kind = PenaltyKind(config.penalty.form, config.penalty.cap_steps, config.penalty.use_steps)
-        learns = model.transformer.learns_spans
+        kind = self._penalty_kind(weight)
         model.train()
         self.optimizer.zero_grad(set_to_none=True)
         state = self.state
@@ -130,17 +129,14 @@ class SequenceTrainer:
         spans: list[Tensor] = []
         for tokens, targets, first in blocks:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                output = model.block(
-                    tokens, state, first, self._noise(tokens), penalty=kind if learns and weight else None
-                )
                 scored = targets != IGNORE
+                output = model.block(tokens, state, first, self._noise(tokens), penalty=kind, asked_BT=scored)
                 logits = model.predict(output.y_BTD[scored]).float()
             loss_sum = F.cross_entropy(logits, targets[scored], reduction="sum")
             objective = loss_sum / num_targets
-            penalties = [report.penalty_B.sum() for report in output.reports if report.penalty_B is not None]
-            if penalties:
-                shares = config.num_rows * config.accumulation
-                objective = objective + weight * torch.stack(penalties).sum() / shares
+            if kind is not None:
+                share = len(tokens) / (config.num_rows * config.accumulation)  # of rows, and of blocks
+                objective = objective + weight * share * model.penalty(output, kind, scored)
             objective.backward()  # type: ignore[no-untyped-call]
             assert output.state is not None
             state = output.state
@@ -172,6 +168,16 @@ class SequenceTrainer:
             retained_per_layer(state),
             spans,
         )
+
+    def _penalty_kind(self, weight: float) -> PenaltyKind | None:
+        """Which penalty to compute, if any."""
+        chosen = self.config.penalty
+        if not self.model.transformer.learns_spans:
+            return None
+        if chosen.use_weight:
+            use_weight = chosen.use_weight if weight else 0.0
+            return PenaltyKind(chosen.form, chosen.cap_steps, use_weight, chosen.use_margin)
+        return PenaltyKind(chosen.form, chosen.cap_steps) if weight else None
 
     def _noise(self, tokens: Tensor) -> SpanNoise | None:
         """Random span shortening (released code): one draw for all rows of a block, and for all ranks."""

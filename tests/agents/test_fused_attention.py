@@ -239,12 +239,12 @@ def test_it_evaluates_on_a_cpu_but_does_not_train_there() -> None:
         fused.block(x, fused.initial_state(2), first)
 
 
-@pytest.mark.parametrize("penalty", [PenaltyKind("ramp"), PenaltyKind("all", use_steps=1.0)])
+@pytest.mark.parametrize("penalty", [PenaltyKind("ramp"), PenaltyKind("all", use_weight=1.0)])
 @pytest.mark.usefixtures("trains_on_cpu")
 def test_penalties_that_look_at_every_pair_are_refused(penalty: PenaltyKind) -> None:
     model = lively(LIVELY)
     x, first = torch.randn(2, 9, WIDTH, dtype=torch.float64), torch.zeros(2, 9, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r'attention=fused .* "ramp" and use_steps'):
+    with pytest.raises(ValueError, match=r'attention=fused .* "ramp" and use_weight'):
         model.block(x, model.initial_state(2), first, penalty=penalty)
 
 

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
-from agents.leave_one_out import leave_one_out
-from agents.policies import LARGEST_EFFECT, SMALLEST_EFFECT, ExpireSpanPolicy
+from agents.leave_one_out import LARGEST_EFFECT, SMALLEST_EFFECT, leave_one_out
+from agents.policies import ExpireSpanPolicy
 from agents.retention import PenaltyKind
 from agents.transformer import MemoryKind, MemoryTransformer
 from tests.agents.reference_transformer import Seen, Written, attention, read, seen
 from tests.agents.test_transformer import SMALL, episode_starts, lively
 
 MARGIN = 3.0
-EFFECT = PenaltyKind("log", use_steps=5.0, use="effect", use_margin=MARGIN)
+EFFECT = PenaltyKind("log", use_weight=5.0, use_margin=MARGIN)
 ONE_LAYER = replace(SMALL, num_layers=1, max_span=40)
 
 
@@ -69,16 +69,24 @@ def without_single_memories(
 @given(
     kind=st.sampled_from(["expire-span", "adaptive-span"]), seed=st.integers(0, 2**16),
     heads=st.sampled_from([1, 2, 4]), null_memory=st.booleans(), projected=st.booleans(),
-    rate=st.sampled_from([0.0, 0.2]), cut=st.integers(0, 13),
+    rate=st.sampled_from([0.0, 0.2]), cut=st.integers(0, 13), share=st.sampled_from([0.0, 0.5, 1.0]),
 )  # fmt: skip
 def test_it_is_as_if_the_memory_had_been_deleted(
-    kind: MemoryKind, seed: int, heads: int, null_memory: bool, projected: bool, rate: float, cut: int
+    kind: MemoryKind,
+    seed: int,
+    heads: int,
+    null_memory: bool,
+    projected: bool,
+    rate: float,
+    cut: int,
+    share: float,
 ) -> None:
     """Memories carried from an earlier block and written in this one, across episode ends."""
     chosen = replace(ONE_LAYER, memory=kind, num_heads=heads, null_memory=null_memory)
     model = lively(chosen, seed)
     x = torch.randn(2, 14, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     first = episode_starts(seed, 2, 14, rate)
+    asked = torch.rand(2, 14, generator=torch.Generator().manual_seed(seed)) < share
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
         state = model.initial_state(2)
@@ -86,14 +94,15 @@ def test_it_is_as_if_the_memory_had_been_deleted(
             carried = model.block(x[:, :cut], state, first[:, :cut]).state
             assert carried is not None
             state = carried
-        output = model.block(x[:, cut:], state, first[:, cut:], penalty=EFFECT)
+        output = model.block(x[:, cut:], state, first[:, cut:], penalty=EFFECT, asked_BT=asked[:, cut:])
     assert output.ablation is not None
     for row in range(2):
         y_TCD, shortfall_TC = without_single_memories(model, x[row], first[row].tolist())
-        torch.testing.assert_close(output.ablation.y_BTOD[row], y_TCD[cut:], rtol=1e-7, atol=1e-9)
-        torch.testing.assert_close(
-            output.ablation.shortfall_BTO[row].float(), shortfall_TC[cut:], rtol=1e-4, atol=1e-5
-        )
+        mine = asked[:row, cut:].sum() + torch.arange(int(asked[row, cut:].sum()))
+        y_NCD, shortfall_NC = (part[cut:][asked[row, cut:]] for part in (y_TCD, shortfall_TC))
+        torch.testing.assert_close(output.ablation.y_NOD[mine], y_NCD, rtol=1e-7, atol=1e-9)
+        found_NC = output.ablation.shortfall_NO[mine].float()
+        torch.testing.assert_close(found_NC, shortfall_NC, rtol=1e-4, atol=1e-5)
 
 
 def test_what_changes_below_reaches_the_layers_above() -> None:
@@ -110,15 +119,15 @@ def test_what_changes_below_reaches_the_layers_above() -> None:
         expected = without_single_memories(alone, x[0], first[0].tolist())[0]
         expected = model.final_norm(model.layers[1].feedforward(expected))
     assert ablation is not None
-    assert ablation.y_BTOD.shape == (1, 12, 4, 8), "two heads of two layers"
-    torch.testing.assert_close(ablation.y_BTOD[0, :, :2], expected)
+    assert ablation.y_NOD.shape == (12, 4, 8), "two heads of two layers"
+    torch.testing.assert_close(ablation.y_NOD[:, :2], expected)
 
 
 def test_the_only_memory_leaves_nothing() -> None:
     value = torch.randn(1, 1, 3, 4)
-    read_BTHQ = value[:, :, 1].unsqueeze(1).expand(1, 2, 2, 4)
-    attention_BTHM = torch.tensor([0.0, 1.0, 0.0]).expand(1, 2, 2, 3)
-    others, place = leave_one_out(read_BTHQ, value, attention_BTHM)
+    read_NHQ = value[0, :, 1].expand(2, 2, 4)
+    attention_NHM = torch.tensor([0.0, 1.0, 0.0]).expand(2, 2, 3)
+    others, place = leave_one_out(read_NHQ, value, attention_NHM, torch.tensor([0, 0]))
     assert place.eq(1).all()
     assert others.eq(0.0).all()
 
@@ -136,7 +145,7 @@ def test_by_effect_the_task_does_not_teach_spans(null_memory: bool) -> None:
         asked = {
             "task": output.y_BTD.square().sum(),
             "cost": None if penalty_B is None else penalty_B.sum(),
-            "use": None if ablation is None else ablation.shortfall_BTO.sum(),
+            "use": None if ablation is None else ablation.shortfall_NO.sum(),
         }[part]
         if asked is None:
             return False
@@ -152,7 +161,7 @@ def test_by_effect_the_task_does_not_teach_spans(null_memory: bool) -> None:
     assert taught(EFFECT, "use")
     assert not taught(EFFECT._replace(form=None), "cost")
     assert taught(EFFECT._replace(form=None), "use")
-    assert not taught(EFFECT._replace(use_steps=0.0), "use"), "before the task is solved"
+    assert not taught(EFFECT._replace(use_weight=0.0), "use"), "before the task is solved"
 
 
 ACTIONS: dict[str, spaces.Space[Any]] = {
@@ -206,10 +215,10 @@ def test_an_effect_is_what_the_action_would_change_by(action: str) -> None:
     x = policy.encoder({name: part.flatten(0, 1) for name, part in features.items()}).view(batch, steps, -1)
     output = policy.transformer.block(x, state, first, penalty=EFFECT)
     assert output.ablation is not None
-    effect = by_hand(policy, output.y_BTD.unsqueeze(2), output.ablation.y_BTOD)
+    effect = by_hand(policy, output.y_BTD.flatten(0, 1).unsqueeze(1), output.ablation.y_NOD)
     effect = (effect - SMALLEST_EFFECT).clamp(0.0, LARGEST_EFFECT)
     assert float(effect.detach().max()) > 0.0
     costs = sum(report.penalty_B.mean() for report in output.reports if report.penalty_B is not None)
-    charged = 5.0 * (effect * output.ablation.shortfall_BTO).sum(2).mean() / 2  # heads
+    charged = 5.0 * (effect * output.ablation.shortfall_NO).sum(1).mean() / 2  # heads
     torch.testing.assert_close(total, costs + charged)
     assert float(charged.detach()) > 0.0

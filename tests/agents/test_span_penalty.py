@@ -12,8 +12,13 @@ from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 
 
+def by_the_task(**change: Any) -> SpanPenalty:
+    """Use does not count."""
+    return SpanPenalty(SpanPenaltySettings(use_weight=0.0, **change))
+
+
 def test_nothing_is_charged_before_success_is_known_and_high() -> None:
-    penalty = SpanPenalty(SpanPenaltySettings(weight=1e-4, target_success=0.9))
+    penalty = by_the_task(weight=1e-4, target_success=0.9)
     for success in (None, 0.0, 0.5, 0.9, None):
         penalty.update(success)
         assert penalty.weight == 0.0
@@ -22,7 +27,7 @@ def test_nothing_is_charged_before_success_is_known_and_high() -> None:
 
 
 def test_the_weight_is_the_ceiling_times_the_slack() -> None:
-    penalty = SpanPenalty(SpanPenaltySettings(weight=1e-4, max_weight=1e-2, growth=1.5, target_success=0.9))
+    penalty = by_the_task(weight=1e-4, max_weight=1e-2, growth=1.5, target_success=0.9)
     penalty.update(0.95)
     assert penalty.ceiling == pytest.approx(1.5e-4)
     assert penalty.weight == pytest.approx(0.5 * 1.5e-4)
@@ -52,7 +57,7 @@ def test_the_weight_settles_where_spans_still_suffice() -> None:
     Success falls by 1% for each step that the span falls short of 200, and is known 5 updates late.
     The span must not swing, and must stay near what is needed.
     """
-    penalty = SpanPenalty(SpanPenaltySettings(weight=1e-4, max_weight=0.05, growth=1.02, target_success=0.97))
+    penalty = by_the_task(weight=1e-4, max_weight=0.05, growth=1.02, target_success=0.97)
     spans = crude_world(penalty)
     assert min(spans) > 185.0
     assert max(spans) < 225.0
@@ -76,13 +81,13 @@ def crude_world(penalty: SpanPenalty) -> list[float]:
 
 
 def by_effect(**change: Any) -> SpanPenalty:
-    settings = {"use": "effect", "form": "log", "use_steps": 300.0, "use_margin": 2.0, "target_success": 0.5}
+    settings = {"use_weight": 300.0, "use_margin": 3.0, "target_success": 0.5}
     return SpanPenalty(SpanPenaltySettings(**{**settings, **change}))
 
 
 def test_by_effect_nothing_is_subsidized_but_use_goes_on_counting() -> None:
     penalty = by_effect(weight=1e-4, max_weight=1e-2, growth=1.5)
-    task_does_not_teach = PenaltyKind("log", use="effect", use_margin=2.0)
+    task_does_not_teach = PenaltyKind("log", use_weight=0.0, use_margin=3.0)
     for success in (None, 0.4):
         penalty.update(success)
         assert penalty.weight == 0.0
@@ -90,12 +95,12 @@ def test_by_effect_nothing_is_subsidized_but_use_goes_on_counting() -> None:
         assert penalty.kind._replace(form="log") == task_does_not_teach
     penalty.update(1.0)
     assert penalty.weight == pytest.approx(1.5e-4)
-    assert penalty.kind == PenaltyKind("log", 64.0, 300.0, "effect", 2.0)
+    assert penalty.kind == PenaltyKind("log", 64.0, 300.0, 3.0)
     penalty.update(None)
     assert penalty.weight == pytest.approx(1.5e-4), "a class without a rate is no reason to stop"
     penalty.update(0.4)
     assert penalty.weight == penalty.ceiling == pytest.approx(0.9 * 1.5e-4)
-    assert penalty.kind == PenaltyKind(None, 64.0, 300.0, "effect", 2.0)
+    assert penalty.kind == PenaltyKind(None, 64.0, 300.0, 3.0)
     penalty.update(None)
     assert penalty.kind.form is None
     penalty.update(0.75)
@@ -161,7 +166,7 @@ def test_a_span_falls_short_of_the_age_of_use_times_the_margin() -> None:
         ({"target_success": 1.0}, "target_success"),
         ({"cap_steps": 0.0}, "cap_steps"),
         ({"use_margin": 0.5}, "use_margin"),
-        ({"use": "effect"}, "use_steps"),
+        ({"use_weight": -1.0}, "use_weight"),
     ],
 )
 def test_impossible_penalties_are_refused(change: dict[str, Any], named: str) -> None:

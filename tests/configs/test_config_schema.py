@@ -234,7 +234,7 @@ BAD_COMMAND_LINES = {
     "--policy.attention flash": "policy.attention must be one of auto, plain, fused, got 'flash'",
     "--policy.attention fused": "policy.attention=fused cannot be had with device=cpu, but needs cuda",
     "--policy.attention fused --device cuda --penalty.form ramp": "cannot be had with penalty.form=ramp",
-    "--policy.attention fused --device cuda --penalty.use-steps 8": "had with penalty.use_steps (8)",
+    "--policy.attention fused --device cuda --penalty.use-weight 8": "had with penalty.use_weight (8)",
     "--ppo.learning-rate nan": "ppo.learning_rate must be a finite number, got 'nan'",
     "--ppo.learning-rate inf": "ppo.learning_rate must be a finite number, got 'inf'",
     "--ppo.gamma 1.5": "ppo.gamma must lie in [0, 1], got 1.5",
