@@ -82,7 +82,12 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
         (batch,) = self.rollout.minibatches(self.ranks.count * self.n_envs, self.ranks)
         penalty = self.span_penalty
         evaluation = self.policy.evaluate_block(
-            batch.features, batch.actions, batch.state, batch.is_first_BT, batch.noise, penalty=penalty.kind
+            batch.features,
+            batch.actions,
+            batch.state,
+            batch.is_first_BT,
+            batch.limit_BT,
+            penalty=penalty.kind,
         )
         advantages = self.normalized(batch.advantages_BT, batch.share)
         policy_loss = -(advantages * evaluation.log_prob_BT).mean()

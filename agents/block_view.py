@@ -16,32 +16,13 @@ Shape letters:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from agents.memory_state import LayerMemory, MemoryState
-
-
-class SpanNoise(NamedTuple):
-    """How training disturbs spans so that none is tuned to one length; None while evaluating.
-
-    Both parts belong to a (row, step) and stay constant within an episode, so a memory and every
-    query that can see it agree on them.
-    """
-
-    limit_BT: Float[Tensor, "B T"]
-    """random span shortening (released code): spans are clamped to this many steps, u * L"""
-    rate_BT: Float[Tensor, "B T"]
-    """time dilation: the clock runs so many times faster, i.e. spans are divided by it"""
-
-    def apply(self, span_BGM: Float[Tensor, "B G M"], at: slice) -> Float[Tensor, "B G M"]:
-        """Spans as seen by the steps `at` (one step for all memories, or one step each)."""
-        limit_B1T, rate_B1T = self.limit_BT[:, None, at], self.rate_BT[:, None, at]
-        return torch.minimum(span_BGM, limit_B1T) / rate_B1T
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +45,15 @@ class BlockView:
     """the step; infinite where nothing stored may be seen, so that every stored memory has expired"""
     asked_BT: Bool[Tensor, "B T"]
     """where memories count that are of use, if the penalty asks for their use"""
-    noise: SpanNoise | None
+    limit_BT: Float[Tensor, "B T"] | None
+    """random span shortening: e_i of memories written before counts for at most so many steps"""
 
     @classmethod
     def of(
         cls,
         state: MemoryState,
         is_first_BT: Bool[Tensor, "B T"],
-        noise: SpanNoise | None = None,
+        limit_BT: Float[Tensor, "B T"] | None = None,
         tag_BT: Int[Tensor, "B T"] | None = None,
         asked_BT: Bool[Tensor, "B T"] | None = None,
         dtype: torch.dtype = torch.float32,
@@ -88,7 +70,15 @@ class BlockView:
         stored_time_BT = step_T.masked_fill(episode_BT != 0, torch.inf)
         asked_BT = torch.ones_like(is_first_BT) if asked_BT is None else asked_BT
         return cls(
-            state.clock_B, step_T, birth_BT, tag_BT, episode_BT, hidden_BTT, stored_time_BT, asked_BT, noise
+            state.clock_B,
+            step_T,
+            birth_BT,
+            tag_BT,
+            episode_BT,
+            hidden_BTT,
+            stored_time_BT,
+            asked_BT,
+            limit_BT,
         )
 
     def split(self, size: int) -> list[BlockView]:
@@ -103,28 +93,25 @@ class BlockView:
             self.asked_BT,
         )
         rows = zip(*(torch.split(part, size) for part in parts), strict=True)
-        views = [
-            BlockView(clock, self.step_T, birth, tag, episode, hidden, time, asked, None)
-            for clock, birth, tag, episode, hidden, time, asked in rows
+        count = -(-len(self.clock_B) // size)
+        limits = [None] * count if self.limit_BT is None else torch.split(self.limit_BT, size)
+        return [
+            BlockView(clock, self.step_T, birth, tag, episode, hidden, time, asked, limit)
+            for (clock, birth, tag, episode, hidden, time, asked), limit in zip(rows, limits, strict=True)
         ]
-        if self.noise is None:
-            return views
-        noises = zip(
-            torch.split(self.noise.limit_BT, size), torch.split(self.noise.rate_BT, size), strict=True
-        )
-        return [replace(view, noise=SpanNoise(*noise)) for view, noise in zip(views, noises, strict=True)]
 
     def new_memory(self, h_BTD: Float[Tensor, "B T D"]) -> LayerMemory:
         """The memories written in the block, whose hidden states are given."""
         return LayerMemory(h_BTD, self.birth_BT, self.tag_BT, torch.zeros_like(self.tag_BT, dtype=torch.bool))
 
-    def disturbed(self, spans: list[Tensor]) -> list[Tensor]:
-        """Spans of the stored, of any pooled and of the new memories as the noise lets them be seen."""
-        if self.noise is None:
+    def limited(self, spans: list[Tensor]) -> list[Tensor]:
+        """Spans of the stored, of any pooled and of the new memories, shortened."""
+        if self.limit_BT is None:
             return spans
         stored_BGW, *pooled, new_BGT = spans
         assert not pooled  # their spans are not learned
-        return [self.noise.apply(stored_BGW, slice(0, 1)), self.noise.apply(new_BGT, slice(None))]
+        limit_B1T = self.limit_BT.unsqueeze(1)
+        return [torch.minimum(stored_BGW, limit_B1T[..., :1]), torch.minimum(new_BGT, limit_B1T)]
 
     def relative(self, birth_BM: Int[Tensor, "B M"]) -> Float[Tensor, "B M"]:
         """Births on the block's clock (negative for stored memories)."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-DILATED = "dilated"
-"""class of every episode whose clock ran fast (`agents.span_noise`): a harder task than the user's"""
 ALL = "all"
 """class of an episode whose environment names none"""
 EPISODE_BASICS = frozenset({"r", "l", "t"})
@@ -49,13 +47,10 @@ class SuccessWindow:
             if len(outcomes) >= self.min_episodes_per_class
         }
 
-    def worst(self, *, with_dilated: bool = False) -> float | None:
+    def worst(self) -> float | None:
         """Success rate of the worst class; None until every known class has enough episodes."""
         rates = self.rates()
-        dilated = rates.pop(DILATED, None)
-        if not rates or len(rates) < len(self._outcomes.keys() - {DILATED}):
-            return None
-        return min(*rates.values(), dilated) if with_dilated and dilated is not None else min(rates.values())
+        return min(rates.values()) if rates and len(rates) == len(self._outcomes) else None
 
     def state_dict(self) -> dict[str, list[bool]]:
         """What a checkpoint needs."""

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from agents.block_view import SpanNoise
 from agents.memory_state import MemoryState
 from agents.ranks import ALONE, Ranks
 from agents.retention_score import RetentionScore
@@ -170,12 +169,12 @@ class MemoryStatistics:
 
 @torch.no_grad()
 def retained_ages(
-    transformer: MemoryTransformer, state: MemoryState, noise: SpanNoise | None
+    transformer: MemoryTransformer, state: MemoryState, limit_B1: Tensor | None
 ) -> dict[str, np.ndarray]:
     """Ages of all memories that the next step will see, in steps, by name in the log."""
     ages = {}
     for number, (layer, memory) in enumerate(zip(transformer.layers, state.layers, strict=False), start=1):
-        alive_BW = layer.seen(memory, state.clock_B, noise)
+        alive_BW = layer.seen(memory, state.clock_B, limit_B1)
         age_BW = state.clock_B.unsqueeze(1) - memory.birth_BW
         ages[f"memory/layer{number}/age_histogram"] = age_BW[alive_BW].cpu().numpy()
     return ages

@@ -33,18 +33,17 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.archive import ArchiveError, read_archive, write_archive
-from agents.block_view import SpanNoise
 from agents.encoders import Features
-from agents.episode_statistics import ALL, DILATED, EPISODE_BASICS, SuccessWindow
+from agents.episode_statistics import ALL, EPISODE_BASICS, SuccessWindow
 from agents.memory_state import MemoryState
 from agents.memory_statistics import MemoryStatistics, retained_ages
 from agents.plain_settings import decode, decode_space, encode, encode_space
 from agents.policies import ExpireSpanPolicy
+from agents.random_shortening import RandomShortening
 from agents.random_state import random_state, set_random_state
 from agents.ranks import ALONE, Ranks, chosen_rows, joined_rows
 from agents.retention_score import cue_done_numbers, joined_needs
 from agents.rollout import Rollout
-from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 from agents.state_tree import join, split
 from agents.step_record import StepRecord, of_all_ranks
@@ -75,6 +74,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         "normalize_advantage",
         "advantage_std_floor",
         "normalize_warmup_rollouts",
+        "random_shortening",
         "success_window_episodes",
         "success_min_episodes",
         "policy_kwargs",
@@ -92,7 +92,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         env: GymEnv | str | None,
         *,
         span_penalty: SpanPenaltySettings | None = None,
-        span_noise: SpanNoiseSettings | None = None,
+        random_shortening: bool = False,
         normalize_advantage: bool = True,
         advantage_std_floor: float = 0.0,
         normalize_warmup_rollouts: int = 10,
@@ -107,7 +107,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             policy: "ExpireSpanPolicy" or a class.
             env: a Gymnasium id, an environment or an SB3 VecEnv.
             span_penalty: how forgetting is rewarded; ignored by memories that do not learn spans.
-            span_noise: how training disturbs spans; ignored likewise.
+            random_shortening: clamp spans in training (`agents.random_shortening`); ignored likewise.
             normalize_advantage: per gradient step.
             advantage_std_floor: advantages are divided by their standard deviation, or by this if that is
                 smaller: without reward they are the critic's noise, which must not drown the entropy bonus.
@@ -121,7 +121,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """
         self.ranks = ranks
         self.span_penalty = SpanPenalty(span_penalty or SpanPenaltySettings())
-        self.span_noise = SpanNoiseSampler(span_noise or SpanNoiseSettings())
+        self.random_shortening = random_shortening
+        self.shortening = RandomShortening(random_shortening)
         self.normalize_advantage = normalize_advantage
         self.advantage_std_floor = advantage_std_floor
         self.normalize_warmup_rollouts = normalize_warmup_rollouts
@@ -155,9 +156,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             use_sde=self.use_sde,
             **self.policy_kwargs,
         ).to(self.device)
-        if not self.policy.transformer.learns_spans:  # there is nothing to charge, and nothing to disturb
+        if not self.policy.transformer.learns_spans:  # there is nothing to charge, and nothing to shorten
             self.span_penalty = SpanPenalty(SpanPenaltySettings(kind="none"))
-            self.span_noise = SpanNoiseSampler(SpanNoiseSettings())
+            self.shortening = RandomShortening(False)
         self.rollout = Rollout(self.n_envs, self.n_steps, self.device)
         self.memory_statistics = MemoryStatistics(self.n_envs, self.policy.transformer.settings, self.ranks)
 
@@ -237,9 +238,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         warmup = self.normalize_warmup_rollouts
         if warmup == 0 or self.rollouts_done <= warmup:
             self.policy.encoder.update_statistics()
-        worst = self.success_window.worst(with_dilated=True)
-        self.span_penalty.update(worst)
-        self.span_noise.update(worst)
+        self.span_penalty.update(self.success_window.worst())
 
     # -- acting -------------------------------------------------------------------------------------
 
@@ -263,19 +262,21 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         for t in range(self.n_steps):
             features = self._features(self._last_obs)
             is_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
-            noise = self.span_noise.sample(is_first_B, policy.transformer.settings.max_span, ranks)
+            limit_B1 = self.shortening.sample(is_first_B, policy.transformer.settings.max_span, ranks)
             tag_B = torch.as_tensor(self._last_tags, device=self.device)
             retention = self.memory_statistics.retention
             starts = np.asarray(self._last_episode_starts)
-            retention.before_step(policy.transformer, self._memory, starts, noise)
-            decision = policy.act(features, self._memory, is_first_B, noise, tag_B=tag_B, ranks=ranks)
+            retention.before_step(policy.transformer, self._memory, starts, limit_B1)
+            decision = policy.act(features, self._memory, is_first_B, limit_B1, tag_B=tag_B, ranks=ranks)
             self._memory = decision.state
             new_obs, rewards, dones, infos = env.step(policy.to_env(decision.actions))
             self.num_timesteps += ranks.count * env.num_envs
             callback.update_locals(locals())
             go_on = callback.on_step()
-            rewards = rewards + self._bootstrap_truncated(dones, infos, noise)
-            rollout.add(features, decision.actions, is_first_B, decision.values_B, decision.log_prob_B, noise)
+            rewards = rewards + self._bootstrap_truncated(dones, infos, limit_B1)
+            rollout.add(
+                features, decision.actions, is_first_B, decision.values_B, decision.log_prob_B, limit_B1
+            )
             rollout.rewards_BT[:, t] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
             score = retention.after_step(
                 policy.transformer,
@@ -284,7 +285,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
                 self._last_tags,
                 self._last_done_cues,
                 dones,
-                noise=noise,
+                limit_B1=limit_B1,
             )
             record = StepRecord(decision.reports, is_first_B, tag_B, score, self._ended(infos, dones))
             if ranks.are_several:
@@ -309,16 +310,16 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         last_features = self._features(self._last_obs)
         last_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
         nobody_B = torch.zeros_like(last_first_B)  # rows that begin anew get a value that GAE leaves out
-        last_values_B = policy.predict_values(last_features, self._memory, nobody_B, noise)
+        last_values_B = policy.predict_values(last_features, self._memory, nobody_B, limit_B1)
         # What has expired goes before the weights change, and with them the spans: no memory returns.
-        self._memory = policy.transformer.compact(self._memory, noise)
+        self._memory = policy.transformer.compact(self._memory, limit_B1)
         rollout.compute_advantages(last_values_B, last_first_B, gamma=self.gamma, gae_lambda=self.gae_lambda)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
     def _bootstrap_truncated(
-        self, dones: np.ndarray, infos: list[dict[str, Any]], noise: SpanNoise | None
+        self, dones: np.ndarray, infos: list[dict[str, Any]], limit_B1: Tensor | None
     ) -> np.ndarray:
         """Gamma times the value of the final observation, given the memory of that moment.
 
@@ -342,9 +343,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         features = self._features(final_obs)
         index = torch.as_tensor(rows, device=self.device)
-        row_noise = None if noise is None else SpanNoise(noise.limit_BT[index], noise.rate_BT[index])
+        row_limit_B1 = None if limit_B1 is None else limit_B1[index]
         nobody = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-        values = self.policy.predict_values(features, self._memory.select(index), nobody, row_noise)
+        values = self.policy.predict_values(features, self._memory.select(index), nobody, row_limit_B1)
         bonus[rows] = self.gamma * values.cpu().numpy()
         return bonus
 
@@ -358,10 +359,6 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         if not rows:
             return []
         ended = [{name: infos[row][name] for name in _OF_EPISODES if name in infos[row]} for row in rows]
-        dilated = self.span_noise.dilated()
-        for info, row in zip(ended, rows, strict=True):
-            if dilated and dilated[row]:
-                info["episode_class"] = DILATED
         return ended
 
     def _take_in(self, record: StepRecord) -> None:
@@ -470,7 +467,6 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         if worst is not None:
             record("success/worst", worst)
         record("memory/penalty_weight", self.span_penalty.weight)
-        record("memory/fastest_clock", self.span_noise.fastest)
         held, ages = self._contents()
         record("memory/bytes_held", held)
         for name, value in self.memory_statistics.metrics().items():
@@ -484,7 +480,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """Bytes held, and the ages of all memories by name in the log; of all ranks."""
         if self._memory is None:
             return 0, {}
-        ages = retained_ages(self.policy.transformer, self._memory, self.span_noise.current)
+        ages = retained_ages(self.policy.transformer, self._memory, self.shortening.limit_B1)
         of_ranks = self.ranks.gather_everywhere((self._memory.bytes_held, ages))
         return sum(held for held, _ in of_ranks), joined_rows([ages for _, ages in of_ranks])
 
@@ -615,7 +611,6 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """
         settings = {name: encode(getattr(self, name)) for name in self.SETTINGS}
         settings["span_penalty"] = encode(self.span_penalty.settings)
-        settings["span_noise"] = encode(self.span_noise.settings)
         settings["stats_window_size"] = self._stats_window_size
         optimizer = self.policy.optimizer.state_dict()
         tree: dict[str, Any] = {
@@ -655,7 +650,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             "last_episode_starts": self._last_episode_starts,
             "last_tags": self._last_tags,
             "last_done_cues": self._last_done_cues,
-            "span_noise": self.span_noise.state_dict(),
+            "shortening": self.shortening.state_dict(),
         }
         if self.resumes_exactly:
             rows["env"] = self.env.state_dict()  # type: ignore[attr-defined]
@@ -682,7 +677,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         memory = MemoryState.from_state_dict(state["memory"])
         if self.ranks.are_several:
             own = self.ranks.rows(self.n_envs)
-            of_rows = ("last_obs", "last_episode_starts", "last_tags", "last_done_cues", "span_noise", "env")
+            of_rows = ("last_obs", "last_episode_starts", "last_tags", "last_done_cues", "shortening", "env")
             state = state | {name: chosen_rows(state[name], own) for name in of_rows if name in state}
             memory = memory.select(torch.arange(own.start, own.stop)).trimmed()
             retention = statistics["retention"]
@@ -691,7 +686,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.ep_success_buffer = deque(state["successes"], maxlen=self._stats_window_size)
         self.success_window.load_state_dict(state["success_window"])
         self.memory_statistics.load_state_dict(statistics)
-        self.span_noise.load_state_dict(state["span_noise"])
+        self.shortening.load_state_dict(state["shortening"])
         if "env" in state:
             self.env.load_state_dict(state["env"])  # type: ignore[union-attr]
             self._memory = memory.to(self.device)

@@ -11,10 +11,8 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-from agents.span_noise import SpanNoiseSettings
 from agents.span_penalty import SpanPenaltySettings
 
-_SETTINGS = {cls.__name__: cls for cls in (SpanNoiseSettings, SpanPenaltySettings)}
 KIND = "__kind__"
 UNSAVED = "function"
 """kind of an argument that is a function of the user's: it must be given again when loading"""
@@ -34,7 +32,7 @@ def encode(value: Any) -> Any:
         return encode(value.value_schedule)
     if isinstance(value, ConstantSchedule):
         return value.val
-    if isinstance(value, SpanNoiseSettings | SpanPenaltySettings):
+    if isinstance(value, SpanPenaltySettings):
         return {KIND: type(value).__name__, **asdict(value)}
     if (
         isinstance(value, type)
@@ -68,8 +66,8 @@ def decode(value: Any) -> Any:
         if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
             raise ValueError(f"the file names an optimizer that torch does not have: {rest['name']}")
         return optimizer
-    if kind in _SETTINGS:
-        return _SETTINGS[kind](**rest)
+    if kind == SpanPenaltySettings.__name__:
+        return SpanPenaltySettings(**rest)
     raise ValueError(
         f"an argument of the saved model was {rest.get('name')}; give it again through custom_objects"
     )

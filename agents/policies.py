@@ -30,7 +30,6 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 
 from agents.archive import read_archive, write_archive
-from agents.block_view import SpanNoise
 from agents.encoders import Features, ObservationEncoder
 from agents.memory_state import MemoryState
 from agents.plain_settings import decode_space, encode_space
@@ -200,7 +199,7 @@ class ExpireSpanPolicy(BasePolicy):
         features: Features,
         state: MemoryState,
         is_first_B: Bool[Tensor, " B"],
-        noise: SpanNoise | None = None,
+        limit_B1: Float[Tensor, "B 1"] | None = None,
         *,
         tag_B: Int[Tensor, " B"] | None = None,
         deterministic: bool = False,
@@ -213,7 +212,7 @@ class ExpireSpanPolicy(BasePolicy):
         each draws for the environments of all, so that chance falls on each as if there were one rank.
         """
         output = self.transformer.step(
-            self.encoder(features), state, is_first_B, noise, tag_B=tag_B, details=details
+            self.encoder(features), state, is_first_B, limit_B1, tag_B=tag_B, details=details
         )
         parameters = self.action_net(output.y_BD)
         if ranks.are_several and not deterministic:
@@ -233,10 +232,10 @@ class ExpireSpanPolicy(BasePolicy):
         features: Features,
         state: MemoryState,
         is_first_B: Bool[Tensor, " B"],
-        noise: SpanNoise | None = None,
+        limit_B1: Float[Tensor, "B 1"] | None = None,
     ) -> Float[Tensor, " B"]:
         """The critic's value of observations given the memory, which stays as it is."""
-        output = self.transformer.step(self.encoder(features), state, is_first_B, noise, write=False)
+        output = self.transformer.step(self.encoder(features), state, is_first_B, limit_B1, write=False)
         return self.value_net(output.y_BD).squeeze(-1)
 
     def evaluate_block(
@@ -245,13 +244,13 @@ class ExpireSpanPolicy(BasePolicy):
         actions: Tensor,
         state: MemoryState,
         is_first_BT: Bool[Tensor, "B T"],
-        noise: SpanNoise | None = None,
+        limit_BT: Float[Tensor, "B T"] | None = None,
         *,
         penalty: PenaltyKind | None = None,
     ) -> Evaluation:
         """Values, log-probabilities and entropy of a rollout's actions, with gradients."""
         output = self.transformer.block(
-            self.encoder(features), state, is_first_BT, noise, penalty=penalty, need_state=False
+            self.encoder(features), state, is_first_BT, limit_BT, penalty=penalty, need_state=False
         )
         batch, num_steps = is_first_BT.shape
         distribution = self._distribution(self.action_net(output.y_BTD.flatten(0, 1)))

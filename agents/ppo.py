@@ -134,7 +134,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             minibatch.actions,
             minibatch.state,
             minibatch.is_first_BT,
-            minibatch.noise,
+            minibatch.limit_BT,
             penalty=penalty.kind,
         )
         advantages = self.normalized(minibatch.advantages_BT, minibatch.share)

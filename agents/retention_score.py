@@ -29,7 +29,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.block_view import SpanNoise
 from agents.memory_state import LayerMemory, MemoryState
 from agents.retention import SMALLEST_MASK
 from agents.transformer import MemoryTransformer, StepReport
@@ -87,14 +86,14 @@ class RetentionScore:
         transformer: MemoryTransformer,
         state: MemoryState,
         is_first_B: NDArray[np.bool_],
-        noise: SpanNoise | None = None,
+        limit_B1: Tensor | None = None,
     ) -> None:
         """To be called before the policy acts; looks into the memory only if cues have several numbers."""
         self.needed_BC[is_first_B] = False
         self._held_BC = None
         if self.needed_BC.shape[1] > 1:
             numbers = range(1, self.needed_BC.shape[1] + 1)
-            later = [_visible_steps(transformer, state, number, noise) > 0 for number in numbers]
+            later = [_visible_steps(transformer, state, number, limit_B1) > 0 for number in numbers]
             self._held_BC = np.stack(later, 1) & ~is_first_B[:, None]
 
     def after_step(
@@ -106,7 +105,7 @@ class RetentionScore:
         done_B: NDArray[np.int64],
         ended_B: NDArray[np.bool_],
         playing_B: NDArray[np.bool_] | None = None,
-        noise: SpanNoise | None = None,
+        limit_B1: Tensor | None = None,
     ) -> StepScore:
         """To be called after the policy and the environments acted; `add` counts what it gives.
 
@@ -118,7 +117,7 @@ class RetentionScore:
             done_B: number of the cue that the step used for the last time; 0: none.
             ended_B: where the step was the last of its episode.
             playing_B: environments that count; None: all.
-            noise: span noise of the step.
+            limit_B1: of spans in the step.
         """
         if not reports:
             return StepScore()
@@ -132,7 +131,7 @@ class RetentionScore:
         used_BC |= ended_B[:, None]
         used_BC &= needed_BC
         for number in np.flatnonzero(used_BC.any(0)).tolist():
-            later_B = _visible_steps(transformer, state, number + 1, noise)
+            later_B = _visible_steps(transformer, state, number + 1, limit_B1)
             for row in np.flatnonzero(used_BC[:, number]).tolist():
                 ends.append(CueEnd(number + 1, row, bool(held_BC[row, number]), int(later_B[row])))
         score = StepScore(int(needed_BC.sum()), int((needed_BC & held_BC).sum()), ends)
@@ -200,13 +199,13 @@ def cue_done_numbers(infos: list[dict[str, Any]]) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def _visible_steps(
-    transformer: MemoryTransformer, state: MemoryState, number: int, noise: SpanNoise | None
+    transformer: MemoryTransformer, state: MemoryState, number: int, limit_B1: Tensor | None
 ) -> NDArray[np.int64]:
     """For how many of the next steps some memory of a cue will be seen, per environment."""
     longest_B = np.zeros(state.batch_size, dtype=np.int64)
     for layer, memory in zip(transformer.layers, state.layers, strict=False):
         span_BGW = layer.retention.spans_of(memory)
-        remaining_BW = _remaining(span_BGW, memory, state.clock_B, noise)
+        remaining_BW = _remaining(span_BGW, memory, state.clock_B, limit_B1)
         margin = layer.retention.ramp * (1.0 - SMALLEST_MASK)
         steps_BW = torch.ceil(remaining_BW + margin).clamp(min=0).masked_fill(memory.tag_BW != number, 0)
         if memory.num_slots:
@@ -214,8 +213,8 @@ def _visible_steps(
     return longest_B
 
 
-def _remaining(span_BGW: Tensor, memory: LayerMemory, clock_B: Tensor, noise: SpanNoise | None) -> Tensor:
+def _remaining(span_BGW: Tensor, memory: LayerMemory, clock_B: Tensor, limit_B1: Tensor | None) -> Tensor:
     """r_ti of the head that sees a memory longest, as the next step will see it; long past where none is."""
-    if noise is not None:
-        span_BGW = noise.apply(span_BGW, slice(0, 1))
+    if limit_B1 is not None:
+        span_BGW = torch.minimum(span_BGW, limit_B1.unsqueeze(1))
     return span_BGW.amax(1) - (clock_B.unsqueeze(1) - memory.birth_BW)

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.block_view import SpanNoise
 from agents.encoders import Features
 from agents.memory_state import MemoryState
 from agents.ranks import ALONE, Ranks
@@ -31,7 +30,7 @@ class Minibatch(NamedTuple):
     advantages_BT: Float[Tensor, "B T"]
     returns_BT: Float[Tensor, "B T"]
     state: MemoryState
-    noise: SpanNoise | None
+    limit_BT: Float[Tensor, "B T"] | None
     share: float
     """of the minibatch of all ranks that these rows are; 0: the row is lent and does not count"""
 
@@ -51,11 +50,10 @@ class Rollout:
         self.is_first_BT = zeros(torch.bool)
         self.rewards_BT, self.values_BT, self.log_prob_BT = zeros(), zeros(), zeros()
         self.advantages_BT, self.returns_BT = zeros(), zeros()
-        self.limit_BT, self.rate_BT = zeros(), zeros()
+        self.limit_BT: Tensor | None = None
         self.features: Features = {}
         self.actions: Tensor | None = None
         self.state: MemoryState | None = None
-        self.noisy = False
         self.position = 0
 
     def begin(self, state: MemoryState) -> None:
@@ -70,7 +68,7 @@ class Rollout:
         is_first_B: Tensor,
         values_B: Tensor,
         log_prob_B: Tensor,
-        noise: SpanNoise | None,
+        limit_B1: Float[Tensor, "B 1"] | None,
     ) -> None:
         """Store what was seen and decided; `rewards_BT` of the same step is written by the caller."""
         if self.actions is None:
@@ -83,10 +81,10 @@ class Rollout:
         self.is_first_BT[:, t] = is_first_B
         self.values_BT[:, t] = values_B
         self.log_prob_BT[:, t] = log_prob_B
-        self.noisy = noise is not None
-        if noise is not None:
-            self.limit_BT[:, t : t + 1] = noise.limit_BT
-            self.rate_BT[:, t : t + 1] = noise.rate_BT
+        if limit_B1 is not None:
+            if self.limit_BT is None:
+                self.limit_BT = torch.zeros_like(self.rewards_BT)
+            self.limit_BT[:, t : t + 1] = limit_B1
         self.position += 1
 
     def _room_for(self, part: Tensor) -> Tensor:
@@ -147,6 +145,6 @@ class Rollout:
                 self.advantages_BT[rows],
                 self.returns_BT[rows],
                 self.state.select(rows).trimmed(),
-                SpanNoise(self.limit_BT[rows], self.rate_BT[rows]) if self.noisy else None,
+                None if self.limit_BT is None else self.limit_BT[rows],
                 share,
             )

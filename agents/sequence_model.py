@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from agents.archive import read_archive, write_archive
-from agents.block_view import SpanNoise
 from agents.memory_state import MemoryState
 from agents.retention import PenaltyKind
 from agents.transformer import BlockOutput, MemoryTransformer, StepOutput, TransformerSettings
@@ -66,11 +65,11 @@ class SequenceModel(nn.Module):
         tokens_BT: Int[Tensor, "B T"],
         state: MemoryState,
         is_first_BT: Bool[Tensor, "B T"],
-        noise: SpanNoise | None = None,
+        limit_BT: Float[Tensor, "B T"] | None = None,
         *,
         penalty: PenaltyKind | None = None,
         asked_BT: Bool[Tensor, "B T"] | None = None,
-        noise_forgets: bool = False,
+        limit_forgets: bool = False,
     ) -> BlockOutput:
         """Read a block, with gradients cut at its beginning.
 
@@ -78,10 +77,10 @@ class SequenceModel(nn.Module):
             tokens_BT: the tokens.
             state: memories before the block; left as it is.
             is_first_BT: True where a row begins anew.
-            noise: span noise of this block alone, parts of shape [B, T].
+            limit_BT: spans, where they are learned, count for at most so many steps in this block.
             penalty: also give the span penalty, of this kind; `penalty` adds up its parts.
             asked_BT: where something is predicted: only there can memories be of use; None: everywhere.
-            noise_forgets: whether what the noise hides at the block's end is forgotten for good.
+            limit_forgets: whether what the limit hides at the block's end is forgotten for good.
 
         Returns:
             Hidden states, for `predict`; the memories after the block; a report of each layer.
@@ -91,10 +90,10 @@ class SequenceModel(nn.Module):
             x_BTD,
             state,
             is_first_BT,
-            noise,
+            limit_BT,
             penalty=penalty,
             asked_BT=asked_BT,
-            noise_forgets=noise_forgets,
+            limit_forgets=limit_forgets,
         )
 
     def penalty(

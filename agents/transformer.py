@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from agents.adaptive_span import AdaptiveSpan
-from agents.block_view import BlockView, SpanNoise
+from agents.block_view import BlockView
 from agents.compressive import Compressive
 from agents.expire_span import ExpireSpan
 from agents.expiring_attention import INVISIBLE, ExpiringAttention, projecting_pays
@@ -254,7 +254,7 @@ class MemoryLayer(nn.Module):
         x_BD: Float[Tensor, "B D"],
         memory: LayerMemory,
         clock_B: Int[Tensor, " B"],
-        noise: SpanNoise | None,
+        limit_B1: Float[Tensor, "B 1"] | None,
         tag_B: Int[Tensor, " B"] | None,
         *,
         write: bool,
@@ -273,8 +273,8 @@ class MemoryLayer(nn.Module):
         answer = torch.bmm(question_BHD, memory.hidden_BWD.transpose(1, 2))
         score_BHW = answer[:, :heads]
         span_BGW = retention.spans(answer[:, heads:], memory.birth_BW, memory.pooled_BW)
-        if noise is not None:
-            span_BGW = noise.apply(span_BGW, slice(0, 1))
+        if limit_B1 is not None:
+            span_BGW = torch.minimum(span_BGW, limit_B1.unsqueeze(1))
         age_BW = clock_B.unsqueeze(1) - memory.birth_BW
         mask_BGW = retention.mask(span_BGW - age_BW.unsqueeze(1))
         strongest_BW = _strongest(mask_BGW)
@@ -425,7 +425,7 @@ class MemoryLayer(nn.Module):
         spans = [retention.spans_of(part) for part in contents]
         span_BGT = spans[-1]
         birth_BM = view.relative(torch.cat([part.birth_BW for part in contents], 1))
-        end_BGM = torch.cat(view.disturbed(spans), 2) + birth_BM.unsqueeze(1)
+        end_BGM = torch.cat(view.limited(spans), 2) + birth_BM.unsqueeze(1)
         if penalty is not None and penalty.use_weight is not None:
             end_BGM = end_BGM.detach()
         hidden_BTN = view.hidden_BTT if pooled is None else torch.cat([pooled.hidden_BTP, view.hidden_BTT], 2)
@@ -496,27 +496,27 @@ class MemoryLayer(nn.Module):
         if pooled is not None:
             contents.insert(1, pooled.memory)
             episodes.insert(1, pooled.episode_BP)
-        spans = view.disturbed([retention.spans_of(part) for part in contents])
+        spans = view.limited([retention.spans_of(part) for part in contents])
         everything = LayerMemory.joined(contents)
         remaining_BGM = torch.cat(spans, 2) + (view.relative(everything.birth_BW) - num_steps).unsqueeze(1)
         alive_BM = _strongest(retention.mask(remaining_BGM)) > 0.0
         return _keep(everything, alive_BM & (torch.cat(episodes, 1) == view.episode_BT[:, -1:]))
 
     def seen(
-        self, memory: LayerMemory, clock_B: Int[Tensor, " B"], noise: SpanNoise | None
+        self, memory: LayerMemory, clock_B: Int[Tensor, " B"], limit_B1: Float[Tensor, "B 1"] | None
     ) -> Bool[Tensor, "B W"]:
         """The slots whose memories a query at this time would see."""
         span_BGW = self.retention.spans_of(memory)
-        if noise is not None:
-            span_BGW = noise.apply(span_BGW, slice(0, 1))
+        if limit_B1 is not None:
+            span_BGW = torch.minimum(span_BGW, limit_B1.unsqueeze(1))
         age_BW = clock_B.unsqueeze(1) - memory.birth_BW
         return _strongest(self.retention.mask(span_BGW - age_BW.unsqueeze(1))) > 0.0
 
     def compacted(
-        self, memory: LayerMemory, clock_B: Int[Tensor, " B"], noise: SpanNoise | None
+        self, memory: LayerMemory, clock_B: Int[Tensor, " B"], limit_B1: Float[Tensor, "B 1"] | None
     ) -> LayerMemory:
         """Only what a query at this time would see, in the narrowest store."""
-        return _keep(memory, self.seen(memory, clock_B, noise))
+        return _keep(memory, self.seen(memory, clock_B, limit_B1))
 
     def _queries(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N H K"]:
         """Queries, scaled."""
@@ -646,7 +646,7 @@ class MemoryTransformer(nn.Module):
         x_BD: Float[Tensor, "B D"],
         state: MemoryState,
         is_first_B: Bool[Tensor, " B"],
-        noise: SpanNoise | None = None,
+        limit_B1: Float[Tensor, "B 1"] | None = None,
         *,
         tag_B: Int[Tensor, " B"] | None = None,
         write: bool = True,
@@ -658,14 +658,14 @@ class MemoryTransformer(nn.Module):
             x_BD: embedded inputs.
             state: memories so far. Used up: it is updated in place; `clone()` it to keep it.
             is_first_B: True where an episode begins with this step; its row forgets everything.
-            noise: span noise of this step, parts of shape [B, 1]; for learned spans only.
+            limit_B1: spans, where they are learned, count for at most so many steps in this one.
             tag_B: a number to store beside each new memory, for the caller's own use.
             write: False leaves the state as it is (to ask what the model would say).
             details: if given, one entry per layer is appended: what it saw.
         """
-        assert noise is None or self.learns_spans
+        assert limit_B1 is None or self.learns_spans
         if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
-            state = self.compact(state, noise)
+            state = self.compact(state, limit_B1)
         reports = []
         starts = bool(is_first_B.any())
         if starts and not write:
@@ -678,7 +678,7 @@ class MemoryTransformer(nn.Module):
             if starts:
                 memory.forget_rows(is_first_B)
             x_BD, memory, report = layer.step(
-                x_BD, memory, state.clock_B, noise, tag_B, write=write, details=details
+                x_BD, memory, state.clock_B, limit_B1, tag_B, write=write, details=details
             )
             if write:
                 state.layers[index] = memory
@@ -693,13 +693,13 @@ class MemoryTransformer(nn.Module):
         x_BTD: Float[Tensor, "B T D"],
         state: MemoryState,
         is_first_BT: Bool[Tensor, "B T"],
-        noise: SpanNoise | None = None,
+        limit_BT: Float[Tensor, "B T"] | None = None,
         *,
         tag_BT: Int[Tensor, "B T"] | None = None,
         penalty: PenaltyKind | None = None,
         asked_BT: Bool[Tensor, "B T"] | None = None,
         need_state: bool = True,
-        noise_forgets: bool = True,
+        limit_forgets: bool = True,
     ) -> BlockOutput:
         """Take T steps at once, with gradients (cut at the block's beginning).
 
@@ -707,16 +707,16 @@ class MemoryTransformer(nn.Module):
             x_BTD: embedded inputs.
             state: memories before the block; left as it is.
             is_first_BT: True where an episode begins.
-            noise: span noise, parts of shape [B, T]; for learned spans only.
+            limit_BT: spans, where they are learned, count for at most so many steps; constant in an episode.
             tag_BT: a number to store beside each new memory.
             penalty: also give the span penalty, of this kind.
             asked_BT: where it counts whether memories are of use, if the penalty asks; None: everywhere.
             need_state: False saves the work of deleting and storing.
-            noise_forgets: False keeps what only the noise hides, for the next block, which has another.
+            limit_forgets: False keeps what only the limit hides, for the next block, which has another.
         """
-        assert noise is None or self.learns_spans
-        view = BlockView.of(state, is_first_BT, noise, tag_BT, asked_BT, x_BTD.dtype)
-        lasting = view if noise_forgets else replace(view, noise=None)
+        assert limit_BT is None or self.learns_spans
+        view = BlockView.of(state, is_first_BT, limit_BT, tag_BT, asked_BT, x_BTD.dtype)
+        lasting = view if limit_forgets else replace(view, limit_BT=None)
         layers: list[LayerMemory] = []
         reports = []
         ablation: Ablation | None = None
@@ -740,10 +740,10 @@ class MemoryTransformer(nn.Module):
         return BlockOutput(self.final_norm(x_BTD), new_state, reports, ablation)
 
     @torch.no_grad()
-    def compact(self, state: MemoryState, noise: SpanNoise | None = None) -> MemoryState:
+    def compact(self, state: MemoryState, limit_B1: Float[Tensor, "B 1"] | None = None) -> MemoryState:
         """Narrow every store to its fullest row, expired memories left out, under the present weights."""
         layers = [
-            layer.compacted(memory, state.clock_B, noise)
+            layer.compacted(memory, state.clock_B, limit_B1)
             for layer, memory in zip(self._remembering(), state.layers, strict=True)
         ]
         return MemoryState(state.clock_B, layers)

@@ -33,20 +33,6 @@ class AgentMemoryConfig(MemoryConfig):
     ramp: int = 1
     """R: steps over which an expiring memory fades out. Where use does not count (`penalty.use_weight` 0)
     only that teaches spans, and 16 is better"""
-    time_dilation_max: float = 1.0
-    """in training, the clock of an episode may run up to so many times faster (1: never): surviving 200 of
-    its steps then teaches surviving more. Like the next two for expire-span and adaptive-span"""
-    time_dilation_probability: float = 0.5
-    """share of training episodes whose clock runs fast"""
-    time_dilation_growth: float = 1.03
-    """factor per update on the fastest clock, while every class of episodes meets `penalty.target_success`"""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        MemoryConfig.__post_init__(self)
-        check("memory.time_dilation_max", self.time_dilation_max, "[1, inf)")
-        check("memory.time_dilation_probability", self.time_dilation_probability, "[0, 1]")
-        check("memory.time_dilation_growth", self.time_dilation_growth, "[1, inf)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

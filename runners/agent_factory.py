@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from agents.a2c import MemoryA2C
 from agents.on_policy import MemoryOnPolicyAlgorithm
 from agents.ppo import MemoryPPO
 from agents.ranks import ALONE, Ranks
-from agents.span_noise import SpanNoiseSettings
 from agents.span_penalty import SpanPenaltySettings
 from agents.state_tree import join
 from configs.run_config import RunConfig, decided, to_dict
@@ -103,7 +103,7 @@ def check_spaces(env: VecEnv, other: VecEnv | MemoryOnPolicyAlgorithm, what: str
 
 def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> MemoryOnPolicyAlgorithm:
     """A fresh agent; of several `ranks`, each with its share of the environments."""
-    memory, policy, penalty = config.memory, config.policy, config.penalty
+    memory, policy = config.memory, config.policy
     learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
     arguments: dict[str, Any] = to_dict(learning)
     if arguments.pop("learning_rate_schedule") == "linear":
@@ -138,25 +138,8 @@ def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> Memory
         normalize_warmup_rollouts=policy.normalize_warmup_rollouts,
         success_window_episodes=config.stop.window_episodes,
         success_min_episodes=config.stop.min_episodes,
-        span_penalty=SpanPenaltySettings(
-            kind=penalty.kind,
-            form=penalty.form,
-            cap_steps=penalty.cap_steps,
-            use_weight=penalty.use_weight,
-            use_margin=penalty.use_margin,
-            weight=penalty.weight,
-            max_weight=penalty.max_weight,
-            growth=penalty.growth,
-            shrinkage=penalty.shrinkage,
-            target_success=penalty.target_success,
-        ),
-        span_noise=SpanNoiseSettings(
-            random_shortening=memory.random_shortening,
-            time_dilation_max=memory.time_dilation_max,
-            time_dilation_probability=memory.time_dilation_probability,
-            time_dilation_growth=memory.time_dilation_growth,
-            target_success=penalty.target_success,
-        ),
+        span_penalty=SpanPenaltySettings(**asdict(config.penalty)),
+        random_shortening=memory.random_shortening,
     )
 
 

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from agents.block_view import SpanNoise
 from agents.memory_state import NEVER, MemoryState
 from agents.sequence_model import SequenceModel
 from agents.transformer import BlockReport
@@ -113,10 +112,9 @@ def to_device(block: Block, device: torch.device) -> tuple[torch.Tensor, torch.T
     return tokens, targets, first
 
 
-def span_limit(steps: float, tokens: torch.Tensor) -> SpanNoise:
+def span_limit(steps: float, tokens: torch.Tensor) -> torch.Tensor:
     """All spans of a block cut to so many steps."""
-    limit = torch.full(tokens.shape, float(steps), device=tokens.device)
-    return SpanNoise(limit, torch.ones_like(limit))
+    return torch.full(tokens.shape, float(steps), device=tokens.device)
 
 
 @torch.no_grad()
@@ -167,8 +165,8 @@ def evaluate(
     while not stream.exhausted and (max_tokens is None or tokens_seen < max_tokens):
         block = stream.read(block_size)
         tokens, targets, first = to_device(block, device)
-        noise = None if max_span is None else span_limit(max_span, tokens)
-        output = model.block(tokens, state, first, noise, noise_forgets=True)
+        limit_BT = None if max_span is None else span_limit(max_span, tokens)
+        output = model.block(tokens, state, first, limit_BT, limit_forgets=True)
         assert output.state is not None
         state = output.state
         scored = targets != IGNORE

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agents.block_view import SpanNoise
 from agents.memory_state import MemoryState
 from agents.random_state import random_state, set_random_state
 from agents.ranks import Ranks
@@ -130,7 +129,7 @@ class SequenceTrainer:
         for tokens, targets, first in blocks:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 scored = targets != IGNORE
-                output = model.block(tokens, state, first, self._noise(tokens), penalty=kind, asked_BT=scored)
+                output = model.block(tokens, state, first, self._limit(tokens), penalty=kind, asked_BT=scored)
                 logits = model.predict(output.y_BTD[scored]).float()
             loss_sum = F.cross_entropy(logits, targets[scored], reduction="sum")
             objective = loss_sum / num_targets
@@ -179,7 +178,7 @@ class SequenceTrainer:
             return PenaltyKind(chosen.form, chosen.cap_steps, use_weight, chosen.use_margin)
         return PenaltyKind(chosen.form, chosen.cap_steps) if weight else None
 
-    def _noise(self, tokens: Tensor) -> SpanNoise | None:
+    def _limit(self, tokens: Tensor) -> Tensor | None:
         """Random span shortening (released code): one draw for all rows of a block, and for all ranks."""
         if not self.config.memory.random_shortening or not self.model.transformer.learns_spans:
             return None
@@ -231,7 +230,7 @@ class SequenceTrainer:
         memories = [MemoryState.from_state_dict(shard["memory"]) for shard in shards]
         rows = torch.tensor(list(self.stream.rows))
         self.state = MemoryState.joined(memories).select(rows).trimmed().to(self.device)
-        # All ranks draw the same: the noise and the layers dropped must not differ between them.
+        # All ranks draw the same: the limit and the layers dropped must not differ between them.
         set_random_state(shards[0]["random"], self.device)
 
 

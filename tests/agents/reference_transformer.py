@@ -56,7 +56,6 @@ def reference(
     tags: list[int] | None = None,
     *,
     limit: float = math.inf,
-    rate: float = 1.0,
     clock: int = 0,
 ) -> Reference:
     """One sequence that starts with empty memories, the row's clock reading `clock`."""
@@ -72,7 +71,7 @@ def reference(
         for layer, written in zip(model.layers, episode, strict=True):
             assert isinstance(layer, MemoryLayer)
             h_D = layer.memory_norm(x_D)
-            memories = seen(layer, written, now, limit, rate)
+            memories = seen(layer, written, now, limit)
             x_D = x_D + layer.attention_out(read(layer, h_D, memories))
             x_D = x_D + layer.narrow(F.relu(layer.widen(layer.feedforward_norm(x_D))))
             strongest = [max(weight.item() for weight in memory.weights) for memory in memories]
@@ -86,7 +85,7 @@ def reference(
     return result._replace(y_TD=torch.stack(steps))
 
 
-def seen(layer: MemoryLayer, written: list[Written], now: int, limit: float, rate: float) -> list[Seen]:
+def seen(layer: MemoryLayer, written: list[Written], now: int, limit: float) -> list[Seen]:
     """The memories of an episode as the step at `now` sees them."""
     retention = layer.retention
     if isinstance(retention, Compressive):
@@ -100,7 +99,7 @@ def seen(layer: MemoryLayer, written: list[Written], now: int, limit: float, rat
         elif isinstance(retention, AdaptiveSpan):
             spans = [retention.max_span * torch.sigmoid(logit) for logit in retention.logit_G]
         if isinstance(retention, ExpireSpan | AdaptiveSpan):
-            remaining = [torch.clamp(span, max=limit) / rate - age for span in spans]  # r_ti (2)
+            remaining = [torch.clamp(span, max=limit) - age for span in spans]  # r_ti (2)
             weights = [(1 + r / retention.ramp).clamp(0, 1) for r in remaining]  # m_ti (3)
             weights = [m if m.item() > SMALLEST_MASK else torch.zeros_like(m) for m in weights]
         else:

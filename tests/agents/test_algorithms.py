@@ -23,7 +23,6 @@ from agents import MemoryA2C, MemoryPPO
 from agents.encoders import ObservationEncoder
 from agents.memory_state import NEVER
 from agents.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
-from agents.span_noise import SpanNoiseSettings
 from agents.span_penalty import SpanPenaltySettings
 from envs.vec_env import make_vec_env
 from tests.agents.small_envs import AnySpace, Endless, RepeatFirst
@@ -139,7 +138,7 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
 def test_acting_equals_learning(make: Any) -> None:
     """With unchanged weights the first minibatch's ratio is 1: across episode ends, deletion and resets."""
     env = make_vec_env("corridor-short", 8, seed=3, env_kwargs={"max_length": 6})
-    model = make(env, span_noise=SpanNoiseSettings(random_shortening=True, time_dilation_max=5.0))
+    model = make(env, random_shortening=True)
     rows = rows_of(model, 16 * 8 * 12)
     assert len(rows) == 12
     assert max(row["train/first_ratio_deviation"] for row in rows) < 1e-5
@@ -149,11 +148,11 @@ def test_acting_equals_learning(make: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["transformer-xl", "adaptive-span", "compressive", "none"])
 def test_acting_equals_learning_with_every_memory(kind: str) -> None:
-    """The same for the others; those that learn no spans are neither charged nor disturbed."""
+    """The same for the others; those that learn no spans are neither charged nor shortened."""
     env = make_vec_env("corridor-short", 8, seed=3, env_kwargs={"max_length": 6})
     model = ppo(
         env,
-        span_noise=SpanNoiseSettings(random_shortening=True, time_dilation_max=5.0),
+        random_shortening=True,
         span_penalty=SpanPenaltySettings(kind="fixed", weight=1e-4),
         policy_kwargs={"memory": kind, **FEW_MEMORIES},
     )
@@ -162,7 +161,7 @@ def test_acting_equals_learning_with_every_memory(kind: str) -> None:
     assert rows[-1]["rollout/ep_len_mean"] < 40
     learns = kind == "adaptive-span"
     assert rows[-1]["memory/penalty_weight"] == (1e-4 if learns else 0.0)
-    assert (model.span_noise.current is not None) == learns
+    assert (model.shortening.limit_B1 is not None) == learns
     if kind == "none":
         assert rows[-1]["memory/bytes_held"] == 8 * 8
         return
@@ -283,14 +282,13 @@ def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
 )
 def test_a_resumed_run_equals_an_unbroken_one(make: Any, kind: str, tmp_path: Path) -> None:
     """Weights after the same updates, bit for bit; everything that is random is on."""
-    noise = SpanNoiseSettings(random_shortening=True, time_dilation_max=4.0)
     penalty = SpanPenaltySettings(kind="fixed", weight=1e-4)
 
     def fresh() -> MemoryOnPolicyAlgorithm:
         env = make_vec_env("corridor-short", 6, seed=1, env_kwargs={"max_length": 8})
         batch: dict[str, Any] = {"batch_size": 32} if make is ppo else {}
         batch["policy_kwargs"] = {**TINY, **FEW_MEMORIES, "memory": kind}
-        model: MemoryOnPolicyAlgorithm = make(env, span_noise=noise, span_penalty=penalty, **batch)
+        model: MemoryOnPolicyAlgorithm = make(env, random_shortening=True, span_penalty=penalty, **batch)
         return model
 
     per_update = 16 * 6

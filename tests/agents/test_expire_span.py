@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.block_view import SpanNoise
 from agents.expire_span import ExpireSpan
 from agents.retention import ramp_penalty
 
@@ -82,17 +81,6 @@ def test_ramp_penalty_by_hand() -> None:
     penalty.sum().backward()
     assert remaining.grad is not None
     torch.testing.assert_close(remaining.grad, torch.tensor([[[0.0, 0.125], [0.125, 0.0]]]))
-
-
-def test_noise_clamps_then_divides() -> None:
-    noise = SpanNoise(torch.tensor([[6.0, 100.0]]), torch.tensor([[2.0, 4.0]]))
-    torch.testing.assert_close(
-        noise.apply(torch.tensor([[[8.0, 8.0]]]), slice(None)), torch.tensor([[[3.0, 2.0]]])
-    )
-    torch.testing.assert_close(
-        noise.apply(torch.tensor([[[8.0, 4.0, 1.0], [9.0, 2.0, 0.0]]]), slice(0, 1)),
-        torch.tensor([[[3.0, 2.0, 0.5], [3.0, 1.0, 0.0]]]),
-    )
 
 
 @pytest.mark.parametrize(

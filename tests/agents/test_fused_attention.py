@@ -18,7 +18,7 @@ from torch.nn.attention import flex_attention as flex_module
 
 from agents import fused_attention as fused_module
 from agents import transformer as transformer_module
-from agents.block_view import BlockView, SpanNoise
+from agents.block_view import BlockView
 from agents.fused_attention import fused_attention, seen_by
 from agents.memory_state import MemoryState
 from agents.retention import SMALLEST_MASK, PenaltyKind
@@ -77,15 +77,15 @@ def results(
     x, direction = torch.randn(2, 2, 34, settings.width, dtype=torch.float64, generator=generator)
     x, direction = x.to(device, dtype, copy=True), direction.to(device)
     first = episode_starts(5, 2, 34, 0.06).to(device)
-    noise = None
+    limit_BT = None
     if model.learns_spans:
-        noise = SpanNoise(*torch.tensor([25.0, 1.5], device=device).view(2, 1, 1).expand(-1, 2, 17))
+        limit_BT = torch.full((2, 17), 17.0, device=device)
     plain = lively(replace(settings, attention="plain"), 5).to(device, dtype)
     state = carried(plain, x, first, 17)
     inputs = x[:, 17:].clone().requires_grad_()
     penalty = PenaltyKind("all") if model.learns_spans else None
     with torch.autocast(device, torch.bfloat16, enabled=mixed):
-        output = model.block(inputs, state, first[:, 17:], noise, penalty=penalty)
+        output = model.block(inputs, state, first[:, 17:], limit_BT, penalty=penalty)
     (output.y_BTD * direction[:, 17:]).sum().backward()
     assert inputs.grad is not None
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

@@ -46,7 +46,7 @@ def without_single_memories(
     for now, (x_D, first) in enumerate(zip(x_TD, is_first, strict=True)):
         written = [] if first else written
         h_D = layer.memory_norm(x_D)
-        memories = seen(layer, written, now, math.inf, 1.0)
+        memories = seen(layer, written, now, math.inf)
         for head in range(layer.num_heads):
             left, shortfall = memories, 0.0
             weights = attention(layer, h_D, memories)[head] if memories else torch.zeros(1)

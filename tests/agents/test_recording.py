@@ -75,7 +75,8 @@ def by_the_equations(layer: MemoryLayer, content_MD: Tensor, t: int) -> tuple[li
             row.append(masks[-1] * math.exp(score.item()))
         weights.append(row)
     attention_MH = torch.tensor(weights)
-    return masks, attention_MH / attention_MH.sum(0)
+    assert layer.null_memory  # one of zeros, whose score is 0
+    return masks, attention_MH / (attention_MH.sum(0) + 1.0)
 
 
 def test_masks_and_attention_are_those_of_the_equations(record: EpisodeRecord) -> None:

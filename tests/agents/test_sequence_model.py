@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agents.block_view import SpanNoise
 from agents.memory_state import NEVER
 from agents.sequence_model import SequenceModel
 from agents.transformer import TransformerSettings
@@ -66,29 +65,28 @@ def test_at_first_all_targets_are_equally_likely() -> None:
 
 
 @pytest.mark.parametrize("forgets", [False, True])
-def test_what_noise_hides_is_forgotten_only_if_asked(forgets: bool) -> None:
+def test_what_a_limit_hides_is_forgotten_only_if_asked(forgets: bool) -> None:
     model = make(initial_span_fraction=0.5)
     tokens, first = torch.randint(11, (2, 30)), torch.zeros(2, 30, dtype=torch.bool)
-    noise = SpanNoise(torch.full((2, 30), 3.0), torch.ones(2, 30))
-    output = model.block(tokens, model.initial_state(2), first, noise, noise_forgets=forgets)
+    limit_BT = torch.full((2, 30), 3.0)
+    output = model.block(tokens, model.initial_state(2), first, limit_BT, limit_forgets=forgets)
     assert output.state is not None
     held = [(layer.birth_BW != NEVER).sum(1).max().item() for layer in output.state.layers]
     if forgets:
         assert max(held) <= 3 + 4  # the limit and the ramp
     else:
         assert min(held) > 3 + 4
-    undisturbed = model.block(tokens, model.initial_state(2), first)
-    assert not torch.equal(output.y_BTD, undisturbed.y_BTD)
+    unlimited = model.block(tokens, model.initial_state(2), first)
+    assert not torch.equal(output.y_BTD, unlimited.y_BTD)
 
 
-def test_noise_for_one_block_leaves_the_next_as_it_would_be() -> None:
-    """With memories of its own spans the next block sees all that the noise had hidden."""
+def test_a_limit_for_one_block_leaves_the_next_as_it_would_be() -> None:
+    """With memories of its own spans the next block sees all that the limit had hidden."""
     model = make(num_layers=1, initial_span_fraction=0.5)
     tokens, first = torch.randint(11, (2, 40)), torch.zeros(2, 40, dtype=torch.bool)
-    noise = SpanNoise(torch.full((2, 20), 2.0), torch.ones(2, 20))
     results = []
-    for disturbance in (noise, None):
-        state = model.block(tokens[:, :20], model.initial_state(2), first[:, :20], disturbance).state
+    for limit_BT in (torch.full((2, 20), 2.0), None):
+        state = model.block(tokens[:, :20], model.initial_state(2), first[:, :20], limit_BT).state
         assert state is not None
         results.append(model.block(tokens[:, 20:], state, first[:, 20:]).y_BTD)
     torch.testing.assert_close(*results)

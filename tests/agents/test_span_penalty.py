@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from agents.random_shortening import RandomShortening
 from agents.retention import PenaltyKind, span_cost, span_shortfall
-from agents.span_noise import SpanNoiseSampler, SpanNoiseSettings
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 
 
@@ -174,37 +174,18 @@ def test_impossible_penalties_are_refused(change: dict[str, Any], named: str) ->
         SpanPenaltySettings(**change)
 
 
-def test_noise_is_constant_within_an_episode_and_paces_itself() -> None:
-    sampler = SpanNoiseSampler(SpanNoiseSettings(random_shortening=True, time_dilation_max=8.0))
+def test_limits_are_constant_within_an_episode() -> None:
+    shortening = RandomShortening(enabled=True)
     everybody, nobody = torch.ones(500, dtype=torch.bool), torch.zeros(500, dtype=torch.bool)
-    noise = sampler.sample(everybody, 100)
-    assert noise is not None
-    assert not any(sampler.dilated()), "clocks are ordinary until the task is solved"
-    assert 0.0 <= float(noise.limit_BT.min()) < 20.0 < 80.0 < float(noise.limit_BT.max()) <= 100.0
-    again = sampler.sample(nobody, 100)
-    assert again is not None
-    assert torch.equal(again.limit_BT, noise.limit_BT)
-    for _ in range(200):
-        sampler.update(1.0)
-        sampler.update(0.5)
-        sampler.update(None)
-    assert sampler.fastest == 8.0
-    noise = sampler.sample(everybody, 100)
-    assert noise is not None
-    rates = noise.rate_BT[:, 0]
-    assert float((rates > 1.0).float().mean()) == pytest.approx(0.5, abs=0.1)
-    assert 6.0 < float(rates.max()) <= 8.0
-    assert SpanNoiseSampler(SpanNoiseSettings()).sample(everybody, 100) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"time_dilation_max": 0.5}, "time_dilation_max"),
-        ({"time_dilation_probability": 1.5}, "time_dilation_probability"),
-        ({"time_dilation_growth": 0.9}, "time_dilation_growth"),
-    ],
-)
-def test_impossible_noise_is_refused(change: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        SpanNoiseSettings(**change)
+    limit_B1 = shortening.sample(everybody, 100)
+    assert limit_B1 is not None
+    assert 0.0 <= float(limit_B1.min()) < 20.0 < 80.0 < float(limit_B1.max()) <= 100.0
+    again_B1 = shortening.sample(nobody, 100)
+    assert again_B1 is not None
+    assert torch.equal(again_B1, limit_B1)
+    one = nobody.clone()
+    one[3] = True
+    other_B1 = shortening.sample(one, 100)
+    assert other_B1 is not None
+    assert (other_B1 != limit_B1).squeeze(1).tolist() == one.tolist()
+    assert RandomShortening(enabled=False).sample(everybody, 100) is None

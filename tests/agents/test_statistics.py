@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents.episode_statistics import DILATED, SuccessWindow
+from agents.episode_statistics import SuccessWindow
 from agents.memory_statistics import MemoryStatistics
 from agents.transformer import StepReport, TransformerSettings
 
@@ -24,15 +24,6 @@ def test_worst_class_is_known_once_every_class_has_enough_episodes() -> None:
     for _ in range(4):
         window.record(True, "long")
     assert window.worst() == pytest.approx(2 / 3), "only the last four count"
-
-
-def test_dilated_episodes_count_only_when_asked() -> None:
-    window = SuccessWindow(min_episodes_per_class=1)
-    window.record(True, "all")
-    assert window.worst(with_dilated=True) == 1.0
-    window.record(False, DILATED)
-    assert window.worst() == 1.0
-    assert window.worst(with_dilated=True) == 0.0
 
 
 def report(retained: int, tagged: int) -> StepReport:

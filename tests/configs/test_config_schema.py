@@ -44,8 +44,6 @@ memories = st.builds(
     compression_rate=st.integers(1, 100),
     span_divisor=number(0.1, 100.0),
     random_shortening=st.booleans(),
-    time_dilation_max=number(1.0, 1e4),
-    time_dilation_probability=unit,
     position_window=st.integers(0, 64),
 )
 policies = st.builds(
@@ -227,7 +225,6 @@ BAD_COMMAND_LINES = {
     "--memory.ramp 0": "memory.ramp must be at least 1, got 0",
     "--memory.ramp 2000": "memory.ramp (2000) must not exceed memory.max_span (1024)",
     "--memory.initial-span-fraction 1": "memory.initial_span_fraction must lie in (0, 1), got 1.0",
-    "--memory.time-dilation-max 0.5": "memory.time_dilation_max must be at least 1",
     "--memory.span-divisor 0": "memory.span_divisor must be greater than 0",
     "--policy.num-heads 3": "policy.num_heads (3) must divide policy.width (64)",
     "--policy.layer-drop 1": "policy.layer_drop must lie in [0, 1)",

@@ -21,7 +21,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import MemoryPPO
 from agents.retention import SMALLEST_MASK
-from agents.span_noise import SpanNoiseSettings
 from agents.transformer import MemoryTransformer, TransformerSettings
 from envs.vec_env import make_vec_env
 from tests.agents import reference_transformer
@@ -250,7 +249,7 @@ def acting_against_learning(steps: int, seed: int, num_envs: int = 32) -> Figure
         n_epochs=2,
         seed=seed,
         device="cpu",
-        span_noise=SpanNoiseSettings(random_shortening=True, time_dilation_max=5.0),
+        random_shortening=True,
         policy_kwargs={"width": 16, "num_heads": 2, "max_span": 40, "ramp": 4, "position_window": 3},
     )
     recorder = Recorder()

@@ -36,7 +36,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "ppo-expire-span-corridor": (*_SIZE, "--env", "corridor-short", "--env-arg", "max_length=4"),
     "a2c-expire-span-corridor": (
         *(*_SIZE, "--env", "corridor-short", "--algo", "a2c", "--env-arg", "max_length=4"),
-        *("--memory.random-shortening", "true", "--memory.time-dilation-max", "3"),
+        *("--memory.random-shortening", "true"),
     ),
     "ppo-adaptive-span-portal": (*_SIZE, "--env", "portal-short", "--memory", "adaptive-span"),
     "ppo-compressive-corridor": (*_SIZE, "--env", "corridor-short", "--memory", "compressive"),

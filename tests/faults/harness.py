@@ -39,7 +39,7 @@ SMALL = (
     *("--a2c.n-steps", "8", "--total-steps", "768", "--evaluation.episodes", "4", "--stop.success", "none"),
     *("--stop.min-episodes", "1", "--env-arg", "max_length=4"),
     *("--memory.max-span", "64", "--memory.ramp", "4", "--memory.initial-span-fraction", "0.2"),
-    *("--memory.random-shortening", "true", "--memory.time-dilation-max", "3"),
+    *("--memory.random-shortening", "true"),
 )
 """Twelve updates in which everything that a checkpoint holds takes part."""
 

@@ -25,7 +25,6 @@ OPENED = (
     "agent/training/env",
     "agent/training/memory_statistics",
     "agent/training/random",
-    "agent/training/span_noise",
     "runner",
     "trainer",
     "trainer/shards",
@@ -50,7 +49,7 @@ CONSTANT = {
 DERIVED = {
     "agent/counters/_current_progress_remaining": "computed from the steps before it is used",
     "agent/optimizer/param_groups": "its learning rate is computed from the steps before it is used",
-    "agent/training/span_noise/limit": "drawn anew",
+    "agent/training/shortening": "drawn anew",
     "runner/step": "without it the checkpoint is written a second time, with the same content",
 }
 """parts that a resumed run does not need, and why"""

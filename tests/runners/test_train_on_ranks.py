@@ -30,8 +30,8 @@ CASES: dict[str, tuple[str, ...]] = {
     # Minibatches of two environments: in some of them a rank has none.
     "ppo": ("--ppo.batch-size", "32", "--ppo.target-kl", "0.0001", "--ppo.clip-range-vf", "0.2"),
     "a2c": ("--algo", "a2c", "--a2c.normalize-advantage", "true", "--policy.normalize-warmup-rollouts", "3"),
-    "noise": (
-        *("--memory.random-shortening", "true", "--memory.time-dilation-max", "5", "--penalty.kind", "fixed"),
+    "shortening": (
+        *("--memory.random-shortening", "true", "--penalty.kind", "fixed"),
         *("--policy.layer-drop", "0.3"),
     ),
     "compressive": ("--env", "portal-short", "--memory", "compressive", "--memory.size", "6"),
@@ -79,8 +79,8 @@ def test_two_ranks_make_the_same_updates_as_one(case: str, tmp_path: Path) -> No
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
-    """1, 2, 4 and again 1 rank, against 1 from beginning to end; with noise, whose state has rows too."""
-    words = [*SMALL, *CASES["noise"], "--ppo.learning-rate-schedule", "constant"]
+    """1, 2, 4 and again 1 rank, against 1 from beginning to end; with limits of spans, which have rows."""
+    words = [*SMALL, *CASES["shortening"], "--ppo.learning-rate-schedule", "constant"]
     assert train_agent.main([*words, "--run", str(tmp_path / "one")]) == 0
     run = tmp_path / "changing"
     assert train_agent.main([*words, "--run", str(run), "--total-steps", "384"]) == 0
