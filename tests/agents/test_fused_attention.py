@@ -79,7 +79,7 @@ def results(
     first = episode_starts(5, 2, 34, 0.06).to(device)
     limit_BT = None
     if model.learns_spans:
-        limit_BT = torch.full((2, 17), 17.0, device=device)
+        limit_BT = torch.full((2, 17), 25.0, device=device)
     plain = lively(replace(settings, attention="plain"), 5).to(device, dtype)
     state = carried(plain, x, first, 17)
     inputs = x[:, 17:].clone().requires_grad_()
@@ -97,10 +97,14 @@ def results(
 
 
 def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], limit: float) -> None:
-    """In relative terms of each tensor's norm."""
+    """In terms of the norm of each tensor, or of its module: a bias is one sum in which much cancels."""
     assert found.keys() == expected.keys()
+    modules: dict[str, list[Tensor]] = {}
     for name, part in expected.items():
-        error = float((found[name].double() - part).norm() / part.norm().clamp_min(1e-12))
+        modules.setdefault(name.rpartition(".")[0] or name, []).append(part)
+    for name, part in expected.items():
+        whole = torch.cat([each.flatten() for each in modules[name.rpartition(".")[0] or name]])
+        error = float((found[name].double() - part).norm() / whole.norm().clamp_min(1e-12))
         assert error <= limit, (name, error)
 
 
