@@ -82,5 +82,4 @@ class ExpireSpan(LearnedSpans):
         if kind.form == "ramp":
             assert mask_BTGM is not None
             return ramp_penalty(end_BGM.unsqueeze(1) - step_T.view(1, -1, 1, 1), mask_BTGM, self.ramp)
-        assert kind.form is not None
         return span_cost(span_BGT, kind.form, kind.cap_steps).mean((1, 2))

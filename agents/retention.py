@@ -41,10 +41,10 @@ PenaltyForm = Literal["log", "capped", "all", "ramp"]
 class PenaltyKind(NamedTuple):
     """Which span penalty to compute."""
 
-    form: PenaltyForm | None
+    form: PenaltyForm
     """what holding costs. "log": the logarithm of 1 + the span of every memory written; "all": equation 6;
-    "capped": the same with a cap on each memory's cost; "ramp": the released code's, on fading memories only;
-    None: nothing, the penalty is what use asks for"""
+    "capped": the same with a cap on each memory's cost; "ramp": the released code's, on fading memories
+    only"""
     cap_steps: float = 64.0
     """the cap, used by "capped" alone"""
     use_weight: float | None = None

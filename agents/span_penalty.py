@@ -62,29 +62,30 @@ class SpanPenaltySettings:
 class SpanPenalty:
     """The weight over time.
 
-    Under the constraint, alpha is a ceiling times the slack: how far the worst class lies above the
-    target, from 0 (at the target) to 1 (it never fails). The slack acts at once, so a success rate
-    that falls takes the pressure off before it reaches the target; the ceiling creeps up while the
-    constraint holds and falls faster while it does not. A rule on the weight alone swings: spans
-    answer many updates late.
+    A ceiling creeps up while the constraint holds and falls faster while it does not. What follows from it
+    depends on what keeps a memory that the task needs.
 
-    Below the target the slack, and with it alpha, is negative (down to minus the largest weight):
-    remembering is subsidized until the class is back. The task alone brings a span that has become
-    too short back only through its ramp, which is slow, or never happens once other memories stand in
+    Where use counts (`use_weight` above 0), alpha is 0 until the constraint has held for the first time:
+    before that nothing is of use yet, and everything would be forgotten. From then on it is the ceiling,
+    whatever happens to success: what is needed is held by its use, and an agent that fails since it holds
+    too much is helped by forgetting.
+
+    Where use does not count, alpha is the ceiling times the slack: how far the worst class lies above the
+    target, from 0 (at the target) to 1 (it never fails). The slack acts at once, so a success rate
+    that falls takes the pressure off before it reaches the target. A rule on the weight alone swings: spans
+    answer many updates late. Below the target the slack, and with it alpha, is negative (down to minus the
+    largest weight): remembering is subsidized until the class is back. The task alone brings a span that has
+    become too short back only through its ramp, which is slow, or never happens once other memories stand in
     for it. No subsidy is paid before the constraint has held for the first time: until then there is
     nothing to bring back.
-
-    Where use counts there is no subsidy: below the target nothing is charged, and alpha, at its ceiling,
-    weighs what use asks for alone. And while some class has too few episodes to tell, as after a longer
-    stage of a curriculum has begun, alpha stays as it is: use would otherwise lengthen spans meanwhile, with
-    nothing to hold against it.
     """
 
     settings: SpanPenaltySettings = field(default_factory=SpanPenaltySettings)
     ceiling: float = -1.0
     """set from `settings.weight` at the start"""
     slack: float | None = None
-    """how far the worst class lies above the target, -1 to 1; None: not known, so nothing is charged"""
+    """how far the worst class lies above the target, -1 to 1; None: not known, so nothing is charged. Where
+    use counts it is not needed and stays None"""
     has_held: bool = False
     """whether the constraint has ever held"""
 
@@ -98,13 +99,11 @@ class SpanPenalty:
         """Alpha for the next update; negative: a subsidy."""
         if self.settings.kind == "fixed":
             return self.settings.weight
-        if self.slack is None:
+        if self.settings.use_weight:
+            return self.ceiling if self.has_held else 0.0
+        if not self.has_held or self.slack is None:
             return 0.0
-        if self.slack > 0.0:
-            return self.slack * self.ceiling
-        if not self.has_held:
-            return 0.0
-        return self.ceiling if self.settings.use_weight else self.slack * self.settings.max_weight
+        return self.slack * (self.ceiling if self.slack > 0.0 else self.settings.max_weight)
 
     @property
     def kind(self) -> PenaltyKind | None:
@@ -113,10 +112,8 @@ class SpanPenalty:
         if settings.kind == "none":
             return None
         if settings.use_weight:
-            below = self.slack is not None and self.slack <= 0.0
             use_weight = settings.use_weight if self.weight > 0.0 else 0.0
-            form = None if below else settings.form
-            return PenaltyKind(form, settings.cap_steps, use_weight, settings.use_margin)
+            return PenaltyKind(settings.form, settings.cap_steps, use_weight, settings.use_margin)
         return PenaltyKind(settings.form, settings.cap_steps) if self.weight != 0.0 else None
 
     def update(self, worst_success: float | None) -> None:
@@ -129,12 +126,12 @@ class SpanPenalty:
         settings = self.settings
         if settings.kind != "constraint":
             return
-        if worst_success is None:
-            if not (settings.use_weight and self.has_held):
-                self.slack = None
+        above = None if worst_success is None else worst_success - settings.target_success
+        if not settings.use_weight:
+            self.slack = None if above is None else max(-1.0, above / (1.0 - settings.target_success))
+        if above is None:
             return
-        self.slack = max(-1.0, (worst_success - settings.target_success) / (1.0 - settings.target_success))
-        if self.slack > 0.0:
+        if above > 0.0:
             self.has_held = True
             self.ceiling = min(settings.max_weight, self.ceiling * settings.growth)
         else:

@@ -465,7 +465,7 @@ class MemoryLayer(nn.Module):
                 question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks, need_attention
             )
         penalty_B = without_NCHQ = shortfall_NC = None
-        if penalty is not None and penalty.form is not None:
+        if penalty is not None:
             penalty_B = retention.penalty(penalty, span_BGT, end_BGM, mask_BTGM, view.step_T)
         if attention_BTHM is not None:
             assert penalty is not None

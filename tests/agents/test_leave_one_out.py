@@ -159,8 +159,6 @@ def test_by_effect_the_task_does_not_teach_spans(null_memory: bool) -> None:
     assert not taught(EFFECT, "task")
     assert taught(EFFECT, "cost")
     assert taught(EFFECT, "use")
-    assert not taught(EFFECT._replace(form=None), "cost")
-    assert taught(EFFECT._replace(form=None), "use")
     assert not taught(EFFECT._replace(use_weight=0.0), "use"), "before the task is solved"
 
 

@@ -85,27 +85,24 @@ def by_effect(**change: Any) -> SpanPenalty:
     return SpanPenalty(SpanPenaltySettings(**{**settings, **change}))
 
 
-def test_by_effect_nothing_is_subsidized_but_use_goes_on_counting() -> None:
+def test_by_effect_forgetting_begins_with_success_and_then_goes_on() -> None:
     penalty = by_effect(weight=1e-4, max_weight=1e-2, growth=1.5)
     task_does_not_teach = PenaltyKind("log", use_weight=0.0, use_margin=3.0)
     for success in (None, 0.4):
         penalty.update(success)
         assert penalty.weight == 0.0
-        assert penalty.kind is not None
-        assert penalty.kind._replace(form="log") == task_does_not_teach
-    penalty.update(1.0)
-    assert penalty.weight == pytest.approx(1.5e-4)
-    assert penalty.kind == PenaltyKind("log", 64.0, 300.0, 3.0)
-    penalty.update(None)
-    assert penalty.weight == pytest.approx(1.5e-4), "a class without a rate is no reason to stop"
-    penalty.update(0.4)
-    assert penalty.weight == penalty.ceiling == pytest.approx(0.9 * 1.5e-4)
-    assert penalty.kind == PenaltyKind(None, 64.0, 300.0, 3.0)
-    penalty.update(None)
-    assert penalty.kind.form is None
-    penalty.update(0.75)
-    assert penalty.weight == pytest.approx(0.5 * penalty.ceiling)
-    assert penalty.kind.form == "log"
+        assert penalty.kind == task_does_not_teach
+    counts = PenaltyKind("log", use_weight=300.0, use_margin=3.0)
+    for success, weight in ((1.0, 1.5e-4), (None, 1.5e-4), (1.0, 2.25e-4), (0.4, 2.025e-4), (None, 2.025e-4)):
+        penalty.update(success)
+        assert penalty.weight == penalty.ceiling == pytest.approx(weight)
+        assert penalty.kind == counts
+    for _ in range(100):
+        penalty.update(1.0)
+    assert penalty.weight == 1e-2
+    for _ in range(100):
+        penalty.update(0.0)
+    assert penalty.weight == 1e-4
 
 
 def test_without_a_penalty_the_task_teaches_spans() -> None:

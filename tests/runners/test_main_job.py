@@ -178,7 +178,7 @@ def test_every_memory_trains_and_is_judged(memory: str, tmp_path: Path) -> None:
     assert len(result["retained_mean"]) == (0 if memory == "none" else 2)
     most = {"transformer-xl": 4, "compressive": 4 + 3 + 64}.get(memory, 1024)
     assert max(result["retained_max"], default=0) <= most
-    window = {"transformer-xl": 4, "compressive": 4, "adaptive-span": 8, "none": 0}
+    window = {"transformer-xl": 4, "compressive": 4, "adaptive-span": 1, "none": 0}
     assert result["short_term_window"] == window[memory]
 
 
@@ -256,7 +256,7 @@ def test_wilson_interval_by_hand() -> None:
     ("words", "message"),
     [
         (["--seed", "1"], "seed was 0 when the run began and cannot become 1 when it is resumed"),
-        (["--memory.ramp", "4"], "memory.ramp was 8 when the run began"),
+        (["--memory.ramp", "4"], "memory.ramp was 1 when the run began"),
         (["--algo", "a2c"], "algo was ppo"),
         (["--env-arg", "max_length=9"], "env_args.max_length was None"),
         (["--config", "other.yaml"], "config and resume exclude each other"),

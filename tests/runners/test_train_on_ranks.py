@@ -56,7 +56,7 @@ def assert_same(one: Path, two: Path) -> None:
     assert mine.keys() == other.keys()
     for name, part in mine.items():
         torch.testing.assert_close(
-            part, other[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            part, other[name], rtol=1e-3, atol=5e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
