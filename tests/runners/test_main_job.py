@@ -198,7 +198,7 @@ def test_a_run_that_is_interrupted_and_resumed_equals_one_that_is_not(
     algo: str, memory: str, tmp_path: Path
 ) -> None:
     """A real SIGTERM to a real process, at a moment nobody chose; weights and metrics bit for bit."""
-    total = 6400
+    total = 2560
     words = [*SMALL, "--algo", algo, "--memory", memory, "--memory.size", "6", "--total-steps", str(total)]
     assert train_agent.main([*words, "--run", str(tmp_path / "unbroken")]) == 0
     run = tmp_path / "broken"

@@ -41,7 +41,7 @@ def cluster() -> Iterator[str]:
     """The address of a cluster of two nodes with one core each."""
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes.add_node(num_cpus=1)
     yield nodes.address
     nodes.shutdown()
