@@ -480,6 +480,7 @@ def test_it_learns_to_copy(tmp_path: Path) -> None:
     words = [
         *("--task", "copy", "--task-arg", "max_distance=64", "--task-arg", "min_distance=20"),
         *("--task-arg", "distance_distribution=uniform", "--task-arg", "string_length=4"),
+        *("--eval-task-arg", "distance=256"),  # four times as far as in training
         *("--task-arg", "alphabet_size=4", "--num-rows", "16", "--block-size", "64"),
         *("--total-updates", "1500", "--model.width", "32", "--memory.max-span", "512"),
         *("--memory.initial-span-fraction", "0.5", "--held-out.every", "25", "--held-out.tokens", "8192"),
