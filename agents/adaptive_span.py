@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from agents.retention import LearnedSpans, PenaltyKind
+from agents.retention import LearnedSpans, PenaltyKind, span_cost
 
 
 class AdaptiveSpan(LearnedSpans):
@@ -62,5 +62,7 @@ class AdaptiveSpan(LearnedSpans):
         mask_BTGM: Float[Tensor, "B T G M"] | None,
         step_T: Float[Tensor, " T"],
     ) -> Float[Tensor, " B"]:
-        """The mean span of the heads, whatever the form: there are no few long spans for a cap to spare."""
+        """The mean span of the heads, or where use counts its logarithm, against which use can hold."""
+        if kind.use_weight is not None:
+            return span_cost(span_BGT, "log", kind.cap_steps).mean((1, 2))
         return span_BGT.mean((1, 2))

@@ -2,7 +2,7 @@
 
 A penalty that is there from the first update teaches forgetting before there is anything to
 remember: with no reward yet, Adam scales even the smallest penalty gradient up. So forgetting is a
-constrained problem: spans as short as possible *while the worst class of episodes still succeeds*.
+constrained problem: spans as short as possible *once the worst class of episodes succeeds*.
 """
 
 from __future__ import annotations

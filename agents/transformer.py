@@ -426,8 +426,6 @@ class MemoryLayer(nn.Module):
         span_BGT = spans[-1]
         birth_BM = view.relative(torch.cat([part.birth_BW for part in contents], 1))
         end_BGM = torch.cat(view.limited(spans), 2) + birth_BM.unsqueeze(1)
-        if penalty is not None and penalty.use_weight is not None:
-            end_BGM = end_BGM.detach()
         hidden_BTN = view.hidden_BTT if pooled is None else torch.cat([pooled.hidden_BTP, view.hidden_BTT], 2)
         hidden = [part.hidden_BWD for part in contents]
         exact = h_BTD.dtype
@@ -436,8 +434,9 @@ class MemoryLayer(nn.Module):
             end_BGM = _inserted(end_BGM, num_steps, torch.inf)
             birth_BM = _inserted(birth_BM, num_steps, -torch.inf)
             hidden_BTN = _inserted(hidden_BTN, num_steps, False)
+        taught_by_use = penalty is not None and penalty.use_weight is not None  # and not by the task
         clocks = (
-            end_BGM / retention.ramp + 1.0,
+            (end_BGM.detach() if taught_by_use else end_BGM) / retention.ramp + 1.0,
             view.stored_time_BT / retention.ramp,
             view.step_T / retention.ramp,
             hidden_BTN,

@@ -64,8 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     except RankLostError as lost:  # before there was anything to continue, or at the very end
         sys.stderr.write(f"rank {ranks.index}: error: {lost}\n")
         return 1
-    finally:
-        ranks.close()
 
 
 def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
@@ -215,4 +213,4 @@ def _paths(config: TrainConfig, folder: RunFolder) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(main))
+    Ranks.leave(command_line.run(main))

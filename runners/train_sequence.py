@@ -81,8 +81,6 @@ def main(argv: list[str] | None = None) -> int:
     except RankLostError as lost:
         sys.stderr.write(f"rank {ranks.index}: error: {lost}\n")
         return 1
-    finally:
-        ranks.close()
 
 
 def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
@@ -318,4 +316,4 @@ def _where_to_go_on(folder: RunFolder) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(main))
+    Ranks.leave(command_line.run(main))

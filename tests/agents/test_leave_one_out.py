@@ -158,6 +158,7 @@ def test_by_effect_the_task_does_not_teach_spans(null_memory: bool) -> None:
     assert taught(PenaltyKind("log"), "task")
     assert not taught(EFFECT, "task")
     assert taught(EFFECT, "cost")
+    assert taught(EFFECT._replace(form="ramp"), "cost")
     assert taught(EFFECT, "use")
     assert not taught(EFFECT._replace(use_weight=0.0), "use"), "before the task is solved"
 
