@@ -146,8 +146,8 @@ class PenaltyConfig:
     """What remembering costs: the weight alpha of the span penalty (equation 6), where spans are learned."""
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
-    """"constraint": charge nothing before the worst class of episodes succeeds (and nothing at all where episodes do
-    not say whether they succeeded: choose "none" there); "fixed": always `weight`"""
+    """"constraint": charge nothing before the worst class of episodes succeeds (and nothing at all where
+    episodes do not say whether they succeeded: choose "none" there); "fixed": always `weight`"""
     form: Literal["log", "capped", "all", "ramp"] = "log"
     """"log": each memory written costs the logarithm of 1 + its span; "all": the span itself, equation 6;
     "capped": the same with a cap on what one memory costs; "ramp": as the released code, on fading memories
@@ -170,8 +170,8 @@ class PenaltyConfig:
     shrinkage: float = 0.9
     """factor per update by which it falls again while the worst class fails too often"""
     target_success: float = 0.97
-    """nothing is charged before the worst class of episodes succeeds more often than this. When it no longer does,
-    alpha falls back towards `weight`; if use does not count, remembering is subsidized"""
+    """nothing is charged before the worst class of episodes succeeds more often than this. When it no longer
+    does, alpha falls back towards `weight`; if use does not count, remembering is subsidized"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
