@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
+from agents.adaptive_span import AdaptiveSpan
 from agents.random_shortening import RandomShortening
 from agents.retention import PenaltyKind, span_cost, span_shortfall
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
@@ -186,3 +188,13 @@ def test_limits_are_constant_within_an_episode() -> None:
     assert other_B1 is not None
     assert (other_B1 != limit_B1).squeeze(1).tolist() == one.tolist()
     assert RandomShortening(enabled=False).sample(everybody, 100) is None
+
+
+def test_use_can_hold_an_adaptive_span_however_long() -> None:
+    """Where use counts, each e-folding costs the same; otherwise the span itself is paid."""
+    memory = AdaptiveSpan(2, max_span=4096, ramp=1, initial_span_fraction=0.5)
+    span_BGT = torch.tensor([[[10.0], [1000.0]]], requires_grad=True)
+    nothing = torch.zeros(1, 2, 1)
+    by_use = memory.penalty(PenaltyKind("log", use_weight=100.0), span_BGT, nothing, None, torch.zeros(1))
+    assert by_use.tolist() == pytest.approx([(math.log(11.0) + math.log(1001.0)) / 2])
+    assert memory.penalty(PenaltyKind("log"), span_BGT, nothing, None, torch.zeros(1)).tolist() == [505.0]
