@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -113,14 +114,16 @@ def test_without_a_penalty_the_task_teaches_spans() -> None:
     assert penalty.kind is None
 
 
+@pytest.mark.parametrize("make", [by_effect, by_the_task])
 @pytest.mark.parametrize("success", [1.0, 0.2])
-def test_state_survives(success: float) -> None:
-    penalty = by_effect(growth=1.5)
+def test_state_survives(success: float, make: Callable[..., SpanPenalty]) -> None:
+    penalty = make(growth=1.5)
     penalty.update(1.0)
     penalty.update(success)
-    other = by_effect(growth=1.5)
+    other = make(growth=1.5)
     other.load_state_dict(penalty.state_dict())
     assert other == penalty
+    assert other.weight == penalty.weight != 0.0
     penalty.update(0.99)
     other.update(0.99)
     assert other == penalty

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -297,7 +296,8 @@ WANDB_PROGRAM = """
         logger = make_logger(folder, config)  # as after a resume, in the same process
     while len(list(folder.wandb.glob("offline-run-*/run-*.wandb"))) < (2 if track == "offline" else 1):
         time.sleep(0.05)
-    cores = children()
+    while len(cores := children()) > 1:  # the first logger's process is still leaving
+        time.sleep(0.05)
     for process in cores:
         os.kill(process, signal.SIGKILL)
     print("killed", len(cores))
@@ -323,8 +323,7 @@ def test_killing_weights_and_biases_does_not_reach_training(track: str, tmp_path
         timeout=60,
     )
     assert result.returncode == 0, result.stderr
-    # On a busy machine the process of the first logger may still be leaving, and is killed as well.
-    assert re.search(r"killed [12]\nslow False closing False off True", result.stdout), result.stdout
+    assert "killed 1\nslow False closing False off True" in result.stdout
     assert "Traceback" not in result.stderr
     assert result.stderr.count("Weights & Biases is switched off") == 1
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")

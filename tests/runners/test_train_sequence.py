@@ -483,9 +483,9 @@ def test_it_learns_to_copy(tmp_path: Path) -> None:
         *("--eval-task-arg", "distance=256"),  # four times as far as in training
         *("--task-arg", "alphabet_size=4", "--num-rows", "16", "--block-size", "64"),
         *("--total-updates", "1500", "--model.width", "32", "--memory.max-span", "512"),
-        *("--memory.initial-span-fraction", "0.5", "--held-out.every", "25", "--held-out.tokens", "8192"),
-        *("--held-out.stop-accuracy", "0.97", "--optimizer.learning-rate", "2e-3", "--track", "disabled"),
+        *("--memory.initial-span-fraction", "0.5", "--held-out.every", "50", "--held-out.tokens", "32768"),
+        *("--held-out.stop-accuracy", "0.99", "--optimizer.learning-rate", "2e-3", "--track", "disabled"),
     ]
     assert train_sequence.main([*words, "--run", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert result["accuracy"] > 0.95
+    assert result["accuracy"] > 0.98
