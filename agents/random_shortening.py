@@ -33,7 +33,8 @@ class RandomShortening:
             return None
         first_B1 = is_first_B.unsqueeze(1)
         if self.limit_B1 is None:
-            self.limit_B1 = torch.full(first_B1.shape, float(max_span), device=first_B1.device)
+            self.limit_B1 = torch.full(first_B1.shape, float(max_span))
+        self.limit_B1 = self.limit_B1.to(first_B1.device)  # a checkpoint's lies in memory
         if any(ranks.any(bool(first_B1.any()))):
             batch = len(is_first_B)
             draw_N1 = torch.rand(ranks.count * batch, 1, device=first_B1.device)
