@@ -138,9 +138,13 @@ def or_exit(action: Callable[[], T]) -> T:
 
 
 def run(main: Callable[[], int]) -> int:
-    """A command's exit code; Ctrl-C before the command handles it itself is no traceback."""
+    """A command's exit code, a refusal's too; Ctrl-C before the command handles it itself is no traceback."""
     try:
         return main()
+    except SystemExit as leaving:
+        if not isinstance(leaving.code, int):  # a message for the interpreter to show
+            raise
+        return leaving.code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return EXIT_INTERRUPTED

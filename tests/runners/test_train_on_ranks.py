@@ -34,7 +34,12 @@ CASES: dict[str, tuple[str, ...]] = {
         *("--memory.random-shortening", "true", "--penalty.kind", "fixed"),
         *("--policy.layer-drop", "0.3"),
     ),
-    "compressive": ("--env", "portal-short", "--memory", "compressive", "--memory.size", "6"),
+    "compressive": (
+        *("--env", "portal-short", "--memory", "compressive", "--memory.size", "6"),
+        # Weights agree to 1e-7 with this seed; with 0, in the ninth update, one unit's ReLU has its kink
+        # between the two roundings of one number, and its weights then differ by 6e-5.
+        *("--seed", "1"),
+    ),
     "curriculum": CURRICULUM,
     "cartpole": ("--env", "CartPole-v1"),
 }
@@ -228,18 +233,26 @@ LEAVING = """
 import atexit, sys
 import torch.distributed as dist
 from agents.ranks import Ranks
+from configs.command_line import or_exit, run
+
+def refuse():
+    raise ValueError("no")
 
 atexit.register(print, "an orderly exit")
 if sys.argv[1] == "several":
     dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=0, world_size=1)
 print("written")
-Ranks.leave(3)
+Ranks.leave(run(lambda: or_exit(refuse) if sys.argv[3] == "refused" else 3))
 """
 
 
+@pytest.mark.parametrize(("how", "code"), [("done", 3), ("refused", 2)])
 @pytest.mark.parametrize(("who", "said"), [("alone", "written\nan orderly exit\n"), ("several", "written\n")])
-def test_one_of_several_leaves_at_once_with_what_it_wrote(who: str, said: str, tmp_path: Path) -> None:
+def test_one_of_several_leaves_at_once_with_what_it_wrote(
+    who: str, said: str, how: str, code: int, tmp_path: Path
+) -> None:
     """Else gloo's threads may abort it on the way out."""
-    words = [sys.executable, "-c", LEAVING, who, str(tmp_path / "store")]
+    words = [sys.executable, "-c", LEAVING, who, str(tmp_path / "store"), how]
     result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert (result.returncode, result.stdout) == (3, said), result.stderr
+    assert (result.returncode, result.stdout) == (code, said), result.stderr
+    assert ("error: no" in result.stderr) == (how == "refused")
