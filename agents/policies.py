@@ -37,7 +37,6 @@ from agents.ranks import ALONE, Ranks
 from agents.retention import PenaltyKind
 from agents.transformer import (
     AttentionKind,
-    BlockReport,
     MemoryDetail,
     MemoryKind,
     MemoryTransformer,
@@ -68,8 +67,7 @@ class Evaluation(NamedTuple):
     log_prob_BT: Float[Tensor, "B T"]
     entropy_BT: Float[Tensor, "B T"]
     penalty: Float[Tensor, ""]
-    """the span penalty, summed over layers and averaged over rows, in steps (form "all")"""
-    reports: list[BlockReport]
+    """the span penalty (`BlockOutput.penalty`); 0 unless asked for"""
 
 
 class ExpireSpanPolicy(BasePolicy):
@@ -258,21 +256,16 @@ class ExpireSpanPolicy(BasePolicy):
         entropy = distribution.entropy()
         assert entropy is not None  # only squashed distributions have none
         values_BT = self.value_net(output.y_BTD).squeeze(-1)
-        penalties = [report.penalty_B.mean() for report in output.reports if report.penalty_B is not None]
-        total = torch.stack(penalties).sum() if penalties else values_BT.new_zeros(())
-        if output.ablation is not None:
-            assert penalty is not None
-            assert penalty.use_weight is not None
 
-            def divergence(y_ND: Tensor) -> Tensor:
-                other = copy(self.action_dist)  # a distribution is what it was made into last
-                kl = kl_divergence(distribution, self._distribution(self.action_net(y_ND), other))
-                return kl if kl.dim() == 1 else kl.sum(1)
+        def divergence(y_ND: Tensor) -> Tensor:
+            other = copy(self.action_dist)  # a distribution is what it was made into last
+            kl = kl_divergence(distribution, self._distribution(self.action_net(y_ND), other))
+            return kl if kl.dim() == 1 else kl.sum(1)
 
-            total = total + penalty.use_weight * output.ablation.cost(
-                divergence, num_heads=self.transformer.settings.num_heads, num_steps=batch * num_steps
-            )
-        return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), total, output.reports)
+        charge = values_BT.new_zeros(())
+        if penalty is not None:
+            charge = output.penalty(penalty, divergence, num_heads=self.transformer.settings.num_heads)
+        return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), charge)
 
     def _distribution(
         self, parameters: Float[Tensor, "N A"], kind: Distribution | None = None

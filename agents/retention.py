@@ -76,7 +76,7 @@ class Retention(nn.Module):
     """What every kind of memory answers; a kind whose spans are constant needs `spans` alone."""
 
     learns: ClassVar[bool] = False
-    """whether spans are learned; if not, there is nothing to charge for them and nothing to disturb"""
+    """whether spans are learned; if not, there is nothing to charge for them and nothing to shorten"""
     pools: ClassVar[bool] = False
     """whether several memories may be replaced by one"""
 

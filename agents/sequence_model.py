@@ -99,22 +99,16 @@ class SequenceModel(nn.Module):
     def penalty(
         self, output: BlockOutput, kind: PenaltyKind, asked_BT: Bool[Tensor, "B T"]
     ) -> Float[Tensor, ""]:
-        """The span penalty of a block, averaged over rows: of all layers, and what use asks for."""
-        costs = [report.penalty_B.mean() for report in output.reports if report.penalty_B is not None]
-        total = torch.stack(costs).sum() if costs else output.y_BTD.new_zeros(())
-        if output.ablation is None:
-            return total
-        assert kind.use_weight is not None
+        """The span penalty of a block (`BlockOutput.penalty`); what is done is what is predicted."""
         with torch.no_grad():
-            log_prob_NC = self.head(output.y_BTD[asked_BT]).log_softmax(-1)
+            log_prob_NC = self.head(output.y_BTD[asked_BT]).log_softmax(-1) if kind.asks_for_use else None
 
         def divergence(y_ND: Tensor) -> Tensor:
+            assert log_prob_NC is not None
             other_NC = self.head(y_ND).log_softmax(-1)
             return F.kl_div(other_NC, log_prob_NC, reduction="none", log_target=True).sum(-1)
 
-        return total + kind.use_weight * output.ablation.cost(
-            divergence, num_heads=self.transformer.settings.num_heads, num_steps=asked_BT.numel()
-        )
+        return output.penalty(kind, divergence, num_heads=self.transformer.settings.num_heads)
 
     def step(
         self, tokens_B: Int[Tensor, " B"], state: MemoryState, is_first_B: Bool[Tensor, " B"]

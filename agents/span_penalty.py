@@ -40,9 +40,12 @@ class SpanPenaltySettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work; raises ValueError."""
-        if self.weight < 0.0 or self.max_weight < self.weight:
+        if self.weight < 0.0:
+            raise ValueError(f"penalty.weight must be at least 0, got {self.weight}")
+        if self.kind == "constraint" and not 0.0 < self.weight <= self.max_weight:
             raise ValueError(
-                f"penalty.weight ({self.weight}) must lie between 0 and max_weight ({self.max_weight})"
+                f"penalty.weight ({self.weight}) must lie above 0 and not above max_weight "
+                f'({self.max_weight}); choose the kind "none" to charge nothing'
             )
         if self.cap_steps <= 0.0:
             raise ValueError(f"penalty.cap_steps must be positive, got {self.cap_steps}")
@@ -109,7 +112,7 @@ class SpanPenalty:
     def kind(self) -> PenaltyKind | None:
         """The penalty to compute, or None while nothing is charged and the task teaches spans."""
         settings = self.settings
-        if settings.kind == "none":
+        if settings.kind == "none" or (settings.kind == "fixed" and settings.weight == 0.0):
             return None
         if settings.use_weight:
             use_weight = settings.use_weight if self.weight > 0.0 else 0.0

@@ -17,7 +17,7 @@ Shape letters (logical dimensions, always in this order):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
@@ -173,6 +173,25 @@ class BlockOutput(NamedTuple):
     reports: list[BlockReport]
     ablation: Ablation | None = None
     """what would have come out without single memories, where the penalty asks for their effect"""
+
+    def penalty(
+        self, kind: PenaltyKind, divergence: Callable[[Tensor], Tensor], *, num_heads: int
+    ) -> Float[Tensor, ""]:
+        """The span penalty, averaged over rows: of all layers, and what use asks for.
+
+        Args:
+            kind: as `block` was given it.
+            divergence: of what is done, where use counts (see `Ablation.cost`).
+            num_heads: of each layer.
+        """
+        costs = [report.penalty_B.mean() for report in self.reports if report.penalty_B is not None]
+        total = torch.stack(costs).sum() if costs else self.y_BTD.new_zeros(())
+        if self.ablation is None:
+            return total
+        assert kind.use_weight is not None
+        num_steps = self.y_BTD.shape[0] * self.y_BTD.shape[1]
+        asked = self.ablation.cost(divergence, num_heads=num_heads, num_steps=num_steps)
+        return total + kind.use_weight * asked
 
 
 class _Reading(NamedTuple):
@@ -728,6 +747,8 @@ class MemoryTransformer(nn.Module):
             y_BTD, h_BTD, report, with_own = layer.block(x_BTD, memory, view, penalty, ablation)
             if not skipped:
                 x_BTD, ablation = y_BTD, with_own
+            elif penalty is not None and penalty.asks_for_use:
+                report = report._replace(penalty_B=None)  # nor is it known what its memories are good for
             reports.append(report)
             if need_state:
                 with torch.no_grad():

@@ -187,6 +187,8 @@ class PenaltyConfig:
             raise ValueError(
                 f"penalty.weight ({self.weight}) must not exceed penalty.max_weight ({self.max_weight})"
             )
+        if self.kind == "constraint" and self.weight == 0.0:  # of which no factor makes more
+            raise ValueError("penalty.weight must lie above 0; choose penalty.kind=none to charge nothing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -171,7 +171,7 @@ class SequenceTrainer:
     def _penalty_kind(self, weight: float) -> PenaltyKind | None:
         """Which penalty to compute, if any."""
         chosen = self.config.penalty
-        if not self.model.transformer.learns_spans:
+        if not self.model.transformer.learns_spans or not chosen.weight:
             return None
         if chosen.use_weight:
             use_weight = chosen.use_weight if weight else 0.0

@@ -163,6 +163,21 @@ def test_by_effect_the_task_does_not_teach_spans(null_memory: bool) -> None:
     assert not taught(EFFECT._replace(use_weight=0.0), "use"), "before the task is solved"
 
 
+def test_a_layer_that_is_skipped_pays_nothing_since_nothing_is_known_of_its_use() -> None:
+    model = lively(replace(ONE_LAYER, num_layers=2, layer_drop=0.5), 3).train()
+    x, first = torch.randn(2, 14, 8, dtype=torch.float64), torch.zeros(2, 14, dtype=torch.bool)
+    seen = set()
+    for _ in range(40):
+        output = model.block(x, model.initial_state(2), first, penalty=EFFECT)
+        asked = 0 if output.ablation is None else output.ablation.y_NOD.shape[1] // ONE_LAYER.num_heads
+        paying = sum(report.penalty_B is not None for report in output.reports)
+        assert paying == asked
+        seen.add(paying)
+        without_use = model.block(x, model.initial_state(2), first, penalty=PenaltyKind("log")).reports
+        assert all(report.penalty_B is not None for report in without_use), "as in the paper"
+    assert seen == {0, 1, 2}
+
+
 ACTIONS: dict[str, spaces.Space[Any]] = {
     "discrete": spaces.Discrete(4),
     "box": spaces.Box(-1.0, 1.0, (3,)),

@@ -108,8 +108,9 @@ def test_by_effect_forgetting_begins_with_success_and_then_goes_on() -> None:
     assert penalty.weight == 1e-4
 
 
-def test_without_a_penalty_the_task_teaches_spans() -> None:
-    penalty = by_effect(kind="none")
+@pytest.mark.parametrize("change", [{"kind": "none"}, {"kind": "fixed", "weight": 0.0}])
+def test_without_a_penalty_the_task_teaches_spans(change: dict[str, Any]) -> None:
+    penalty = by_effect(**change)
     penalty.update(1.0)
     assert penalty.kind is None
 
@@ -162,6 +163,8 @@ def test_a_span_falls_short_of_the_age_of_use_times_the_margin() -> None:
     ("change", "named"),
     [
         ({"weight": -1.0}, "weight"),
+        ({"weight": -1.0, "kind": "fixed"}, "weight"),
+        ({"weight": 0.0}, "weight"),
         ({"weight": 1.0, "max_weight": 0.5}, "max_weight"),
         ({"growth": 0.5}, "growth"),
         ({"shrinkage": 0.0}, "shrinkage"),
@@ -174,6 +177,10 @@ def test_a_span_falls_short_of_the_age_of_use_times_the_margin() -> None:
 def test_impossible_penalties_are_refused(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         SpanPenaltySettings(**change)
+
+
+def test_a_fixed_weight_knows_no_largest() -> None:
+    assert SpanPenalty(SpanPenaltySettings(kind="fixed", weight=1.0, max_weight=0.5)).weight == 1.0
 
 
 def test_limits_are_constant_within_an_episode() -> None:

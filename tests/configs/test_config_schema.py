@@ -85,7 +85,7 @@ configs = st.builds(
     policy=policies,
     ppo=ppo_configs,
     a2c=a2c_configs,
-    penalty=st.builds(schema.PenaltyConfig, weight=number(0.0, 1e-3), growth=number(1.0, 2.0)),
+    penalty=st.builds(schema.PenaltyConfig, weight=number(1e-9, 1e-3), growth=number(1.0, 2.0)),
     stop=st.builds(schema.StopConfig, retained=st.none() | number(0.0, 100.0)),
     evaluation=st.builds(schema.EvaluationConfig, episodes=st.integers(1, 10**5), seed=seeds),
 )
@@ -243,6 +243,7 @@ BAD_COMMAND_LINES = {
     "--threads 0": "threads must be at least 1",
     "--total-steps 100": "total_steps (100) must be at least one rollout",
     "--penalty.weight 1": "penalty.weight (1.0) must not exceed penalty.max_weight (0.001)",
+    "--penalty.weight 0": "penalty.weight must lie above 0; choose penalty.kind=none to charge nothing",
     "--penalty.target-success 1": "penalty.target_success must lie in [0, 1)",
     "--stop.success 1.1": "stop.success must lie in (0, 1]",
     "--stop.min-episodes 200": "stop.min_episodes (200) must not exceed stop.window_episodes (100)",
