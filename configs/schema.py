@@ -46,11 +46,15 @@ class PolicyConfig(ModelConfig):
     """divide features by their running statistics, which makes rare ones (the cue above all) large"""
     normalize_warmup_rollouts: int = 10
     """those statistics are fixed after so many rollouts; 0: they follow the whole training"""
+    adam_beta2: float = 0.999
+    """how slowly Adam forgets the size of past gradients. A solved task has small ones, and that of a rare
+    failure is then a leap of up to 0.1 / sqrt(1 - adam_beta2) learning rates: 3.2, or 1 with 0.99"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         self.check("policy")
         check("policy.normalize_warmup_rollouts", self.normalize_warmup_rollouts, "[0, inf)")
+        check("policy.adam_beta2", self.adam_beta2, "[0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,8 @@ from envs.vec_env import make_vec_env
 from runners.run_folder import Checkpoint, RunFolder, RunFolderError
 
 ALGORITHMS: dict[str, type[MemoryOnPolicyAlgorithm]] = {"ppo": MemoryPPO, "a2c": MemoryA2C}
+ADAM_BETA1 = 0.9
+"""how slowly Adam forgets the direction of past gradients: torch's own"""
 
 
 def choose_device(name: str) -> torch.device:
@@ -134,6 +136,8 @@ def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> Memory
             "compressed_size": memory.compressed_size,
             "compression_rate": memory.compression_rate,
             "position_window": memory.position_window,
+            # A2C puts RMSprop and its own in their place if told so.
+            "optimizer_kwargs": {"betas": (ADAM_BETA1, policy.adam_beta2)},
         },
         normalize_warmup_rollouts=policy.normalize_warmup_rollouts,
         success_window_episodes=config.stop.window_episodes,

@@ -220,6 +220,31 @@ def test_a_run_that_is_interrupted_and_resumed_equals_one_that_is_not(
     assert all(torch.equal(part, theirs[name]) for name, part in mine.items())
 
 
+@pytest.mark.parametrize(
+    ("words", "adam"),
+    [
+        ([], (torch.optim.Adam, 0.999)),
+        (["--policy.adam-beta2", "0.9"], (torch.optim.Adam, 0.9)),
+        (
+            ["--algo", "a2c", "--a2c.use-rms-prop", "false", "--policy.adam-beta2", "0.9"],
+            (torch.optim.Adam, 0.9),
+        ),
+        (["--algo", "a2c", "--a2c.use-rms-prop", "true", "--policy.adam-beta2", "0.9"], None),
+    ],
+)
+def test_the_optimizer_is_the_one_that_was_asked_for(
+    words: list[str], adam: tuple[type, float] | None
+) -> None:
+    agent = make_agent(load([*SMALL, *words]), make_vec_env("corridor-short", 8, 0))
+    optimizer = agent.policy.optimizer
+    if adam is None:
+        assert isinstance(optimizer, torch.optim.RMSprop)
+        assert optimizer.defaults["alpha"] == 0.99
+    else:
+        assert isinstance(optimizer, adam[0])
+        assert optimizer.defaults["betas"] == (0.9, adam[1])
+
+
 @pytest.mark.parametrize("episodes", [30, 37])
 def test_short_episodes_do_not_count_more_often(episodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each environment has its number of episodes, settled beforehand, however long they are."""
