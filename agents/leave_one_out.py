@@ -51,6 +51,8 @@ class Ablation(NamedTuple):
             num_heads: H; each head asks for an H-th.
             num_steps: by which the sum is divided: of the block and all rows, asked or not.
         """
+        if not len(self.y_NOD):  # torch's distributions refuse to be of nothing
+            return self.shortfall_NO.sum()
         with torch.no_grad():
             effect_ON = torch.stack([divergence(y_ND) for y_ND in self.y_NOD.unbind(1)])
             use_NO = (effect_ON.T - SMALLEST_EFFECT).clamp(0.0, LARGEST_EFFECT) / num_heads

@@ -245,10 +245,20 @@ class ExpireSpanPolicy(BasePolicy):
         limit_BT: Float[Tensor, "B T"] | None = None,
         *,
         penalty: PenaltyKind | None = None,
+        asked_BT: Bool[Tensor, "B T"] | None = None,
     ) -> Evaluation:
-        """Values, log-probabilities and entropy of a rollout's actions, with gradients."""
+        """Values, log-probabilities and entropy of a rollout's actions, with gradients.
+
+        `penalty` and `asked_BT` are those of `MemoryTransformer.block`.
+        """
         output = self.transformer.block(
-            self.encoder(features), state, is_first_BT, limit_BT, penalty=penalty, need_state=False
+            self.encoder(features),
+            state,
+            is_first_BT,
+            limit_BT,
+            penalty=penalty,
+            asked_BT=asked_BT,
+            need_state=False,
         )
         batch, num_steps = is_first_BT.shape
         distribution = self._distribution(self.action_net(output.y_BTD.flatten(0, 1)))
@@ -258,8 +268,12 @@ class ExpireSpanPolicy(BasePolicy):
         values_BT = self.value_net(output.y_BTD).squeeze(-1)
 
         def divergence(y_ND: Tensor) -> Tensor:
-            other = copy(self.action_dist)  # a distribution is what it was made into last
-            kl = kl_divergence(distribution, self._distribution(self.action_net(y_ND), other))
+            # A distribution is what it was made into last.
+            mine = distribution
+            if asked_BT is not None:
+                mine = self._distribution(self.action_net(output.y_BTD[asked_BT]), copy(self.action_dist))
+            other = self._distribution(self.action_net(y_ND), copy(self.action_dist))
+            kl = kl_divergence(mine, other)
             return kl if kl.dim() == 1 else kl.sum(1)
 
         charge = values_BT.new_zeros(())

@@ -102,9 +102,9 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)
         sums: dict[str, float] = {}
         num_minibatches = 0
-        for _ in range(self.n_epochs):
+        for epoch in range(self.n_epochs):
             for minibatch in self.rollout.minibatches(self.batch_size // self.n_steps, self.ranks):
-                loss, parts = self._loss(minibatch, clip_range, clip_range_vf)
+                loss, parts = self._loss(minibatch, epoch, clip_range, clip_range_vf)
                 if num_minibatches == 0:
                     self.logger.record("train/first_ratio_deviation", parts["ratio_deviation"])
                 if self.target_kl is not None and parts["approx_kl"] > 1.5 * self.target_kl:
@@ -125,17 +125,24 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         self.logger.record("train/clip_range", clip_range)
 
     def _loss(
-        self, minibatch: Minibatch, clip_range: float, clip_range_vf: float | None
+        self, minibatch: Minibatch, epoch: int, clip_range: float, clip_range_vf: float | None
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """What this rank's share adds to the loss of a minibatch; the whole loss and its parts."""
-        penalty = self.span_penalty
+        penalty, kind, asked_BT = self.span_penalty, self.span_penalty.kind, None
+        if kind is not None and kind.use_weight:
+            # What memories are good for costs half as much again as the rest of an update: each step is asked
+            # in one of the epochs, and counts for all.
+            kind = kind._replace(use_weight=kind.use_weight * self.n_epochs)
+            asked_T = torch.arange(epoch, epoch + self.n_steps, device=self.device) % self.n_epochs == 0
+            asked_BT = asked_T.expand_as(minibatch.is_first_BT)
         evaluation = self.policy.evaluate_block(
             minibatch.features,
             minibatch.actions,
             minibatch.state,
             minibatch.is_first_BT,
             minibatch.limit_BT,
-            penalty=penalty.kind,
+            penalty=kind,
+            asked_BT=asked_BT,
         )
         advantages = self.normalized(minibatch.advantages_BT, minibatch.share)
         log_ratio = evaluation.log_prob_BT - minibatch.old_log_prob_BT
@@ -149,7 +156,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         value_loss = F.mse_loss(minibatch.returns_BT, values)
         entropy_loss = -evaluation.entropy_BT.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        if penalty.kind is not None:
+        if kind is not None:
             loss = loss + penalty.weight * evaluation.penalty
         with torch.no_grad():
             means = [

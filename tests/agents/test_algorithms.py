@@ -311,6 +311,32 @@ def test_a_resumed_run_equals_an_unbroken_one(make: Any, kind: str, tmp_path: Pa
     assert resumed.success_window.state_dict() == unbroken.success_window.state_dict()
 
 
+@pytest.mark.parametrize(("n_steps", "n_epochs"), [(16, 3), (16, 1), (2, 4)])
+def test_each_step_is_asked_once_for_the_use_of_memories(
+    n_steps: int, n_epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one of the epochs, for all of them; before anything is charged nothing is asked for."""
+    settings = SpanPenaltySettings(kind="fixed", weight=1e-3, use_weight=7.0)
+    model = ppo(
+        vec(RepeatFirst), n_steps=n_steps, n_epochs=n_epochs, batch_size=4 * n_steps, span_penalty=settings
+    )
+    asked: list[torch.Tensor] = []
+    weights = set()
+    evaluate = model.policy.evaluate_block
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["asked_BT"])
+        weights.add(options["penalty"].use_weight)
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(model.policy, "evaluate_block", watched)
+    model.learn(4 * n_steps)
+    assert len(asked) == n_epochs
+    assert torch.stack(asked).sum(0).eq(1).all()
+    assert asked[0].shape == (4, n_steps)
+    assert weights == {7.0 * n_epochs}
+
+
 def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights() -> None:
     model = ppo(vec(RepeatFirst))
     model.learn(64)

@@ -236,3 +236,13 @@ def test_an_effect_is_what_the_action_would_change_by(action: str) -> None:
     charged = 5.0 * (effect * output.ablation.shortfall_NO).sum(1).mean() / 2  # heads
     torch.testing.assert_close(total, costs + charged)
     assert float(charged.detach()) > 0.0
+
+    dearer = EFFECT._replace(use_weight=5.0 * 3)  # each step asked in one of three parts
+    parts = [
+        policy.evaluate_block(
+            features, actions, state, first, None, penalty=dearer, asked_BT=asked_T.expand(batch, -1)
+        ).penalty
+        for asked_T in (torch.arange(part, part + steps) % 3 == 0 for part in range(3))
+    ]
+    assert len({float(part.detach()) for part in parts}) == 3
+    torch.testing.assert_close(torch.stack(parts).mean(), total)
