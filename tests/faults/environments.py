@@ -47,12 +47,21 @@ def names_it(message: str | None, index: int, step: int) -> bool:
     return message is not None and re.search(where, message) is not None
 
 
+def tells_where_it_was_raised(message: str | None) -> bool:
+    """Whether the message of an environment that raised has the traceback of its worker process."""
+    return message is not None and bool(
+        re.search(
+            r"in its worker process:\nTraceback .*faulty_env\.py\", line \d+, in step", message, re.DOTALL
+        )
+    )
+
+
 def fail_in_workers(times: int, monkeypatch: pytest.MonkeyPatch) -> Figure:
     """Let a worker process raise, exit, die or hang, so often for each of these.
 
     Returns:
-        Good: named with environment, seed and step, within the time limit and one second, and no worker
-        process is left.
+        Good: named with environment, seed and step (and traceback, where there is one), within the time limit
+        and one second, and no worker process is left.
     """
     monkeypatch.setattr(vec_env, "WORKER_TIMEOUT_S", TIMEOUT_S)
     good = tried = 0
@@ -68,7 +77,10 @@ def fail_in_workers(times: int, monkeypatch: pytest.MonkeyPatch) -> Figure:
             orphans = [process for process in workers if process.is_alive()]
             tried += 1
             slowest = max(slowest, seconds)
-            if names_it(message, index, step) and seconds < TIMEOUT_S + 1.0 and not orphans:
+            named = names_it(message, index, step) and (
+                fault != "raise" or tells_where_it_was_raised(message)
+            )
+            if named and seconds < TIMEOUT_S + 1.0 and not orphans:
                 good += 1
             else:
                 problems.append(f"{fault}: {seconds:.1f} s, {len(orphans)} orphans, {message}")

@@ -92,6 +92,7 @@ def random_settings(generator: random.Random) -> TransformerSettings:
         compressed_size=generator.choice([1, 3, 9]),
         compression_rate=generator.choice([1, 2, 3, 7]),
         position_window=generator.choice([0, 1, 4, 40]),
+        null_memory=generator.choice([False, True]),
     )
 
 

@@ -182,6 +182,16 @@ def test_every_memory_trains_and_is_judged(memory: str, tmp_path: Path) -> None:
     assert result["short_term_window"] == window[memory]
 
 
+@pytest.mark.parametrize(("window", "covered"), [(19, "all"), (5, "some"), (1, "none")])
+def test_an_evaluation_says_whether_any_memory_would_do(
+    window: int, covered: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, "--total-steps", "128", "--evaluation.episodes", "2", "--memory.ramp", str(window)]
+    assert train_agent.main([*words, "--run", str(tmp_path / "run")]) == 0
+    said = f"2 to 19 steps; the short-term window of {window} covers {covered}"
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("memory", "solved"), [("transformer-xl", True), ("adaptive-span", False)])
 def test_only_memories_that_can_become_fewer_must(memory: str, solved: bool, tmp_path: Path) -> None:
     """`stop.retained` is out of reach here; a memory of fixed size is not held to it."""
