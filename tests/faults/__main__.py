@@ -2,7 +2,7 @@
 
     python -m tests.faults --full
 
-takes about an hour on one core. `--only kills damage` does a part, `--scale 0.1` a tenth of each; the
+takes about two hours on one busy core. `--only kills damage` does a part, `--scale 0.1` a tenth of each; the
 figures of other parts stay as they are. `--only soak` trains for two hours, or for so many `--soak-minutes`.
 """
 
