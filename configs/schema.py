@@ -46,15 +46,11 @@ class PolicyConfig(ModelConfig):
     """divide features by their running statistics, which makes rare ones (the cue above all) large"""
     normalize_warmup_rollouts: int = 10
     """those statistics are fixed after so many rollouts; 0: they follow the whole training"""
-    adam_beta2: float = 0.999
-    """how slowly Adam forgets the size of past gradients. A solved task has small ones, and that of a rare
-    failure is then a leap of up to 0.1 / sqrt(1 - adam_beta2) learning rates: 3.2, or 1 with 0.99"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         self.check("policy")
         check("policy.normalize_warmup_rollouts", self.normalize_warmup_rollouts, "[0, inf)")
-        check("policy.adam_beta2", self.adam_beta2, "[0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +61,9 @@ class PPOConfig:
     """step size of Adam"""
     learning_rate_schedule: Schedule = "linear"
     """"linear": falls to 0 at `total_steps`; "constant": stays"""
+    adam_beta2: float = 0.999
+    """how slowly Adam forgets the size of past gradients. A solved task has small ones, and that of a rare
+    failure is then a leap of up to 0.1 / sqrt(1 - adam_beta2) learning rates: 3.2, or 1 with 0.99"""
     n_steps: int = 64
     """steps of each environment between two updates; gradients are cut there, memories are not"""
     batch_size: int = 1024
@@ -96,6 +95,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         _check_learning("ppo", self)
+        check("ppo.adam_beta2", self.adam_beta2, "[0, 1)")
         check("ppo.batch_size", self.batch_size, "[1, inf)")
         check("ppo.n_epochs", self.n_epochs, "[1, inf)")
         check("ppo.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
@@ -117,6 +117,8 @@ class A2CConfig:
     """step size of the optimizer"""
     learning_rate_schedule: Schedule = "linear"
     """"linear": falls to 0 at `total_steps`; "constant": stays"""
+    adam_beta2: float = 0.999
+    """how slowly Adam, if it is used, forgets the size of past gradients"""
     n_steps: int = 16
     """steps of each environment between two updates; gradients are cut there, memories are not"""
     gamma: float = 0.99
@@ -141,6 +143,7 @@ class A2CConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         _check_learning("a2c", self)
+        check("a2c.adam_beta2", self.adam_beta2, "[0, 1)")
         check("a2c.rms_prop_eps", self.rms_prop_eps, "(0, inf)")
         check("a2c.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
 

@@ -239,7 +239,7 @@ BAD_COMMAND_LINES = {
     "--ppo.batch-size 192": "ppo.batch_size (192) must divide ppo.n_steps * num_envs",
     "--ppo.target-kl 0": "ppo.target_kl must be greater than 0",
     "--a2c.rms-prop-eps 0": "a2c.rms_prop_eps must be greater than 0",
-    "--policy.adam-beta2 1": "policy.adam_beta2 must lie in [0, 1)",
+    "--ppo.adam-beta2 1": "ppo.adam_beta2 must lie in [0, 1)",
     "--num-envs 0": "num_envs must be at least 1",
     "--threads 0": "threads must be at least 1",
     "--total-steps 100": "total_steps (100) must be at least one rollout",

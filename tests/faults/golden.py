@@ -41,7 +41,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "ppo-adaptive-span-portal": (*_SIZE, "--env", "portal-short", "--memory", "adaptive-span"),
     "ppo-use-by-effect-portal": (
         *(*_SIZE, "--env", "portal-short", "--penalty.kind", "fixed", "--penalty.weight", "1e-2"),
-        *("--policy.adam-beta2", "0.99"),
+        *("--ppo.adam-beta2", "0.99"),
     ),
     "ppo-compressive-corridor": (*_SIZE, "--env", "corridor-short", "--memory", "compressive"),
     "ppo-transformer-xl-cartpole": (*_SIZE, "--env", "CartPole-v1", "--memory", "transformer-xl"),

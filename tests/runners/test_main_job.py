@@ -234,12 +234,12 @@ def test_a_run_that_is_interrupted_and_resumed_equals_one_that_is_not(
     ("words", "adam"),
     [
         ([], (torch.optim.Adam, 0.999)),
-        (["--policy.adam-beta2", "0.9"], (torch.optim.Adam, 0.9)),
+        (["--ppo.adam-beta2", "0.9"], (torch.optim.Adam, 0.9)),
         (
-            ["--algo", "a2c", "--a2c.use-rms-prop", "false", "--policy.adam-beta2", "0.9"],
+            ["--algo", "a2c", "--a2c.use-rms-prop", "false", "--a2c.adam-beta2", "0.9"],
             (torch.optim.Adam, 0.9),
         ),
-        (["--algo", "a2c", "--a2c.use-rms-prop", "true", "--policy.adam-beta2", "0.9"], None),
+        (["--algo", "a2c", "--a2c.use-rms-prop", "true", "--a2c.adam-beta2", "0.9"], None),
     ],
 )
 def test_the_optimizer_is_the_one_that_was_asked_for(
