@@ -267,13 +267,15 @@ class ExpireSpanPolicy(BasePolicy):
         assert entropy is not None  # only squashed distributions have none
         values_BT = self.value_net(output.y_BTD).squeeze(-1)
 
+        asked = distribution
+        if output.ablation is not None and asked_BT is not None and bool(asked_BT.any()):
+            with torch.no_grad():
+                # A copy: a distribution is what it was made into last.
+                asked = self._distribution(self.action_net(output.y_BTD[asked_BT]), copy(self.action_dist))
+
         def divergence(y_ND: Tensor) -> Tensor:
-            # A distribution is what it was made into last.
-            mine = distribution
-            if asked_BT is not None:
-                mine = self._distribution(self.action_net(output.y_BTD[asked_BT]), copy(self.action_dist))
             other = self._distribution(self.action_net(y_ND), copy(self.action_dist))
-            kl = kl_divergence(mine, other)
+            kl = kl_divergence(asked, other)
             return kl if kl.dim() == 1 else kl.sum(1)
 
         charge = values_BT.new_zeros(())

@@ -130,8 +130,8 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         """What this rank's share adds to the loss of a minibatch; the whole loss and its parts."""
         penalty, kind, asked_BT = self.span_penalty, self.span_penalty.kind, None
         if kind is not None and kind.use_weight:
-            # What memories are good for costs half as much again as the rest of an update: each step is asked
-            # in one of the epochs, and counts for all.
+            # To ask what memories are good for is dear: each step is asked in one of the epochs, and counts
+            # for all.
             kind = kind._replace(use_weight=kind.use_weight * self.n_epochs)
             asked_T = torch.arange(epoch, epoch + self.n_steps, device=self.device) % self.n_epochs == 0
             asked_BT = asked_T.expand_as(minibatch.is_first_BT)
