@@ -55,9 +55,11 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
             memory_and_algorithm_kwargs: further arguments.
         """
         policy_kwargs = {} if policy_kwargs is None else dict(policy_kwargs)
-        if use_rms_prop and "optimizer_class" not in policy_kwargs:
+        # Named in any case: a saved model keeps `policy_kwargs`, and they alone say which optimizer it had.
+        if "optimizer_class" not in policy_kwargs and use_rms_prop:
             policy_kwargs["optimizer_class"] = torch.optim.RMSprop
             policy_kwargs["optimizer_kwargs"] = {"alpha": 0.99, "eps": rms_prop_eps, "weight_decay": 0}
+        policy_kwargs.setdefault("optimizer_class", torch.optim.Adam)
         super().__init__(
             policy,
             env,

@@ -457,8 +457,10 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         if self.ep_info_buffer:
             record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
             record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
-            for name in self.ep_info_buffer[-1].keys() - EPISODE_BASICS:
-                record(f"episode/{name}", safe_mean([info[name] for info in self.ep_info_buffer]))
+            measured = [info.keys() - EPISODE_BASICS for info in self.ep_info_buffer]
+            for name in sorted(set().union(*measured)):  # an episode need not have all of them
+                values = [info[name] for info in self.ep_info_buffer if name in info]
+                record(f"episode/{name}", safe_mean(values))
         if self.ep_success_buffer:
             record("rollout/success_rate", safe_mean(list(self.ep_success_buffer)))
         for name, rate in self.success_window.rates().items():

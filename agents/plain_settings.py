@@ -85,12 +85,14 @@ def encode_space(space: spaces.Space[Any]) -> dict[str, Any]:
             "dtype": str(space.dtype),
         }
     if isinstance(space, spaces.Discrete):
-        return {KIND: "discrete", "n": int(space.n), "start": int(space.start)}
+        start = int(space.start)
+        return {KIND: "discrete", "n": int(space.n), "start": start, "dtype": str(space.dtype)}
     if isinstance(space, spaces.MultiDiscrete):
         return {
             KIND: "multi_discrete",
             "nvec": space.nvec.tolist(),
             "start": np.asarray(space.start).tolist(),
+            "dtype": str(space.dtype),
         }
     if isinstance(space, spaces.MultiBinary):
         return {KIND: "multi_binary", "shape": list(space.shape)}
@@ -106,10 +108,11 @@ def decode_space(plain: Mapping[str, Any]) -> spaces.Space[Any]:
         dtype = np.dtype(plain["dtype"])
         low, high = (np.array(plain[side], dtype=str).astype(dtype) for side in ("low", "high"))
         return spaces.Box(low.reshape(plain["shape"]), high.reshape(plain["shape"]), dtype=dtype.type)
-    if kind == "discrete":
-        return spaces.Discrete(plain["n"], start=plain["start"])
-    if kind == "multi_discrete":
-        return spaces.MultiDiscrete(plain["nvec"], start=plain["start"])
+    if kind in ("discrete", "multi_discrete"):
+        integer: Any = np.dtype(plain.get("dtype", np.int64)).type  # files of older versions do not say
+        if kind == "discrete":
+            return spaces.Discrete(plain["n"], start=plain["start"], dtype=integer)
+        return spaces.MultiDiscrete(plain["nvec"], start=plain["start"], dtype=integer)
     if kind == "multi_binary":
         shape = plain["shape"]
         return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)

@@ -350,11 +350,10 @@ class ExpireSpanPolicy(BasePolicy):
         array: np.ndarray = actions.cpu().numpy().reshape((-1, *shape))
         match self.action_space:
             case spaces.Box():
-                return np.clip(array, self.action_space.low, self.action_space.high)
+                array = array.clip(self.action_space.low, self.action_space.high)
             case spaces.Discrete() | spaces.MultiDiscrete():
-                return array + self.action_space.start
-            case _:  # MultiBinary, of which torch draws floats
-                return array.astype(self.action_space.dtype)
+                array = array + self.action_space.start
+        return array.astype(self.action_space.dtype)  # of MultiBinary torch draws floats
 
 
 def _batch_size(observation: PyTorchObs) -> int:

@@ -751,7 +751,8 @@ class MemoryTransformer(nn.Module):
                 report = report._replace(penalty_B=None)  # nor is it known what its memories are good for
             reports.append(report)
             if need_state:
-                with torch.no_grad():
+                # What is deleted must be what the next block would not see, to the digit.
+                with torch.no_grad(), torch.autocast(x_BTD.device.type, enabled=False):
                     layers.append(layer.after_block(memory, h_BTD, lasting))
         new_state = MemoryState(state.clock_B + x_BTD.shape[1], layers) if need_state else None
         if ablation is not None:

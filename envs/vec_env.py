@@ -33,6 +33,8 @@ WORKER_EXIT_S = 5.0
 LARGEST_REWARD = 1e18
 """in size; the square of a larger one, which the value loss takes, does not fit a float32"""
 
+DECLARATIONS = ("episode_classes", "episode_metrics")
+"""attributes of an environment that say what its episodes can be and what they measure"""
 FINAL_VALUES = ("is_success", "episode_class")
 """what `final_info` says of the whole episode; everything else in it is about its last observation"""
 
@@ -54,12 +56,19 @@ class GymnasiumVecEnv(VecEnv):
     SB3's Monitor does it with `info_keywords`.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        *,
+        seed: int | None = None,
+        declarations: Mapping[str, Any] | None = None,
+    ) -> None:
         """Wrap `env`.
 
         Args:
             env: must reset in the same step.
             seed: of the first reset; later resets go on from there.
+            declarations: attributes of the environments, where they are in other processes.
 
         Raises:
             ValueError: `env` resets in another way.
@@ -71,6 +80,7 @@ class GymnasiumVecEnv(VecEnv):
                 "put a step that belongs to no episode into every rollout"
             )
         self.env = env
+        self._declarations = declarations or {}
         self.render_mode = env.render_mode
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self._checks = [*_value_checks(env.single_observation_space)]
@@ -306,6 +316,8 @@ class GymnasiumVecEnv(VecEnv):
             return [self.render_mode] * count
         if hasattr(self.env, "envs"):
             return [self.env.envs[index].get_wrapper_attr(attr_name) for index in self._get_indices(indices)]
+        if attr_name in self._declarations:
+            return [self._declarations[attr_name]] * count
         return [getattr(self.env, attr_name)] * count
 
     def set_attr(self, attr_name: str, value: Any, indices: int | Iterable[int] | None = None) -> None:
@@ -358,6 +370,7 @@ def make_vec_env(
     spec = gym.spec(env_id)
     kwargs = env_kwargs or {}
     check_arguments(name, spec, kwargs)
+    declarations: dict[str, Any] = {}
     try:
         if env_id in {entry.id for entry in ENTRIES.values()}:
             env = gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **options, **kwargs)
@@ -365,10 +378,11 @@ def make_vec_env(
             # Of other packages' batched environments most reset in the next step; copies of the plain one
             # do not have to.
             mode: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
-            wrappers: list[Any] = [_as_declared, _HeldToItsWord]
+            wrappers: list[Any] = [as_declared, _HeldToItsWord]
             if vectorization == "async":
                 mode["context"] = "spawn"  # a fork would copy torch's threads in whatever state they are
                 wrappers = [_NamedFaults, *wrappers]
+                declarations = _declarations(env_id, **options, **kwargs)
             env = gym.make_vec(
                 env_id,
                 num_envs,
@@ -384,7 +398,13 @@ def make_vec_env(
         raise ValueError(f"env: {name} cannot be made: {error}") from error
     except Exception as error:
         raise ValueError(f"env: {name} cannot be made: it raised {type(error).__name__}: {error}") from error
-    return GymnasiumVecEnv(env, seed=seed)
+    return GymnasiumVecEnv(env, seed=seed, declarations=declarations)
+
+
+def _declarations(env_id: str, **options: Any) -> dict[str, Any]:
+    """What an environment says of its episodes; asking a worker process for what it lacks would end it."""
+    with contextlib.closing(gym.make(env_id, disable_env_checker=True, **options)) as env:
+        return {name: env.get_wrapper_attr(name) for name in DECLARATIONS if env.has_wrapper_attr(name)}
 
 
 def check_arguments(name: str, spec: gym.envs.registration.EnvSpec, kwargs: dict[str, Any]) -> None:
@@ -499,7 +519,7 @@ def _traceback_in_message() -> Iterator[None]:
         raise EnvironmentFault(what) from error
 
 
-def _as_declared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+def as_declared(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """The environment with observations that an encoder can read by their space alone."""
     if MiniGridObservation.fits(env):
         env = MiniGridObservation(env)

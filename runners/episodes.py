@@ -19,7 +19,7 @@ from configs import command_line
 from configs.command_line import Scalar
 from configs.schema import TrainConfig, from_yaml
 from envs.names import resolve
-from envs.vec_env import check_arguments
+from envs.vec_env import as_declared, check_arguments
 from runners.agent_factory import check_same_run, restore_agent
 from runners.run_folder import RunFolder
 
@@ -157,7 +157,7 @@ class EpisodeOptions(AgentOptions):
 
 
 def make_env(name: str, env_args: Mapping[str, Scalar], *, pictures: bool = True) -> gym.Env[Any, Any]:
-    """One plain environment by short name or Gymnasium id.
+    """One plain environment by short name or Gymnasium id, with the observations that agents are given.
 
     Args:
         name: see `envs.names.resolve`.
@@ -176,6 +176,6 @@ def make_env(name: str, env_args: Mapping[str, Scalar], *, pictures: bool = True
     offered = getattr(creator, "metadata", {}).get("render_modes", [])
     mode = next((mode for mode in RENDER_MODES if mode in offered), None) if pictures else None
     try:
-        return gym.make(env_id, render_mode=mode, disable_env_checker=True, **kwargs)
+        return as_declared(gym.make(env_id, render_mode=mode, disable_env_checker=True, **kwargs))
     except (ValueError, TypeError, ImportError, gym.error.Error) as error:
         raise ValueError(f"env: {name} refuses its arguments: {error}") from error

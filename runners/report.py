@@ -380,9 +380,11 @@ def _episode_sheet(run: Path) -> bytes | None:
     """One episode of the best checkpoint, if there is one."""
     try:
         trained = TrainedAgent.open(run)
-    except ValueError:
+        record = trained.record(seed=trained.config.evaluation.seed, max_steps=2000)
+    except ValueError as error:
+        sys.stderr.write(f"no episode is shown: {error}\n")
         return None
-    return png_bytes(draw_sheet(trained.record(seed=trained.config.evaluation.seed, max_steps=2000)))
+    return png_bytes(draw_sheet(record))
 
 
 def _pyplot() -> Any:

@@ -16,14 +16,15 @@ if not __package__:  # started as a script: import from the checkout, not from r
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs import command_line
 from configs.command_line import Scalar, or_exit
 from configs.model import MemoryKind
+from configs.schema import TrainConfig
 from envs.names import resolve
 from runners.sweeps.command import run_sweep
-from runners.sweeps.folder import Evaluation, Member, Sweep
+from runners.sweeps.folder import Evaluation, Member, Sweep, SweepError
 from runners.sweeps.options import SweepOptions, given_options, member_config
 from runners.sweeps.pictures import draw_length_maps
 
@@ -33,6 +34,9 @@ LENGTH_ARGUMENTS = {
     "Portal": ("rooms",),
 }
 """By the beginning of the environment's id: its arguments for the shortest and the longest, or for both."""
+
+FIXED_LENGTH = "length"
+"""of a corridor: would win over its shortest and longest, so that a sweep over them must do without it"""
 
 Range = tuple[int, int]
 
@@ -78,7 +82,10 @@ def make_members(command: SweepLengthCommand, training_words: Sequence[str]) -> 
     Raises:
         ValueError: an option for training is unknown or the sweep's own; the environment has no lengths.
     """
-    given_options(training_words, ("memory.kind",))
+    given = given_options(training_words, ("memory.kind",))
+    for option in (f"env_args.{FIXED_LENGTH}", f"eval_env_args.{FIXED_LENGTH}"):
+        if option in given:
+            raise SweepError(f"{option} is set by train_lengths and test_lengths")
     arguments = command.length_args or _length_arguments(member_config(command, training_words, {}).env)
     trained = _ranges("train_lengths", command.train_lengths)
     tested = _ranges("test_lengths", command.test_lengths)
@@ -101,11 +108,20 @@ def make_members(command: SweepLengthCommand, training_words: Sequence[str]) -> 
                     Member(
                         name=f"{kind}-train{shortest}-{longest}-seed{seed}",
                         columns={"memory": kind, "train_min": shortest, "train_max": longest, "seed": seed},
-                        config=member_config(command, training_words, settings),
+                        config=_without_fixed_length(member_config(command, training_words, settings)),
                         evaluations=evaluations,
                     )
                 )
     return members
+
+
+def _without_fixed_length(config: TrainConfig) -> TrainConfig:
+    """The configuration without the exact length that a preset evaluates on."""
+    trained, judged = (
+        {name: value for name, value in arguments.items() if name != FIXED_LENGTH}
+        for arguments in (config.env_args, config.eval_env_args)
+    )
+    return replace(config, env_args=trained, eval_env_args=judged)
 
 
 def _length_arguments(env: str) -> tuple[str, ...]:

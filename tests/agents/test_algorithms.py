@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
@@ -24,7 +25,7 @@ from agents.encoders import ObservationEncoder
 from agents.memory_state import NEVER
 from agents.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
 from agents.span_penalty import SpanPenaltySettings
-from envs.vec_env import make_vec_env
+from envs.vec_env import GymnasiumVecEnv, make_vec_env
 from tests.agents.small_envs import AnySpace, Endless, RepeatFirst
 
 TINY: dict[str, Any] = {
@@ -61,6 +62,10 @@ def a2c(env: Any, **changes: Any) -> MemoryA2C:
     return MemoryA2C("ExpireSpanPolicy", env, **settings)
 
 
+def a2c_with_adam(env: Any, **changes: Any) -> MemoryA2C:
+    return a2c(env, use_rms_prop=False, **changes)
+
+
 class Recorder(KVWriter):
     """Keeps every row."""
 
@@ -85,6 +90,7 @@ OBSERVATIONS = {
     "box": spaces.Box(-2.0, 2.0, (3,), np.float32),
     "matrix": spaces.Box(-2.0, 2.0, (2, 3), np.float32),
     "discrete": spaces.Discrete(5, start=2),
+    "discrete_of_bytes": spaces.Discrete(5, start=2, dtype=np.uint8),
     "multi_discrete": spaces.MultiDiscrete([3, 4]),
     "multi_binary": spaces.MultiBinary(4),
     "categories": spaces.Box(0, np.full((3, 3, 2), 5, np.uint8), dtype=np.uint8),
@@ -99,6 +105,7 @@ ACTIONS = {
     "discrete_from": spaces.Discrete(3, start=-4),
     "multi_discrete": spaces.MultiDiscrete([2, 3]),
     "multi_discrete_from": spaces.MultiDiscrete([2, 3], start=[5, 1]),
+    "multi_discrete_of_32_bits": spaces.MultiDiscrete([2, 3], dtype=np.int32),
     "multi_binary": spaces.MultiBinary(3),
     "box": spaces.Box(-1.0, 1.0, (2,), np.float32),
 }
@@ -121,8 +128,8 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
     file = io.BytesIO()
     model.save(file)
     file.seek(0)
-    loaded = MemoryPPO.load(file, device="cpu")
     assert model.env is not None
+    loaded = MemoryPPO.load(file, env=model.env, device="cpu")
     observation: Any = model.env.reset()
     mine, state = model.predict(observation, deterministic=True)
     theirs, _ = loaded.predict(observation, deterministic=True)
@@ -278,7 +285,13 @@ def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "kind"),
-    [(ppo, "expire-span"), (a2c, "expire-span"), (ppo, "compressive"), (a2c, "adaptive-span")],
+    [
+        (ppo, "expire-span"),
+        (a2c, "expire-span"),
+        (a2c_with_adam, "expire-span"),
+        (ppo, "compressive"),
+        (a2c, "adaptive-span"),
+    ],
 )
 def test_a_resumed_run_equals_an_unbroken_one(make: Any, kind: str, tmp_path: Path) -> None:
     """Weights after the same updates, bit for bit; everything that is random is on."""
@@ -335,6 +348,28 @@ def test_each_step_is_asked_once_for_the_use_of_memories(
     assert torch.stack(asked).sum(0).eq(1).all()
     assert asked[0].shape == (4, n_steps)
     assert weights == {7.0 * n_epochs}
+
+
+def test_a_metric_that_some_episodes_lack_is_averaged_over_the_others() -> None:
+    class Measured(AnySpace):
+        """Every second episode says how long it took."""
+
+        episode_metrics = ("time_to_goal",)
+        episodes = 0
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            observation, reward, terminated, truncated, info = super().step(action)
+            self.episodes += terminated or truncated
+            if (terminated or truncated) and self.episodes % 2:
+                info["time_to_goal"] = self.episodes
+            return observation, reward, terminated, truncated, info
+
+    def make() -> Measured:
+        return Measured(spaces.Discrete(4), spaces.Discrete(2))
+
+    env = GymnasiumVecEnv(SyncVectorEnv([make], autoreset_mode=AutoresetMode.SAME_STEP))
+    rows = rows_of(ppo(env, n_steps=32, batch_size=32), 128)
+    assert [row["episode/time_to_goal"] for row in rows][-1] == pytest.approx(np.mean(range(1, 19, 2)))
 
 
 def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights() -> None:

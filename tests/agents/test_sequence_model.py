@@ -122,3 +122,22 @@ def test_impossible_sizes_are_refused_by_name(name: str) -> None:
     sizes = {"vocabulary_size": 3, "num_targets": 3, name: 0}
     with pytest.raises(ValueError, match=name):
         SequenceModel(TransformerSettings(), **sizes)
+
+
+def test_mixed_precision_deletes_what_no_query_will_see() -> None:
+    """Spans of up to 100,000 steps: rounded to 8 bits they would be wrong by hundreds."""
+    model = make(num_layers=1, max_span=131_072, initial_span_fraction=0.01, ramp=1).float()
+    steps = 2_048
+    tokens, first = torch.randint(11, (1, steps)), torch.zeros(1, steps, dtype=torch.bool)
+    clock_B = torch.zeros(1, dtype=torch.long)
+    state = model.initial_state(1)
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model.block(tokens, state, first)
+        assert output.state is not None
+        state, clock_B = output.state, clock_B + steps
+        layer = model.transformer.layers[0]
+        (memory,) = state.layers
+        there_BW = memory.birth_BW != NEVER
+        torch.testing.assert_close(layer.seen(memory, clock_B, None) & there_BW, there_BW)
+        assert 10 < int(there_BW.sum()) < int(clock_B)

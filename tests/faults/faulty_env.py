@@ -23,6 +23,9 @@ SHAPE = (3,)
 class FaultyEnv(gym.Env[Any, Any]):
     """Counts its steps; the copy that is reset with `faulty_seed` misbehaves at step `fault_step`."""
 
+    episode_classes = ("all",)
+    episode_metrics = ("steps",)
+
     def __init__(
         self, fault: str = "none", faulty_seed: int = 1, fault_step: int = 20, integers: bool = False
     ) -> None:
@@ -53,7 +56,8 @@ class FaultyEnv(gym.Env[Any, Any]):
                 WORKER_FAULTS[self.fault]()
             else:
                 observation, reward = {**FAULTS, **CASTS}[self.fault](observation, reward)
-        return observation, reward, self.t == 7, False, {"is_success": True}
+        info = {"is_success": True, "episode_class": "all", "steps": self.t}
+        return observation, reward, self.t == 7, False, info
 
 
 def _raise() -> None:

@@ -6,8 +6,10 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from envs.vec_env import Vectorization
 from runners.run_folder import RunFolder
 from tests.faults import children
 from tests.faults.environments import (
@@ -63,6 +65,17 @@ def test_what_shared_memory_would_flatten_or_stretch_is_named(fault: str) -> Non
     env.close()
     assert names_it(message, 1, 20), message
     assert "Traceback" not in str(message)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_what_an_environment_declares_is_known_wherever_it_runs(vectorization: Vectorization) -> None:
+    env = faulty("none", vectorization, 0)
+    assert env.get_attr("episode_classes") == [("all",)] * 2
+    env.reset()
+    steps = [env.step(np.ones(2, dtype=np.int64))[3][1] for _ in range(7)]
+    env.close()
+    assert steps[-1]["episode"]["steps"] == 7.0
+    assert not env.has_attr("what_it_lacks")
 
 
 FAULTY_TRAINING = [*TRAINERS["ppo"][2:], "--env", ENV_NAME]

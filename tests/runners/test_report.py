@@ -88,6 +88,16 @@ def test_the_page_stands_alone_and_has_every_panel(short_run: Path, tmp_path: Pa
     assert "Final evaluation" in page and "slack mean" in page
 
 
+def test_a_run_in_an_environment_with_a_mission_in_words_is_shown_and_filmed(tmp_path: Path) -> None:
+    """What agents observe of MiniGrid is not what `gymnasium.make` gives."""
+    run, out = tmp_path / "run", tmp_path / "report.html"
+    words = ["--env", "MiniGrid-MemoryS7-v0", *WORDS[2:], "--video-every", "2", "--track", "disabled"]
+    assert train_agent.main([*words, "--evaluation.episodes", "2", "--run", str(run)]) == 0
+    assert [path.name for path in (run / "videos").iterdir()] == ["step_000000256.mp4"]
+    assert report.main(["--run", str(run), "--out", str(out)]) == 0
+    assert 'class="sheet"' in out.read_text()
+
+
 @pytest.mark.parametrize("ending", ["pdf", "png"])
 def test_the_charts_alone(ending: str, short_run: Path, tmp_path: Path) -> None:
     out = tmp_path / f"charts.{ending}"

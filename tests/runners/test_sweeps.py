@@ -22,6 +22,7 @@ from rich.console import Console
 
 from configs import command_line
 from configs.command_line import EXIT_USAGE
+from envs.corridor.rules import CorridorRules
 from runners import sweep_length, sweep_member, sweep_memory
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.run_folder import RunFolder
@@ -233,6 +234,8 @@ def test_a_mistake_is_one_sentence(
             "rooms is one number, so 3-5 cannot be a range",
         ),
         ("--env portal-short --train-lengths 3 --test-lengths 1-2", "rooms is one number"),
+        ("--env-arg length=9", "env_args.length is set by train_lengths and test_lengths"),
+        ("--eval-env-arg length=9", "eval_env_args.length is set by train_lengths and test_lengths"),
     ],
 )
 def test_a_mistake_about_lengths_is_one_sentence(
@@ -398,6 +401,15 @@ def test_agents_of_a_wandb_sweep_train_its_members(
     capsys.readouterr()
     assert sweep_memory.main([*words, "--redraw"]) == 0
     assert read_table(sweep.path / "table.csv")[0]["steps"] == 768
+
+
+def test_the_exact_length_of_a_preset_does_not_win_over_those_of_the_sweep() -> None:
+    words = ["--env", "corridor-endless", "--train-lengths", "3-9", "--test-lengths", "3-5", "12"]
+    command, training_words = command_line.parse_known(sweep_length.SweepLengthCommand, words)
+    member = sweep_length.make_members(command, training_words)[0]
+    judged: Any = member.config.evaluation_env_args
+    bounds = [CorridorRules(**(judged | one.env_args)).bounds for one in member.evaluations]
+    assert [CorridorRules(**judged).bounds, *bounds] == [(3, 9), (3, 5), (12, 12)]
 
 
 def test_lengths_are_tested_and_drawn(tmp_path: Path) -> None:
