@@ -23,6 +23,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -37,7 +38,7 @@ from agents.encoders import Features
 from agents.episode_statistics import ALL, EPISODE_BASICS, SuccessWindow
 from agents.memory_state import MemoryState
 from agents.memory_statistics import MemoryStatistics, retained_ages
-from agents.plain_settings import decode, decode_space, encode, encode_space
+from agents.plain_settings import decode, decode_space, encode, encode_space, told_apart
 from agents.policies import ExpireSpanPolicy
 from agents.random_shortening import RandomShortening
 from agents.random_state import random_state, set_random_state
@@ -118,7 +119,17 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             ranks: the processes that learn together, each on an `env` of as many environments; steps,
                 minibatches and statistics are those of all of them. Every rank must make the same calls.
             algorithm_kwargs: what SB3's OnPolicyAlgorithm takes.
+
+        Raises:
+            ValueError: `policy` is of no known name, or `env` a bare Gymnasium vector environment.
         """
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            raise ValueError(f"policy must be {' or '.join(self.policy_aliases)}, got {policy!r}")
+        if isinstance(env, VectorEnv):
+            raise ValueError(
+                "env is a Gymnasium vector environment: wrap it, envs.vec_env.GymnasiumVecEnv(env), or make "
+                "a wrapped one, envs.vec_env.make_vec_env(name, num_envs)"
+            )
         self.ranks = ranks
         self.span_penalty = SpanPenalty(span_penalty or SpanPenaltySettings())
         self.random_shortening = random_shortening
@@ -595,9 +606,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         for name in ("observation_space", "action_space"):
             saved = decode_space(tree[name])
             if env is not None and getattr(model, name) != saved:
-                raise ValueError(
-                    f"the {name} of env is {getattr(model, name)}, but the model was saved with {saved}"
-                )
+                here, there = told_apart(getattr(model, name), saved)
+                raise ValueError(f"the {name} of env is {here}, but the model was saved with {there}")
             setattr(model, name, saved)
         if env is None:
             model.n_envs = tree["n_envs"]

@@ -119,3 +119,17 @@ def decode_space(plain: Mapping[str, Any]) -> spaces.Space[Any]:
     if kind == "dict":
         return spaces.Dict({key: decode_space(part) for key, part in plain["spaces"].items()})
     raise ValueError(f"the file names an unknown kind of space: {kind!r}")
+
+
+def told_apart(one: spaces.Space[Any], other: spaces.Space[Any]) -> tuple[str, str]:
+    """Two spaces for a message, without the bounds of every element if they differ otherwise."""
+    brief, other_brief = _brief(one), _brief(other)
+    return (brief, other_brief) if brief != other_brief else (str(one), str(other))
+
+
+def _brief(space: spaces.Space[Any]) -> str:
+    if isinstance(space, spaces.Dict):
+        return f"Dict({', '.join(f'{name!r}: {_brief(part)}' for name, part in space.spaces.items())})"
+    if isinstance(space, spaces.Box):
+        return f"Box of shape {space.shape} and dtype {space.dtype}"
+    return str(space)

@@ -25,7 +25,8 @@ Shape letters:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,8 @@ Content = list[NDArray[np.float32]]
 """h_i of one memory, per layer"""
 ROUNDING = 1e-6
 """changes of the decision up to this are float rounding"""
+NAMED = 10
+"""so many of the memories retained are named in a message"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +81,8 @@ class Effect:
     decided_at: int
     """step whose decision is compared"""
     change: float
-    """of the decision: total variation between the distributions of actions, 0 to 1 (for a Box: distance of
-    the means in deviations)"""
+    """of the decision: total variation between the distributions of actions, 0 to 1 (of several choices: the
+    greatest; for a Box: of the Gaussians, before they are clipped to its bounds)"""
     choice_before: list[float]
     """what the action is drawn from, as in the record"""
     choice_after: list[float]
@@ -165,6 +168,7 @@ class Probe:
         at: int | None = None,
         decision: int | None = None,
         returns: bool = True,
+        watch: Callable[[int, int], None] = lambda answered, asked: None,
     ) -> list[Effect]:
         """What each edit would have changed.
 
@@ -173,6 +177,7 @@ class Probe:
             at: step before which the memory is changed; None: `moment`.
             decision: step whose decision is compared; None: `Probe.decision`.
             returns: also play on, for the return.
+            watch: called at the start and after each edit, with how many are answered and how many asked.
 
         Raises:
             ValueError: a step lies outside the episode, or a memory to be changed is not retained then.
@@ -186,8 +191,9 @@ class Probe:
             )
         for edit in edits:
             self._check(edit, at)
+        watch(0, len(edits))
         choices, values = self._decide([Edit(), *edits], at, decision)
-        effects = []
+        effects: list[Effect] = []
         for edit, choice, value in zip(edits, choices[1:], values[1:], strict=True):
             effects.append(
                 Effect(
@@ -205,16 +211,22 @@ class Probe:
                     return_after=self.play_on(edit, at) if returns else None,
                 )
             )
+            watch(len(effects), len(edits))
         return effects
 
     def sweep(
-        self, *, at: int | None = None, decision: int | None = None, returns: bool = True
+        self,
+        *,
+        at: int | None = None,
+        decision: int | None = None,
+        returns: bool = True,
+        watch: Callable[[int, int], None] = lambda answered, asked: None,
     ) -> list[Effect]:
         """Drop each retained memory in turn; what changes the decision most comes first."""
         decision = self.decision if decision is None else decision
         at = min(self.moment, decision) if at is None else at
         edits = [Edit(drop=(birth,)) for birth in self.retained(at)]
-        effects = self.ask(edits, at=at, decision=decision, returns=returns)
+        effects = self.ask(edits, at=at, decision=decision, returns=returns, watch=watch)
         return sorted(effects, key=lambda e: (e.change, abs(e.value_change)), reverse=True)
 
     def together(
@@ -314,9 +326,10 @@ class Probe:
         there = set(self.retained(at))
         for birth in (*edit.drop, *edit.replace):
             if birth not in there:
+                named = ", ".join(map(str, sorted(there)[:NAMED])) or "none"
+                rest = f", ... ({len(there)} in all)" if len(there) > NAMED else ""
                 raise ValueError(
-                    f"the memory of step {birth} is not retained at step {at}; retained are "
-                    f"{', '.join(map(str, sorted(there))) or 'none'}"
+                    f"the memory of step {birth} is not retained at step {at}; retained are {named}{rest}"
                 )
         for birth in edit.insert:
             if not 0 <= birth < max(at, 1):
@@ -332,8 +345,11 @@ class Probe:
             changes = np.abs(after - before)
             parts = np.split(changes, np.cumsum(self._choice_sizes())[:-1])
             return float(max(0.5 * part.sum() if len(part) > 1 else part.sum() for part in parts))
+        # A policy's deviations are the same wherever it is, so that only the means move apart: along the line
+        # between them these are two normal distributions of deviation 1.
         size = len(before) // 2
-        return float(np.abs((after[:size] - before[:size]) / before[size:]).max())
+        distance = np.linalg.norm((after[:size] - before[:size]) / before[size:])
+        return math.erf(float(distance) / (2.0 * math.sqrt(2.0)))
 
     def _favorite(self, choice: NDArray[np.float32]) -> tuple[int, ...]:
         """The most likely action."""

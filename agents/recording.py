@@ -39,6 +39,7 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 
 from agents.episode_record import UNKNOWN_CELL, EpisodeRecord, FrameStore, LayerRecord
 from agents.on_policy import MemoryOnPolicyAlgorithm
+from agents.plain_settings import told_apart
 from agents.policies import Decision, ExpireSpanPolicy
 from agents.transformer import MemoryDetail
 
@@ -360,15 +361,11 @@ def _env_id(env: gym.Env[Any, Any]) -> str:
 
 def _check_spaces(policy: ExpireSpanPolicy, env: gym.Env[Any, Any]) -> None:
     if env.action_space != policy.action_space:
-        raise ValueError(
-            f"env has the action space {env.action_space}, "
-            f"but the agent was trained with {policy.action_space}"
-        )
+        theirs, ours = told_apart(env.action_space, policy.action_space)
+        raise ValueError(f"env has the action space {theirs}, but the agent was trained with {ours}")
     if policy.observation_space not in (env.observation_space, _channels_first(env.observation_space)):
-        raise ValueError(
-            f"env has the observation space {env.observation_space}, "
-            f"but the agent was trained with {policy.observation_space}"
-        )
+        theirs, ours = told_apart(env.observation_space, policy.observation_space)
+        raise ValueError(f"env has the observation space {theirs}, but the agent was trained with {ours}")
 
 
 def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:

@@ -258,13 +258,13 @@ def settings_from_mapping(
             yield Setting(_resolve_name(option, options, source), value, source)
 
 
-def settings_from_yaml(path: Path, options: Mapping[str, Any]) -> list[Setting]:
-    """Read a YAML file.
+def mapping_from_yaml(path: Path) -> Mapping[Any, object]:
+    """Read a YAML file, for `settings_from_mapping`.
 
     Raises:
-        ValueError: no such file, not YAML, a key given twice, an unknown key.
+        ValueError: no such file, not YAML, a key given twice.
     """
-    source = _shown(path)
+    source = shown(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -275,10 +275,10 @@ def settings_from_yaml(path: Path, options: Mapping[str, Any]) -> list[Setting]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: !!int x, month 13
         raise ValueError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
-        return []
+        return {}
     if not isinstance(values, Mapping):
         raise ValueError(f"{source} must hold `option: value` lines, got {type(values).__name__}")
-    return list(settings_from_mapping(values, options, source))
+    return values
 
 
 def build(kind: type[T], settings: Iterable[Setting]) -> T:
@@ -492,7 +492,7 @@ def _origin(setting: Setting) -> str:
     return "" if setting.source is None else f" (in {setting.source})"
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path as short as it can be."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))

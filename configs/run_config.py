@@ -13,8 +13,11 @@ import tyro
 import yaml
 
 from configs import command_line
-from configs.command_line import Scalar
+from configs.command_line import Scalar, Setting
 from configs.ranges import check
+
+RUNS_OF = {"env": "agent", "task": "sequence"}
+"""by the option that picks a preset: of what such runs are, in the names of the programs for them"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,10 +118,9 @@ def from_yaml(kind: type[Config], path: Path) -> Config:
     """Read a configuration file as it stands, without a command line.
 
     Raises:
-        ValueError: it cannot be read, or a setting in it is refused.
+        ValueError: it cannot be read, it is of a run of another kind, or a setting in it is refused.
     """
-    settings = command_line.settings_from_yaml(path, command_line.options_of(kind))
-    return command_line.build(kind, settings)
+    return command_line.build(kind, _settings_of_file(kind, path, "evaluate"))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -151,11 +153,27 @@ def _load(kind: type[Config], words: Sequence[str], presets: Path) -> Config:
     given = command_line.settings_from_words(words, {**options, "config": Path})
     last = {setting.option: setting.value for setting in given}
     file = _file_to_read(kind, last, presets)
-    from_file = [] if file is None else command_line.settings_from_yaml(file, options)
+    from_file = [] if file is None else _settings_of_file(kind, file, "train")
     config = command_line.build(kind, [*from_file, *(s for s in given if s.option != "config")])
     if config.resume is not None:
         _check_resumed(command_line.build(kind, from_file), config)
     return config
+
+
+def _settings_of_file(kind: type[RunConfig], path: Path, purpose: str) -> list[Setting]:
+    """What a file says, unless programs for runs of another kind are to read it; `purpose` names theirs."""
+    values = command_line.mapping_from_yaml(path)
+    for option, what in RUNS_OF.items():
+        chosen = values.get(option)
+        if isinstance(chosen, str) and option != kind.PRESET_OPTION and kind.PRESET_OPTION not in values:
+            is_run = path.name == "config.yaml"
+            raise ValueError(
+                f"{command_line.shown(path.parent if is_run else path)} is "
+                f"{'a run' if is_run else 'a configuration'} of train_{what}.py ({option} {chosen}); "
+                f"use {purpose}_{what}.py"
+            )
+    options = command_line.options_of(kind)
+    return list(command_line.settings_from_mapping(values, options, command_line.shown(path)))
 
 
 def _check_resumed(before: RunConfig, after: RunConfig) -> None:

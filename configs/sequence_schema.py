@@ -36,7 +36,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     """step size after the warm-up"""
     warmup_updates: int = 100
-    """updates over which it rises from 0"""
+    """updates over which it rises from 0; if there are fewer in all, it does not get there"""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """how it falls to 0 at `total_updates` after that"""
     beta2: float = 0.98
@@ -163,11 +163,6 @@ class SequenceConfig(RunConfig):
         check("block_size", self.block_size, "[1, inf)")
         check("accumulation", self.accumulation, "[1, inf)")
         check("total_updates", self.total_updates, "[1, inf)")
-        if self.optimizer.warmup_updates > self.total_updates:
-            raise ValueError(
-                f"optimizer.warmup_updates ({self.optimizer.warmup_updates}) must not exceed "
-                f"total_updates ({self.total_updates})"
-            )
         charged = self.memory.learns_spans and self.penalty.weight > 0.0
         self.model.check_attention(
             "model",

@@ -72,16 +72,17 @@ def resolve(name: str) -> str:
     Of `module:id` the module is imported, so that it can register its environments, and the id returned.
 
     Raises:
-        ValueError: nobody knows the name; the message lists the short names and the nearest match.
+        ValueError: nobody knows the name (the message lists the short names and the nearest match), or the
+            module is there and cannot be imported.
     """
     if name in ENTRIES:
         return ENTRIES[name].id
     module, _, env_id = name.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            _import(module)
         gym.spec(env_id)
-    except Exception as error:  # an import may raise anything
+    except (ModuleNotFoundError, gym.error.Error) as error:
         known = [*ENTRIES, *gym.registry]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
@@ -90,3 +91,15 @@ def resolve(name: str) -> str:
             "any registered Gymnasium id works too, also as module:id"
         ) from error
     return env_id
+
+
+def _import(module: str) -> None:
+    """Import a module; ModuleNotFoundError means that itself is missing, not one that it imports."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # an import may raise anything
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"env: the module {module!r} cannot be imported: it raised {type(error).__name__}: {error}"
+        ) from error

@@ -233,7 +233,7 @@ class GymnasiumVecEnv(VecEnv):
         where = self._where(raising, when)
         if isinstance(error, SpaceFault):
             return SpaceFault(f"{raised} {where}")
-        return EnvironmentFault(f"an environment raised {raised} {where}")
+        return EnvironmentFault(f"an environment raised {raised} {where}{self._raised_at(error, raising)}")
 
     @staticmethod
     def _worker_fault(env: AsyncVectorEnv, error: BaseException) -> tuple[str | None, int | None]:
@@ -263,6 +263,19 @@ class GymnasiumVecEnv(VecEnv):
                 index = frame.f_locals.get("i")
                 return index if isinstance(index, int) else None
         return None
+
+    def _raised_at(self, error: BaseException, index: int | None) -> str:
+        """The innermost line of the environment's own package; of a worker process the message has it all."""
+        if isinstance(self.env, AsyncVectorEnv):
+            return ""
+        env: Any = self.env.envs[index or 0] if hasattr(self.env, "envs") else self.env
+        package = type(env.unwrapped).__module__.partition(".")[0]
+        found = ""
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            is_ours = frame.f_globals is globals()  # this file waits for the environment
+            if not is_ours and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+                found = f" (raised at {frame.f_code.co_filename}:{line}, in {frame.f_code.co_qualname})"
+        return found
 
     def _where(self, index: int | None = None, when: str | None = None) -> str:
         seeded = "" if self._first_seed is None else f", seed {self._first_seed + (index or 0)}"

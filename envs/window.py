@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
 MIN_SIDE_PIXELS = 400
 """smaller pictures are enlarged by a whole number until the longer side is at least this long"""
+NOWHERE = ("dummy", "offscreen")
+"""SDL's drivers without a display: nobody would see the window, nor press a key"""
 
 
 class Window:
@@ -20,7 +24,11 @@ class Window:
         self._closed = False
 
     def show(self, picture: NDArray[np.uint8]) -> None:
-        """Show [height, width, 3]."""
+        """Show [height, width, 3].
+
+        Raises:
+            pygame.error: there is no display, and `SDL_VIDEODRIVER` does not ask to do without one.
+        """
         import pygame
 
         scale = -(-MIN_SIDE_PIXELS // max(picture.shape[:2]))
@@ -28,6 +36,8 @@ class Window:
         size = (enlarged.shape[1], enlarged.shape[0])
         if size != self._size:
             pygame.display.init()
+            if pygame.display.get_driver() in NOWHERE and not os.environ.get("SDL_VIDEODRIVER"):
+                raise pygame.error("there is no display")
             self._screen = pygame.display.set_mode(size)
             pygame.display.set_caption(self.title)
             self._size = size

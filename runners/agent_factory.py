@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.a2c import MemoryA2C
 from agents.on_policy import MemoryOnPolicyAlgorithm
+from agents.plain_settings import told_apart
 from agents.ppo import MemoryPPO
 from agents.ranks import ALONE, Ranks
 from agents.span_penalty import SpanPenaltySettings
@@ -98,9 +99,8 @@ def check_spaces(env: VecEnv, other: VecEnv | MemoryOnPolicyAlgorithm, what: str
     """
     for name in ("observation_space", "action_space"):
         if getattr(env, name) != getattr(other, name):
-            raise ValueError(
-                f"{what} has the {name} {getattr(env, name)}, but {other_what} {getattr(other, name)}"
-            )
+            space, other_space = told_apart(getattr(env, name), getattr(other, name))
+            raise ValueError(f"{what} has the {name} {space}, but {other_what} {other_space}")
 
 
 def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> MemoryOnPolicyAlgorithm:

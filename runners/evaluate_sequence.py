@@ -34,7 +34,8 @@ class EvaluateSequenceCommand(TrainedOptions):
     split: Literal["train", "valid", "test"] = "test"
     """which data"""
     tokens: int | None = None
-    """read no more than so many, all rows together; none: the whole split (of train, 2^22)"""
+    """read so many, all rows together, rounded up to whole blocks of all rows; none: the whole split (of
+    train, 2^22)"""
     num_rows: int | None = None
     """rows that the split is cut into, each with a memory of its own; none: as in training"""
     block_size: int | None = None
@@ -63,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     display = ProgressDisplay(0)
     score = or_exit(lambda: run(command))
     display.summary_table(score.rows())
+    if (note := score.note("tokens")) is not None:
+        display.note(note)
     if command.json is not None:
         write_json_atomically(command.json, score.to_json())
         display.note(f"written to {command.json}")

@@ -100,7 +100,8 @@ def run(command: PlayCommand) -> None:
         else:
             play_in_window(env, command.seed, Window(command.env))
     except pygame.error as error:
-        raise ValueError(f"screen: no window can be opened: {error}") from error
+        hint = "; --screen terminal needs none" if "ansi" in modes else ""
+        raise ValueError(f"screen: no window can be opened: {error}{hint}") from error
     finally:
         env.close()
 

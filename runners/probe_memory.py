@@ -16,7 +16,8 @@ from pathlib import Path
 if not __package__:  # started as a script: import from the checkout, not from runners/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,12 +43,14 @@ from runners.overlay import (
     title,
     write_text,
 )
-from runners.progress import ProgressDisplay
+from runners.progress import ProgressDisplay, duration
 from runners.run_folder import write_json_atomically
 from runners.video import write_png
 
 SHOWN = 10
 """memories in the picture of a sweep"""
+TIMED = 4
+"""memories of a sweep after which it is known how long the others take"""
 OTHER_CUE = 1e-3
 """two cues are different ones if what is remembered of them differs by more than this"""
 
@@ -116,7 +119,7 @@ def run(command: ProbeCommand) -> int:
         display.summary_table(_effect_rows(probe.record, effect))
         _write(command, _effect_json(effect))
         return 0
-    effects = probe.sweep(at=command.at, decision=command.decision)
+    effects = probe.sweep(at=command.at, decision=command.decision, watch=_estimate(display))
     together = probe.together(at=command.at, decision=command.decision)
     if not effects:
         raise ValueError("nothing is retained at that step")
@@ -131,6 +134,25 @@ def run(command: ProbeCommand) -> int:
     display.summary_table(_sweep_rows(probe.record, effects, together))
     display.note(f"picture: {command.out}")
     return 0
+
+
+def _estimate(
+    display: ProgressDisplay, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """What watches a sweep: tells how many memories it drops and, after the first few, the time left."""
+    began = 0.0
+
+    def watch(answered: int, asked: int) -> None:
+        nonlocal began
+        if answered == 0 and asked:
+            display.note(f"dropping {asked} memories in turn; each time the episode is played to its end")
+        elif answered == 1:
+            began = clock()  # before the first, all decisions were asked for at once
+        elif answered == TIMED and answered < asked:
+            seconds = (clock() - began) / (answered - 1) * (asked - answered)
+            display.note(f"about {duration(seconds)} left")
+
+    return watch
 
 
 def make_probe(
@@ -286,7 +308,7 @@ def draw_sweep(
         if effect.is_cue:
             draw_diamond(pen, (MARGIN + 8, y + 27), 6)
         pen.rectangle((bar_left, y + 16, bar_left + bar_width, y + 38), fill=(238, 240, 244))
-        length = round(bar_width * min(1.0, effect.change))
+        length = round(bar_width * effect.change)
         if length:
             pen.rectangle((bar_left, y + 16, bar_left + length, y + 38), fill=CURVE)
         write_text(image, (bar_left + bar_width + 12, y + 17), _small(effect.change), 16)

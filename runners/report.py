@@ -74,13 +74,13 @@ def report(command: ReportCommand) -> Path:
     """Write the report; gives its path.
 
     Raises:
-        ValueError: the folder is none of a run, or has no row of metrics yet.
+        ValueError: the folder is none of an agent's run, or has no row of metrics yet.
     """
     folder = RunFolder.open(command.run)
+    config = from_yaml(folder.config_file)
     rows = read_metrics(folder.metrics_file)
     if not rows:
         raise ValueError(f"{folder.metrics_file} has no row yet")
-    config = from_yaml(folder.config_file)
     out = folder.path / "report.html" if command.out is None else command.out
     data = RunData(rows, config)
     panels = [panel for panel in PANELS if panel.has_data(data)]

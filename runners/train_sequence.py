@@ -16,6 +16,7 @@ from pathlib import Path
 if not __package__:  # started as a script: import from the checkout, not from runners/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ from runners.agent_factory import check_same_run, choose_device, last_checkpoint
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.progress import ProgressDisplay
 from runners.run_folder import RunFolder, RunFolderError
-from runners.sequences.evaluation import SequenceScore, evaluate
+from runners.sequences.evaluation import NOTHING_SCORED, SequenceScore, evaluate
 from runners.sequences.factory import load_weights, make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer, TrainingFaultError, UpdateReport
 from runners.tracking import STEP_KEY, RunLogger, make_logger
@@ -110,6 +111,8 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
         display.note(f"error: the evaluation stopped: {fault}\n{_where_to_go_on(folder)}")
         return 1
     folder.write_evaluation(score.to_json())
+    if (unscored := score.note("held_out.final_tokens")) is not None:
+        display.note(unscored)
     display.summary_table(
         {
             "training": f"{trainer.updates:,} updates, {trainer.tokens:,} tokens",
@@ -152,13 +155,16 @@ class Session:
         """Begin, or go on with the `runner_state` of a checkpoint."""
         self._config, self._trainer, self._folder, self._display = config, trainer, folder, display
         self._best_loss: float | None = None
+        """None: no look has scored anything yet"""
         self._held_out: SequenceScore | None = None
         self._metrics_offset: int | None = None
+        self._reached = False
         if runner_state is not None:
             self._best_loss = runner_state["best_loss"]
             self._metrics_offset = int(runner_state["metrics_offset"])
+            goal, reached = config.held_out.stop_accuracy, runner_state.get("reached_accuracy")
+            self._reached = goal is not None and reached is not None and goal <= reached
         self._logger: RunLogger | None = None
-        self._reached = False
         self._bookkeeping = Stopwatch()
 
     def train(self, stop: GracefulStop) -> bool:
@@ -221,9 +227,13 @@ class Session:
                 block_size=self._config.block_size,
                 max_tokens=chosen.tokens,
             )
+            note = score.note("held_out.tokens")
+            if note is not None and self._held_out is None:  # later looks read the same tokens
+                self._display.note(note)
             self._held_out = score
+            # Until something has been scored the latest is the best, and never after that if nothing is.
             is_best = self._best_loss is None or score.loss < self._best_loss
-            if is_best:
+            if is_best and score.targets:
                 self._best_loss = score.loss
             self._reached = chosen.stop_accuracy is not None and score.accuracy >= chosen.stop_accuracy
         self._reached, is_best = ranks.share((self._reached, is_best))
@@ -240,8 +250,6 @@ class Session:
             "time/fps": speed,
             "time/time_elapsed": seconds,
             "time/bookkeeping_share": self._bookkeeping.seconds / seconds,
-            "train/loss": report.loss,
-            "train/accuracy": report.accuracy,
             "train/scored_targets": report.targets,
             "train/gradient_norm": report.gradient_norm,
             "train/learning_rate": report.learning_rate,
@@ -249,6 +257,9 @@ class Session:
             "memory/penalty_weight": report.penalty_weight,
             "memory/bytes_held": trainer.state.bytes_held,
         }
+        if report.targets:
+            row["train/loss"] = report.loss
+            row["train/accuracy"] = report.accuracy
         for number, counts in enumerate(report.retained_LB, start=1):
             row[f"memory/layer{number}/retained_mean"] = float(counts.mean())
             row[f"memory/layer{number}/retained_max"] = int(counts.max())
@@ -256,7 +267,7 @@ class Session:
             row[f"memory/layer{number}/span_mean"] = float(span.mean())
             row[f"memory/layer{number}/span_max"] = float(span.max())
             row[f"memory/layer{number}/span_histogram"] = span.flatten().cpu().numpy()
-        if looked and self._held_out is not None:
+        if looked and self._held_out is not None and self._held_out.targets:
             row["held_out/loss"] = self._held_out.loss
             row["held_out/accuracy"] = self._held_out.accuracy
             if is_text:
@@ -275,11 +286,15 @@ class Session:
             "config": decided(self._config),
             "threads": self._config.threads,
         }
+        if self._reached:
+            runner["reached_accuracy"] = self._config.held_out.stop_accuracy
         tensors, data = split({"trainer": tree, "runner": runner})
         self._folder.save_checkpoint(self._trainer.tokens, tensors, data, is_best=is_best)
 
 
 def _quality(is_text: bool, which: str, loss: float, accuracy: float) -> str:
+    if math.isnan(loss):
+        return f"{which} {NOTHING_SCORED}"
     if is_text:
         return f"{which} {loss / np.log(2):.3f} bits per byte"
     return f"{which} error {1 - accuracy:.1%}, loss {loss:.3f}"

@@ -18,8 +18,7 @@ The rules, one frame after another:
   really asks, because it keeps a reference to the colors where a copy was meant; for comparison with
   published figures). As long as nothing has collided, any pair is asked.
 - The target, at a frame's last token, is the quadrant of the cell of the pair's last collision, this frame
-  included: 2 * (row >= 8) + (column >= 8). A pair that has never collided is not scored, unless training
-  asks for it (`score_never`).
+  included: 2 * (row >= 8) + (column >= 8). A pair that has never collided is not scored.
 
 All four quadrants are equally likely, so the chance accuracy is 0.25.
 
@@ -51,9 +50,6 @@ EXTENT = GRID_SIZE - 1.0
 """positions lie strictly between 0 and this"""
 NUM_PARTICLES = 2
 NUM_COLORS = 5
-NUM_QUADRANTS = 4
-NEVER_COLLIDED = NUM_QUADRANTS
-"""the target that is no quadrant; a target at all only with `score_never`"""
 NUM_PAIRS = NUM_COLORS**2
 """pairs are numbered color0 * NUM_COLORS + color1"""
 SPEED = 0.5
@@ -93,10 +89,6 @@ class CollisionRules:
     """particles stay in a part of the box while a row lasts: a square around its middle (quadrants stay
     equally likely) of a side log-uniform from so many cells up to the whole; 0: always the whole. In a
     smaller box collisions are more frequent; they are so rare that a small model hardly learns from them"""
-    score_never: bool = False
-    """the target is `NEVER_COLLIDED` where the pair has not collided in this row. Whether it has depends on
-    collisions alone, while the quadrant can be guessed from where the particles are: with this question a
-    model begins to see collisions after a tenth of the tokens"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -130,13 +122,13 @@ class CollisionRules:
 
     @property
     def num_targets(self) -> int:
-        """Quadrants, and `NEVER_COLLIDED`."""
-        return NUM_QUADRANTS + 1
+        """Quadrants."""
+        return 4
 
     @property
     def chance_accuracy(self) -> float:
-        """Of a quadrant: the box is symmetric."""
-        return 1 / NUM_QUADRANTS
+        """The box is symmetric."""
+        return 1 / self.num_targets
 
     def start(self, rng: np.random.Generator) -> RowState:
         """Place the particles and let the warm-up pass."""
@@ -221,7 +213,7 @@ class CollisionRules:
         asked_F = np.where(easy_F, easy_pair_F, rng.integers(NUM_PAIRS, size=num_frames))
         answer_F = last_event(asked_F, frame_F + 1)
         age_F = state["frame"] + frame_F - event_frame_E[answer_F]
-        has_collided_F = event_frame_E[answer_F] != NEVER
+        scored_F = event_frame_E[answer_F] != NEVER
 
         tokens = np.empty((num_frames, FRAME_TOKENS), dtype=np.int32)
         for particle in range(NUM_PARTICLES):
@@ -232,11 +224,10 @@ class CollisionRules:
         tokens[:, -2] = ASK_TOKEN + asked_F // NUM_COLORS
         tokens[:, -1] = ASK_TOKEN + asked_F % NUM_COLORS
         targets = np.full_like(tokens, IGNORE)
-        never = NEVER_COLLIDED if self.score_never else IGNORE
-        targets[:, -1] = np.where(has_collided_F, event_quadrant_E[answer_F], never)
+        targets[:, -1] = np.where(scored_F, event_quadrant_E[answer_F], IGNORE)
         distance = np.full_like(tokens, UNKNOWN)
         # The collision's frame must be in sight from its first token on.
-        distance[:, -1] = np.where(has_collided_F, FRAME_TOKENS * (age_F + 1) - 1, UNKNOWN)
+        distance[:, -1] = np.where(scored_F, FRAME_TOKENS * (age_F + 1) - 1, UNKNOWN)
         is_first = np.zeros(tokens.shape, dtype=np.bool_)
         is_first[0, 0] = state["frame"] == 0
 

@@ -56,10 +56,6 @@ class WholeText(Stream):
         self.chance_accuracy = None
         self._bytes = np.frombuffer(text, dtype=np.uint8)
 
-    def read(self, num_tokens: int) -> Block:
-        """As `Stream`, but the last block ends with the text: padding would be counted as memories."""
-        return super().read(min(num_tokens, len(self._bytes) - self.position))
-
     def _fill(self, block: Block) -> None:
         end = self.position + block.tokens.shape[1]
         following = self._bytes[self.position + 1 : end + 1]
@@ -423,7 +419,5 @@ def analyse_stream(
     curve.update({max_span: score(max_span) for max_span in max_spans if max_span != longest})
     stream = make_stream()
     assert isinstance(stream, GeneratedStream)
-    end = stream.tokens_per_row  # beyond it the last block is only filled up
-    token_BT, span_LBT = np.concatenate(token_parts, 1)[:, :end], np.concatenate(span_parts, 2)[:, :, :end]
-    table = span_table_of_stream(stream, token_BT, span_LBT)
+    table = span_table_of_stream(stream, np.concatenate(token_parts, 1), np.concatenate(span_parts, 2))
     return StreamAnalysis({span: curve[span] for span in max_spans}, table)

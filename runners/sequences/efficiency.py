@@ -27,10 +27,12 @@ from configs import command_line
 from configs.command_line import or_exit
 from configs.model import MemoryKind
 from configs.ranges import check
-from configs.sequence_schema import from_yaml
+from configs.run_config import decided
+from configs.sequence_schema import SequenceConfig, from_yaml, load
 from runners.agent_factory import choose_device
 from runners.progress import ProgressDisplay
 from runners.run_folder import RunFolder, write_json_atomically
+from runners.sequences.evaluation import NOTHING_SCORED
 from runners.sequences.factory import make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer
 
@@ -149,6 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train, measure, print the table."""
     command = command_line.parse(SequenceBenchmarkCommand, argv)
     or_exit(lambda: choose_device(command.device))
+    or_exit(lambda: _check_folders(command))
     torch.set_num_threads(command.threads)
     display = ProgressDisplay(0)
     machine = f"{os.cpu_count()} cores, {command.threads} torch thread(s), {command.device}"
@@ -166,6 +169,34 @@ def main(argv: list[str] | None = None) -> int:
 
 def _folder(command: SequenceBenchmarkCommand, memory: str) -> RunFolder:
     return RunFolder.open(command.run / f"{command.task}-{memory}")
+
+
+def _check_folders(command: SequenceBenchmarkCommand) -> None:
+    """Refuse folders of runs that are not what the command asks for; ValueError names the first option."""
+    for memory in command.memories:
+        asked = _matters(load(command.words(memory)))
+        path = command.run / f"{command.task}-{memory}"
+        if not (path / "config.yaml").is_file():
+            continue
+        found = _matters(from_yaml(path / "config.yaml"))
+        for option in [*asked, *sorted(found.keys() - asked.keys())]:
+            was, is_now = found.get(option), asked.get(option)
+            if was != is_now:
+                raise ValueError(
+                    f"run: {path} was trained with {option} = {was}, and this command asks for {is_now}; "
+                    "choose another --run, or ask for the same"
+                )
+
+
+def _matters(config: SequenceConfig) -> dict[str, Any]:
+    """What the numbers depend on, by option: also some of what a resumed run may change."""
+    return {
+        **decided(config),
+        "threads": config.threads,
+        "device": config.device,
+        "model.attention": config.model.attention,
+        "held_out.final_tokens": config.held_out.final_tokens,
+    }
 
 
 def _train(command: SequenceBenchmarkCommand, memory: str, display: ProgressDisplay) -> float:
@@ -219,10 +250,14 @@ def _row(
     command: SequenceBenchmarkCommand, memory: str, peak: float, times: dict[str, list[float]]
 ) -> dict[str, Any]:
     found = json.loads(_folder(command, memory).evaluation_file.read_text())
+    quality = NOTHING_SCORED
+    if found["targets"]:
+        is_text = command.task == "text"
+        quality = (
+            f"{found['bits_per_target']:.4f} bits per byte" if is_text else f"{found['error']:.2%} error"
+        )
     row: dict[str, Any] = {
-        "held out": f"{found['bits_per_target']:.4f} bits per byte"
-        if command.task == "text"
-        else f"{found['error']:.2%} error",
+        "held out": quality,
         "time per batch": f"{statistics.median(times[memory]):,.0f} ms "
         f"({min(times[memory]):,.0f} to {max(times[memory]):,.0f})",
     }

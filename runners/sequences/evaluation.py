@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -19,10 +20,13 @@ from agents.transformer import BlockReport
 from envs.sequences.stream import IGNORE, Block, Stream
 from runners.evaluation import wilson_interval
 
+NOTHING_SCORED = "nothing scored"
+"""what is shown where there is no loss"""
+
 
 @dataclass(frozen=True, slots=True)
 class SequenceScore:
-    """What was found; losses in nats per scored target."""
+    """What was found; losses in nats per scored target, not a number (as accuracy) if nothing was scored."""
 
     task: str
     split: str
@@ -33,6 +37,7 @@ class SequenceScore:
     loss: float
     accuracy: float
     accuracy_ci95: tuple[float, float]
+    """`accuracy_interval` of the rows"""
     retained_mean: list[float]
     """memories of a row at the ends of blocks, for each layer"""
     retained_max: list[int]
@@ -57,11 +62,11 @@ class SequenceScore:
             "split": self.split,
             "tokens": self.tokens,
             "targets": self.targets,
-            "loss": self.loss,
-            "bits_per_target": self.bits,
-            "accuracy": self.accuracy,
+            "loss": self._if_scored(self.loss),
+            "bits_per_target": self._if_scored(self.bits),
+            "accuracy": self._if_scored(self.accuracy),
             "accuracy_ci95": list(self.accuracy_ci95),
-            "error": 1.0 - self.accuracy,
+            "error": self._if_scored(1.0 - self.accuracy),
             "chance_accuracy": self.chance_accuracy,
             "retained_mean": self.retained_mean,
             "retained_max": self.retained_max,
@@ -78,11 +83,10 @@ class SequenceScore:
         result: dict[str, object] = {
             "read": f"{self.tokens:,} tokens of the {self.split} split, {self.targets:,} scored",
         }
-        if self.task == "text":
-            result["bits per byte"] = f"{self.bits:.4f}"
-        else:
-            result["loss"] = f"{self.loss:.4f} nats"
-        result["error"] = f"{1 - self.accuracy:.2%} (95% interval {1 - high:.2%} to {1 - low:.2%}{chance})"
+        is_text = self.task == "text"
+        quality = {"bits per byte": f"{self.bits:.4f}"} if is_text else {"loss": f"{self.loss:.4f} nats"}
+        quality["error"] = f"{1 - self.accuracy:.2%} (95% interval {1 - high:.2%} to {1 - low:.2%}{chance})"
+        result |= quality if self.targets else dict.fromkeys(quality, NOTHING_SCORED)
         for name, value in self.extra.items():
             result[name.replace("_", " ")] = value
         for layer, (mean, most) in enumerate(
@@ -94,6 +98,19 @@ class SequenceScore:
         result["memory held"] = f"{self.bytes_held_mean / 1024:,.1f} KiB"
         result["speed"] = f"{self.tokens_per_second:,.0f} tokens/s"
         return result
+
+    def note(self, option: str) -> str | None:
+        """What to tell the user if this judges nothing; `option` says how many tokens were to be read."""
+        if self.targets:
+            return None
+        return (
+            f"{option}: nothing is scored in the first {self.tokens:,} tokens of the {self.split} split; "
+            "ask for more"
+        )
+
+    def _if_scored(self, value: float) -> float | None:
+        """As JSON has it."""
+        return value if self.targets else None
 
 
 def retained_per_layer(state: MemoryState) -> NDArray[np.int64]:
@@ -156,14 +173,15 @@ def evaluate(
     device = model.head.weight.device
     rows = len(stream.rows)
     state = model.initial_state(rows)
-    loss = correct = 0.0
-    targets_seen = tokens_seen = blocks = 0
+    loss = 0.0
+    tokens_seen = blocks = 0
+    correct_B, targets_B = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
     layers = len(state.layers)
     retained, most, held, possible = np.zeros(layers), np.zeros(layers, dtype=np.int64), 0.0, 0.0
     age_B = np.zeros(rows)
     began = time.perf_counter()
     while not stream.exhausted and (max_tokens is None or tokens_seen < max_tokens):
-        block = stream.read(block_size)
+        block = _read(stream, block_size)
         tokens, targets, first = to_device(block, device)
         limit_BT = None if max_span is None else span_limit(max_span, tokens)
         output = model.block(tokens, state, first, limit_BT, limit_forgets=True)
@@ -173,8 +191,10 @@ def evaluate(
         logits = model.predict(output.y_BTD[scored])
         losses = F.cross_entropy(logits, targets[scored], reduction="none")
         loss += float(losses.double().sum())
-        correct += float((logits.argmax(-1) == targets[scored]).sum())
-        targets_seen += int(scored.sum())
+        right = scored.clone()
+        right[scored] = logits.argmax(-1) == targets[scored]
+        correct_B += right.sum(1).cpu().numpy()
+        targets_B += scored.sum(1).cpu().numpy()
         tokens_seen += block.tokens.size
         counts = retained_per_layer(state)
         retained += counts.mean(1)
@@ -191,14 +211,15 @@ def evaluate(
             on_progress(tokens_seen)
     seconds = time.perf_counter() - began
     model.train(was_training)
+    targets_seen = int(targets_B.sum())
     return SequenceScore(
         task=stream.name,
         split=stream.split,
         tokens=tokens_seen,
         targets=targets_seen,
-        loss=loss / max(1, targets_seen),
-        accuracy=correct / max(1, targets_seen),
-        accuracy_ci95=wilson_interval(round(correct), targets_seen) if targets_seen else (0.0, 1.0),
+        loss=loss / targets_seen if targets_seen else math.nan,
+        accuracy=float(correct_B.sum()) / targets_seen if targets_seen else math.nan,
+        accuracy_ci95=accuracy_interval(correct_B, targets_B),
         retained_mean=(retained / max(1, blocks)).tolist(),
         retained_max=most.tolist(),
         bytes_held_mean=held / max(1, blocks),
@@ -206,6 +227,34 @@ def evaluate(
         tokens_per_second=tokens_seen / seconds,
         chance_accuracy=stream.chance_accuracy,
     )
+
+
+def accuracy_interval(correct_B: NDArray[np.int64], targets_B: NDArray[np.int64]) -> tuple[float, float]:
+    """95% confidence interval of the accuracy over all targets, from its spread between rows.
+
+    Targets of a row depend on each other: one collision is asked about in hundreds of frames. Rows do not. So
+    this is Student's interval of a ratio of sums over rows (Cochran 1977, Sampling Techniques, ch. 6), but
+    never narrower than if all targets were independent, as they have to be taken where there is one row.
+    """
+    total, counted_B = int(targets_B.sum()), targets_B > 0
+    if not total:
+        return 0.0, 1.0
+    low, high = wilson_interval(int(correct_B.sum()), total)
+    rows = int(counted_B.sum())
+    if rows < 2:
+        return low, high
+    accuracy = correct_B.sum() / total
+    residual_B = (correct_B - accuracy * targets_B)[counted_B]
+    deviation = np.sqrt(rows / (rows - 1) * np.square(residual_B).sum()) / total
+    half = float(scipy.stats.t.ppf(0.975, rows - 1) * deviation)
+    return max(0.0, min(low, accuracy - half)), min(1.0, max(high, accuracy + half))
+
+
+def _read(stream: Stream, block_size: int) -> Block:
+    """The next block; the last one ends with the stream, or what fills it up would be held as memories."""
+    if stream.tokens_per_row is None:
+        return stream.read(block_size)
+    return stream.read(min(block_size, stream.tokens_per_row - stream.position))
 
 
 def _ages(age_B: NDArray[np.float64], block: Block) -> NDArray[np.float64]:

@@ -13,9 +13,7 @@ and by fused attention, when each row holds as many memories as each maximum spa
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from agents.sequence_model import SequenceModel
 from agents.transformer import AttentionKind, TransformerSettings
 from configs import command_line
 from runners.agent_factory import choose_device
+from runners.benchmarks.own_process import BenchmarkError, OwnProcess, Turn, peak_mebibytes
 from runners.progress import ProgressDisplay
 from runners.run_folder import write_json_atomically
 
@@ -72,6 +71,8 @@ class SpanScalingCommand:
         """Refuse what cannot work."""
         sizes = ("span", "width", "num_layers", "num_heads", "num_rows", "block_size", "longest")
         command_line.check_at_least_1(self, *sizes, "rounds", "threads")
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads ({self.num_heads}) must divide width ({self.width})")
         command_line.check_output(self.json)
         choose_device(self.device)
         if min(self.max_spans) <= self.span:
@@ -82,14 +83,22 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     command = command_line.parse(SpanScalingCommand, argv)
     display = ProgressDisplay(0)
-    if command.device == "cuda":
-        results = _compare_attention(command, display)
-        if command.json is not None:
-            write_json_atomically(command.json, results)
-        return 0
+    compare = _compare_attention if command.device == "cuda" else _compare_spans
+    try:
+        results = compare(command, display)
+    except BenchmarkError as error:
+        display.note(f"error: {error}")
+        return 1
+    if command.json is not None:
+        write_json_atomically(command.json, results)
+    return 0
+
+
+def _compare_spans(command: SpanScalingCommand, display: ProgressDisplay) -> dict[str, Any]:
+    """Every maximum span, and uneven rows, on a CPU."""
     machine = f"{os.cpu_count()} cores, {command.threads} torch thread(s), cpu"
     display.announce({"machine": machine, "torch": torch.__version__, "load": f"{os.getloadavg()[0]:.1f}"})
-    results = {"machine": machine, "spans": {}}
+    results: dict[str, Any] = {"machine": machine, "spans": {}}
     for max_span in command.max_spans:
         found = _apart(_measure_span, command, max_span)
         results["spans"][str(max_span)] = found
@@ -105,9 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         f"all rows their mean: {uneven['even_ms']:.0f} ms; "
         f"all rows as many as the fullest: {uneven['padded_ms']:.0f} ms"
     )
-    if command.json is not None:
-        write_json_atomically(command.json, results)
-    return 0
+    return results
 
 
 def _compare_attention(command: SpanScalingCommand, display: ProgressDisplay) -> dict[str, Any]:
@@ -156,18 +163,14 @@ Measurement = Callable[[SpanScalingCommand, int], dict[str, Any]]
 
 def _apart(measure: Measurement, command: SpanScalingCommand, max_span: int) -> dict[str, Any]:
     """Measure in a fresh process, whose peak memory is its own."""
-    context = multiprocessing.get_context("spawn")
-    queue: Any = context.Queue()
-    process = context.Process(target=_answer, args=(queue, measure, command, max_span))
-    process.start()
-    found: dict[str, Any] = queue.get()
-    process.join()
+    with OwnProcess(_answer, measure, command, max_span) as process:
+        found: dict[str, Any] = process.answer()
     return found
 
 
-def _answer(queue: Any, measure: Measurement, command: SpanScalingCommand, max_span: int) -> None:
+def _answer(turn: Turn, measure: Measurement, command: SpanScalingCommand, max_span: int) -> None:
     torch.set_num_threads(command.threads)
-    queue.put(measure(command, max_span))
+    turn(measure(command, max_span))
 
 
 def _model(command: SpanScalingCommand, max_span: int, attention: AttentionKind = "plain") -> SequenceModel:
@@ -235,7 +238,7 @@ def _measure_span(command: SpanScalingCommand, max_span: int) -> dict[str, Any]:
         "step_ms": step_ms,
         "retained": retained,
         "held_kib": state.bytes_held / 1024,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mebibytes(),
     }
 
 

@@ -33,7 +33,7 @@ class UpdateReport(NamedTuple):
     """What an update did."""
 
     loss: float
-    """nats per scored target, all ranks"""
+    """nats per scored target, all ranks; not a number, as accuracy, if nothing was scored"""
     accuracy: float
     targets: int
     """scored, all ranks"""
@@ -117,8 +117,9 @@ class SequenceTrainer:
             to_device(self.stream.read(config.block_size), self.device) for _ in range(config.accumulation)
         ]
         scored_here = torch.stack([(targets != IGNORE).sum() for _, targets, _ in blocks]).sum()
+        num_targets = int(self.ranks.sum(scored_here))
         # Summed over blocks and ranks, the losses divided by this are the mean over all scored targets.
-        num_targets = max(1, int(self.ranks.sum(scored_here)))
+        divisor = max(1, num_targets)
         weight = config.penalty.weight if self.updates >= config.penalty.begin_updates else 0.0
         kind = self._penalty_kind(weight)
         model.train()
@@ -132,7 +133,7 @@ class SequenceTrainer:
                 output = model.block(tokens, state, first, self._limit(tokens), penalty=kind, asked_BT=scored)
                 logits = model.predict(output.y_BTD[scored]).float()
             loss_sum = F.cross_entropy(logits, targets[scored], reduction="sum")
-            objective = loss_sum / num_targets
+            objective = loss_sum / divisor
             if kind is not None:
                 share = len(tokens) / (config.num_rows * config.accumulation)  # of rows, and of blocks
                 objective = objective + weight * share * model.penalty(output, kind, scored)
@@ -145,7 +146,7 @@ class SequenceTrainer:
         self.ranks.sum(totals)
         self.ranks.sum_gradients(model.parameters())
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm))
-        loss = float(totals[0]) / num_targets
+        loss, accuracy = (totals / divisor).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFaultError(
                 f"update {self.updates + 1}: the loss is {loss:g} and the gradient's norm {norm:g}; "
@@ -158,8 +159,8 @@ class SequenceTrainer:
         self.state = state
         self.updates += 1
         return UpdateReport(
-            loss,
-            float(totals[1]) / num_targets,
+            loss if num_targets else math.nan,
+            accuracy if num_targets else math.nan,
             num_targets,
             norm,
             rate,

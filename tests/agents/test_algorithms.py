@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -470,8 +472,26 @@ def test_impossible_arguments_are_refused() -> None:
         ppo(vec(lambda: AnySpace(spaces.Discrete(2), spaces.MultiDiscrete([[2, 3], [2, 2]]))))
     with pytest.raises(ValueError, match=r"batch_size \(24\) must be a multiple of n_steps \(16\)"):
         ppo(vec(RepeatFirst), batch_size=24)
+    with pytest.raises(ValueError, match="policy must be ExpireSpanPolicy, got 'MlpPolicy'"):
+        MemoryPPO("MlpPolicy", vec(RepeatFirst))
     with pytest.raises(ValueError, match="'observation' has the space"):
         ObservationEncoder(spaces.Sequence(spaces.Discrete(2)), 8)
+
+
+def test_a_bare_vector_environment_is_refused_with_what_to_do() -> None:
+    """In a process of its own: here annotations are enforced, and would speak first."""
+    program = """
+import gymnasium, envs
+from agents import MemoryPPO
+from envs.vec_env import GymnasiumVecEnv
+twin = gymnasium.make_vec("MemorySuite/CorridorShort-v0", 2, vectorization_mode="vector_entry_point")
+MemoryPPO("ExpireSpanPolicy", GymnasiumVecEnv(twin), n_steps=8, batch_size=8).learn(16)
+MemoryPPO("ExpireSpanPolicy", twin)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert found.stderr.splitlines()[-1].startswith(
+        "ValueError: env is a Gymnasium vector environment: wrap it"
+    )
 
 
 @pytest.mark.learning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import gymnasium as gym
@@ -191,7 +192,11 @@ def test_any_action_space_can_be_asked(action_space: spaces.Space[Any]) -> None:
     assert len(effects) >= 3 and effects[0].change > 0.0
     before, after = np.array(effects[0].choice_before), np.array(effects[0].choice_after)
     if isinstance(action_space, spaces.Box):
-        assert effects[0].change == pytest.approx(np.abs((after - before)[:2] / before[2:]).max(), rel=1e-4)
+        assert before[2:] == pytest.approx(after[2:])
+        draws = np.random.default_rng(0).normal(before[:2], before[2:], size=(200_000, 2))
+        log_ratio = 0.5 * (((draws - before[:2]) / before[2:]) ** 2 - ((draws - after[:2]) / after[2:]) ** 2)
+        sampled = np.maximum(0.0, 1.0 - np.exp(log_ratio.sum(1))).mean()
+        assert effects[0].change == pytest.approx(sampled, abs=5e-3) and 0.01 < sampled < 1.0
     elif isinstance(action_space, spaces.MultiBinary):
         assert effects[0].change == pytest.approx(np.abs(after - before).max(), rel=1e-4)
 
@@ -199,6 +204,11 @@ def test_any_action_space_can_be_asked(action_space: spaces.Space[Any]) -> None:
 def test_mistakes_are_refused(probe: Probe, model: MemoryPPO) -> None:
     with pytest.raises(ValueError, match="not retained at step 5"):
         probe.ask([Edit(drop=(9,))], at=5)
+    there = probe.retained(20)
+    assert len(there) > 10
+    listed = f"{', '.join(map(str, there[:10]))}, ... ({len(there)} in all)"
+    with pytest.raises(ValueError, match=re.escape(f"retained are {listed}") + "$"):
+        probe.ask([Edit(drop=(29,))], at=20)
     with pytest.raises(ValueError, match="must not come after"):
         probe.ask([Edit()], at=9, decision=5)
     with pytest.raises(ValueError, match="older than it"):

@@ -304,6 +304,22 @@ def test_an_environment_of_other_spaces_is_refused() -> None:
         record_episode(model, AnySpace(spaces.Discrete(7), model.action_space))
 
 
+def test_a_space_is_told_without_the_bounds_of_every_element_unless_only_they_differ() -> None:
+    bounds = np.arange(50.0, dtype=np.float32)
+    ours, wider = spaces.Box(-bounds, bounds), spaces.Box(-bounds, bounds + 1.0)
+    model = lively_model(AnySpace(ours, spaces.Discrete(2)))
+    pair = spaces.Dict({"far": ours, "near": spaces.Discrete(3)})
+    with pytest.raises(ValueError, match="observation space") as refused:
+        record_episode(model, AnySpace(pair, model.action_space))
+    assert str(refused.value) == (
+        "env has the observation space Dict('far': Box of shape (50,) and dtype float32, 'near': Discrete(3))"
+        ", but the agent was trained with Box of shape (50,) and dtype float32"
+    )
+    with pytest.raises(ValueError, match="observation space") as refused:
+        record_episode(model, AnySpace(wider, model.action_space))
+    assert str(wider) in str(refused.value) and str(ours) in str(refused.value)
+
+
 def test_players_share_chance_step_by_step() -> None:
     """What a player draws at step t depends on (seed, t) and the probabilities, not on what it did before."""
     model = lively_model(corridor(length=12))

@@ -199,6 +199,36 @@ def test_resume_reads_the_configuration_of_the_run(tmp_path: Path) -> None:
     assert config.resume == tmp_path
 
 
+@pytest.mark.parametrize(
+    ("of_run", "reader", "said"),
+    [
+        (sequence_schema, schema, "a run of train_sequence.py (task collision); use {}_sequence.py"),
+        (schema, sequence_schema, "a run of train_agent.py (env CartPole-v1); use {}_agent.py"),
+    ],
+)
+def test_a_run_of_the_other_kind_is_named(
+    of_run: ModuleType, reader: ModuleType, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    words = ["--task", "collision"] if of_run is sequence_schema else ["--env", "CartPole-v1"]
+    (run / "config.yaml").write_text(to_yaml(of_run.load(words)))
+    with pytest.raises(ValueError, match="run of train_") as refused:
+        reader.from_yaml(run / "config.yaml")
+    assert str(refused.value) == f"{run} is {said.format('evaluate')}"
+    with pytest.raises(SystemExit):
+        reader.load(["--resume", str(run)])
+    assert f"error: {run} is {said.format('train')}\n" in capsys.readouterr().err
+
+
+def test_a_preset_of_the_other_kind_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    file = PRESETS / "sequences" / "copy.yaml"
+    with pytest.raises(SystemExit):
+        load(["--config", str(file)])
+    said = "is a configuration of train_sequence.py (task copy); use train_sequence.py"
+    assert f"{command_line.shown(file)} {said}" in capsys.readouterr().err
+
+
 BAD_COMMAND_LINES = {
     "--memory.rampp 4": "memory.rampp is not an option; did you mean memory.ramp?",
     "--ramp 4": "did you mean memory.ramp?",

@@ -123,6 +123,29 @@ def test_faults_are_named_with_environment_seed_step_and_action(fault: str) -> N
         env.step(np.ones(2, dtype=np.int64))
 
 
+@pytest.mark.parametrize("when", ["reset", "step"])
+def test_the_line_of_the_environment_that_raised_is_named(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own innermost one, neither that of a library that it calls nor that of Gymnasium's wrappers."""
+
+    def broken(self: Any, action: Any = None, *, seed: Any = None, options: Any = None) -> Any:
+        return np.broadcast_to(np.zeros(2), 3)
+
+    monkeypatch.setattr(Counter, when, broken)
+    gym.register("MemorySuiteTest/Raising-v0", Counter)
+    try:
+        env = make_vec_env("MemorySuiteTest/Raising-v0", 2, seed=10)
+    finally:
+        del gym.registry["MemorySuiteTest/Raising-v0"]
+    if when == "step":
+        env.reset()
+    with pytest.raises(EnvironmentFault) as fault:
+        env.reset() if when == "reset" else env.step(np.zeros(2, dtype=np.int64))
+    assert str(fault.value).startswith("an environment raised ValueError: operands could not be broadcast")
+    assert "in environment 0 of 2, seed 10 " in str(fault.value)
+    place = f"{__file__}:{broken.__code__.co_firstlineno + 1}, in {broken.__qualname__}"
+    assert str(fault.value).endswith(f" (raised at {place})")
+
+
 class Shaped(Counter):
     """Says one thing of its observations and rewards, and does another from the third step on."""
 
@@ -277,6 +300,28 @@ def test_the_module_of_an_id_is_imported(tmp_path: Path, monkeypatch: pytest.Mon
     finally:
         gym.registry.pop("FromModule-v0", None)
         sys.modules.pop("registers_one", None)
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("from gymnasium import Enf", "ImportError: cannot import name 'Enf' from 'gymnasium'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_no_unknown_name(
+    program: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ValueError, match="the module 'broken_module' cannot be imported: it raised "
+    ) as refused:
+        resolve("broken_module:Mine/Cue-v0")
+    assert said in str(refused.value)
+    with pytest.raises(ValueError, match="nobody knows 'broken_module_2:Mine/Cue-v0'"):
+        resolve("broken_module_2:Mine/Cue-v0")
 
 
 def test_pictures_are_one_for_each_environment_and_one_mosaic() -> None:

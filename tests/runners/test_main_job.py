@@ -425,7 +425,10 @@ def test_an_evaluation_that_the_agent_does_not_fit_is_refused_before_training(
         (["--seed", "-1"], "seed must lie in [0, 4294967295], got -1"),
         (["--episodes", "0"], "episodes must be at least 1, got 0"),
         (["--json", "missing/result.json"], "json: there is no folder missing"),
-        (["--env", "CartPole-v1"], "env: CartPole-v1 has the observation_space"),
+        (
+            ["--env", "CartPole-v1"],
+            "env: CartPole-v1 has the observation_space Box of shape (4,) and dtype float32, but",
+        ),
     ],
 )
 def test_mistakes_in_an_evaluation(

@@ -120,7 +120,9 @@ class Echo(gym.Env[Any, Any]):
         info: dict[str, Any] = {"cue": False}
         return self.t, 0.5 * (action == 2), end, False, info | ({"is_success": False} if end else {})
 
-    def render(self) -> str:
+    def render(self) -> Any:
+        if self.render_mode == "rgb_array":
+            return np.zeros((4, 4, 3), np.uint8)
         return f"line {self.t}: {self.last}"
 
 
@@ -170,6 +172,20 @@ def test_mistakes_are_refused(words: list[str], message: str, capsys: pytest.Cap
         play.main(words)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_window_that_nobody_would_see_is_refused(
+    echo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SDL takes such a driver by itself where there is no display."""
+    monkeypatch.delenv("SDL_VIDEODRIVER")
+    for name, hint in (("portal-short", ""), (echo, "; --screen terminal needs none")):
+        press("q")
+        with pytest.raises(SystemExit) as stopped:
+            play.main(["--env", name, "--screen", "window"])
+        assert stopped.value.code == 2
+        said = f"error: screen: no window can be opened: there is no display{hint}\n"
+        assert said in capsys.readouterr().err
 
 
 def test_without_a_screen_it_says_so() -> None:

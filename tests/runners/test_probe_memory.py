@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,27 @@ def test_a_sweep_writes_a_picture_and_a_ranking(short_run: Path, tmp_path: Path)
     assert picture.shape[1] == 1280
     rows = len(changes[:10]) + (answer["all_cues"] is not None)
     assert picture.shape[0] > 66 * rows
+
+
+def test_a_sweep_says_how_long_it_will_take(
+    short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = ask(short_run, tmp_path, "--episode-seed", "4")
+    count = len(answer["ranking"])
+    assert count > probe_memory.TIMED
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"dropping {count} memories in turn")
+    assert re.fullmatch(r"about \d+ s left", lines[1])
+
+
+def test_the_estimate_is_told_once() -> None:
+    notes: list[str] = []
+    times = iter([100.0, 106.0])
+    display: Any = SimpleNamespace(note=notes.append)
+    watch = probe_memory._estimate(display, lambda: next(times))
+    for answered in range(45):
+        watch(answered, 44)
+    assert notes[1:] == ["about 1 min 20 s left"]
 
 
 def test_single_changes(short_run: Path, tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,8 +24,10 @@ from configs import sequence_schema
 from configs.sequence_schema import SequenceConfig, load
 from envs.sequences.stream import IGNORE
 from runners import benchmark, evaluate_sequence, train_sequence
+from runners.evaluation import wilson_interval
 from runners.run_folder import RunFolder
-from runners.sequences.evaluation import evaluate
+from runners.sequences import efficiency, span_scaling
+from runners.sequences.evaluation import SequenceScore, accuracy_interval, evaluate
 from runners.sequences.factory import make_model, open_stream
 from runners.sequences.trainer import SequenceTrainer, TrainingFaultError
 from tests.runners.launch import finished, launch, wait_for
@@ -34,7 +39,10 @@ SMALL = [
     *("--memory.initial-span-fraction", "0.3", "--held-out.every", "5", "--held-out.tokens", "256"),
     *("--held-out.final-tokens", "1024", "--track", "disabled", "--checkpoint-every", "4"),
 ]
-COPY = ["--task", "copy", "--task-arg", "distance=20", "--task-arg", "string_length=4"]
+COPY = [
+    *("--task", "copy", "--task-arg", "distance=20", "--task-arg", "string_length=4"),
+    *("--eval-task-arg", "distance=20"),
+]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -91,7 +99,7 @@ def test_every_task_runs_with_every_memory(task: str, memory: str) -> None:
     trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream, Ranks())
     for _ in range(3):
         report = trainer.update()
-    assert math.isfinite(report.loss)
+    assert math.isfinite(report.loss) == (report.targets > 0)
     score = evaluate(trainer.model, open_stream(config, "test"), block_size=16, max_tokens=128)
     assert score.tokens == 128
 
@@ -101,6 +109,75 @@ def test_every_preset_loads(name: str) -> None:
     assert load(["--task", name]).task == name
     assert (SequenceConfig.PRESETS / f"{name}.yaml").is_file()
 
+
+# -- without a scored target -----------------------------------------------------------------------------
+
+FAR = ["--task", "copy", "--task-arg", "distance=2000", "--eval-task-arg", "distance=2000", *SMALL]
+"""more tokens between cue and target than are ever read"""
+
+
+@pytest.fixture(scope="module")
+def unscored_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("unscored") / "run"
+    assert train_sequence.main([*FAR, "--run", str(run)]) == 0
+    return run
+
+
+def test_nothing_scored_is_no_loss_of_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert train_sequence.main([*FAR, "--run", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("held_out.tokens: nothing is scored in the first 256 tokens of the valid split") == 1
+    assert "held_out.final_tokens: nothing is scored in the first 1,024 tokens" in said
+    assert "training nothing scored | held out nothing scored" in said
+    assert re.search(r"\nloss +nothing scored\nerror +nothing scored\n", said)
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["targets"] == 0
+    assert [found[name] for name in ("loss", "bits_per_target", "accuracy", "error")] == [None] * 4
+    for row in rows(run):
+        assert row["train/scored_targets"] == 0
+        assert not row.keys() & {"train/loss", "train/accuracy", "held_out/loss", "held_out/accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("scored", "best"),
+    [
+        ((False, False, False), 12),
+        ((False, True, False), 10),
+        ((True, False, False), 5),
+        ((False, False, True), 12),
+    ],
+)
+def test_a_look_that_scores_nothing_is_never_the_best(
+    scored: tuple[bool, ...], best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([*scored, True])
+
+    def evaluate_some(*arguments: Any, **options: Any) -> SequenceScore:
+        score = evaluate(*arguments, **options)
+        return score if next(looks) else replace(score, targets=0, loss=math.nan, accuracy=math.nan)
+
+    monkeypatch.setattr(train_sequence, "evaluate", evaluate_some)
+    assert train_sequence.main([*COPY, *SMALL, "--run", str(tmp_path)]) == 0
+    checkpoint = RunFolder.open(tmp_path).best_checkpoint()
+    assert checkpoint.step == best * TOKENS
+    assert (checkpoint.data["runner"]["best_loss"] is not None) == any(scored)
+    assert [row for row, there in zip((4, 9, 11), scored, strict=True) if there] == [
+        number for number, row in enumerate(rows(tmp_path)) if "held_out/loss" in row
+    ]
+
+
+def test_an_evaluation_that_scores_nothing_says_what_to_change(
+    unscored_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "out.json"
+    words = ["--run", str(unscored_run), "--tokens", "64", "--json", str(file)]
+    assert evaluate_sequence.main(words) == 0
+    assert "tokens: nothing is scored in the first 64 tokens of the test split" in capsys.readouterr().out
+    assert json.loads(file.read_text())["error"] is None
+
+
+# -- exact continuation ----------------------------------------------------------------------------------
 
 DISTURBED = [
     *COPY, *SMALL, "--memory.random-shortening", "true", "--model.layer-drop", "0.3",
@@ -141,6 +218,67 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+EASY = [*COPY, *SMALL, "--held-out.tokens", "1024", "--held-out.stop-accuracy", "0.01"]
+"""reached at the first look, after 5 updates"""
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    assert train_sequence.main([*EASY, "--run", str(run)]) == 0
+    assert len(rows(run)) == 5
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "updates"),
+    [
+        ([], 5),
+        (["--held-out.stop-accuracy", "0.005"], 5),
+        (["--held-out.stop-accuracy", "1"], 12),
+        (["--held-out.stop-accuracy", "none"], 12),
+    ],
+)
+def test_a_run_that_has_reached_its_goal_trains_no_further(
+    words: list[str], updates: int, stopped_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped_run, run)
+    for _ in range(2):
+        (run / "evaluation.json").unlink()
+        assert train_sequence.main(["--resume", str(run), *words]) == 0
+        assert len(rows(run)) == updates
+        assert (run / "evaluation.json").exists()
+
+
+def test_a_run_interrupted_when_it_reaches_its_goal_is_only_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = train_sequence.Session._look
+
+    def look_and_interrupt(session: train_sequence.Session) -> bool:
+        os.kill(os.getpid(), 15)
+        return look(session)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_sequence.Session, "_look", look_and_interrupt)
+        assert train_sequence.main([*EASY, "--run", str(tmp_path)]) == 75
+    assert train_sequence.main(["--resume", str(tmp_path)]) == 0
+    assert len(rows(tmp_path)) == 5
+    assert (tmp_path / "evaluation.json").exists()
+
+
+def test_a_checkpoint_that_knows_nothing_of_goals_goes_on(stopped_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped_run, run)
+    folder = RunFolder.open(run)
+    found = folder.latest_checkpoint()
+    del found.data["runner"]["reached_accuracy"]
+    folder.save_checkpoint(found.step, found.tensors, found.data)
+    assert train_sequence.main(["--resume", str(run)]) == 0
+    assert len(rows(run)) == 10, "until the next look"
+
+
 def _torchrun(ranks: int, *words: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone"]
     script = str(ROOT / "runners" / "train_sequence.py")
@@ -155,7 +293,9 @@ def test_two_ranks_make_the_same_updates_as_one_and_either_goes_on(tmp_path: Pat
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert len(two) == len(one)
     for ours, theirs in zip(one, two, strict=True):
-        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+        assert ours["train/scored_targets"] == theirs["train/scored_targets"]
+        if ours["train/scored_targets"]:
+            assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
         assert ours["train/gradient_norm"] == pytest.approx(theirs["train/gradient_norm"], rel=1e-3)
     torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-3, atol=1e-4)
     # A checkpoint of two ranks goes on with one: undo the last updates, and make them again.
@@ -165,8 +305,11 @@ def test_two_ranks_make_the_same_updates_as_one_and_either_goes_on(tmp_path: Pat
         (folder / "latest").unlink()
         assert train_sequence.main(["--resume", str(tmp_path / name)]) == 0
     torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-3, atol=1e-4)
-    again = rows(tmp_path / "two")
-    assert [row["train/loss"] for row in again] == pytest.approx([row["train/loss"] for row in two], rel=1e-5)
+    losses, again = (
+        [row["train/loss"] for row in those if row["train/scored_targets"]]
+        for those in (two, rows(tmp_path / "two"))
+    )
+    assert again == pytest.approx(losses, rel=1e-5)
 
 
 LONG = [*COPY, *SMALL, "--total-updates", "100000", "--checkpoint-every", "4"]
@@ -305,9 +448,43 @@ def test_an_evaluation_does_not_depend_on_the_block_size(text_run: Path, tmp_pat
         assert evaluate_sequence.main(words) == 0
         found.append(json.loads(file.read_text()))
     assert found[0]["targets"] == 26 * 400 // 20 - 1
+    assert {result["tokens"] for result in found} == {26 * 400 // 20}, "and none that fills up the last block"
     for other in found[1:]:
         assert other["targets"] == found[0]["targets"]
         assert other["loss"] == pytest.approx(found[0]["loss"], rel=1e-5)
+
+
+def test_what_fills_up_the_last_block_is_neither_read_nor_remembered(text_file: Path) -> None:
+    words = ["--task", "text", "--data", str(text_file), *SMALL, "--memory", "transformer-xl"]
+    config = load([*words, "--memory.size", "1000"])
+    model = make_model(config, open_stream(config, "test"), torch.device("cpu")).eval()
+    losses: list[torch.Tensor] = []
+    score = evaluate(
+        model,
+        open_stream(config, "test"),
+        block_size=100,
+        on_block=lambda _, found: losses.append(found),
+    )
+    assert score.tokens == 4 * 130
+    assert score.retained_max == [130] * 2
+    assert score.retained_mean == [115.0] * 2, "after 100 and after 130 tokens of a row"
+    assert score.possible_mean == 115.0
+    state, filled_up = model.initial_state(4), []
+    for block in open_stream(config, "test").blocks(100):
+        tokens, targets, first = (torch.from_numpy(part) for part in block[:3])
+        with torch.no_grad():
+            output = model.block(tokens, state, first)
+        assert output.state is not None
+        state, scored = output.state, targets != IGNORE
+        logits = model.predict(output.y_BTD[scored])
+        filled_up.append(torch.nn.functional.cross_entropy(logits, targets[scored], reduction="none"))
+    torch.testing.assert_close(torch.cat(losses), torch.cat(filled_up))
+
+
+def test_tokens_are_rounded_up_to_whole_blocks_of_all_rows(text_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    evaluate_sequence.main(["--run", str(text_run), "--tokens", "65", "--json", str(file)])
+    assert json.loads(file.read_text())["tokens"] == 2 * TOKENS
 
 
 def test_cutting_spans_makes_memory_smaller(text_run: Path, tmp_path: Path) -> None:
@@ -355,6 +532,62 @@ def test_what_a_longer_span_costs(tmp_path: Path) -> None:
     assert result["uneven"]["counts"] == [64, 32, 16, 8]
 
 
+def _die(command: span_scaling.SpanScalingCommand, max_span: int) -> dict[str, Any]:
+    os._exit(3)
+
+
+def test_a_measuring_process_that_dies_ends_the_benchmark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(span_scaling, "_measure_span", _die)
+    assert benchmark.main(["spans", "--max-spans", "1024"]) == 1
+    assert "error: a measured process ended with exit code 3" in capsys.readouterr().out
+
+
+def test_heads_that_do_not_divide_the_width_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        benchmark.main(["spans", "--width", "16", "--num-heads", "3"])
+    assert leaving.value.code == 2
+    assert "num_heads (3) must divide width (16)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--width", "32"], "model.width = 16, and this command asks for 32"),
+        (["--updates", "20"], "total_updates = 10, and this command asks for 20"),
+        (["--reach", "128"], "memory.max_span = 64, and this command asks for 128"),
+        (["--held-out-tokens", "128"], "held_out.final_tokens = 65536, and this command asks for 128"),
+        (["--threads", "2"], "threads = 1, and this command asks for 2"),
+        (["--data", "other.txt"], "data = None, and this command asks for other.txt"),
+        ([], None),
+    ],
+)
+def test_runs_of_another_configuration_are_not_measured(
+    words: list[str],
+    said: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class StartedError(Exception):
+        pass
+
+    def start(words: list[str]) -> float:
+        raise StartedError
+
+    monkeypatch.setattr(efficiency, "_peak_mebibytes", start)
+    sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "block_size": 16, "updates": 10, "reach": 64}
+    command = efficiency.SequenceBenchmarkCommand(run=tmp_path, **sizes)  # type: ignore[arg-type]
+    RunFolder.create(load(command.words("expire-span")))
+    as_words = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
+    with pytest.raises(StartedError if said is None else SystemExit):
+        benchmark.main(["sequence", *as_words, "--run", str(tmp_path), *words])
+    error = capsys.readouterr().err
+    if said is not None:
+        assert f"run: {tmp_path / 'text-expire-span'} was trained with {said}; choose another --run" in error
+
+
 # -- faults -------------------------------------------------------------------------------------------
 
 
@@ -369,7 +602,6 @@ def test_what_a_longer_span_costs(tmp_path: Path) -> None:
         (["--task", "copy", "--memory.ramp", "2_000_000"], "memory.ramp"),
         (["--task", "copy", "--model.num-heads", "5"], "model.num_heads"),
         (["--task", "copy", "--block-size", "0"], "block_size must be at least 1"),
-        (["--task", "copy", "--total-updates", "5"], "optimizer.warmup_updates"),
         (["--task", "copy", "--memory", "xl"], "memory.kind must be one of"),
         (["--task", "copy", "--learning-rate", "1"], "did you mean optimizer.learning_rate"),
     ],
@@ -489,3 +721,28 @@ def test_it_learns_to_copy(tmp_path: Path) -> None:
     assert train_sequence.main([*words, "--run", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert result["accuracy"] > 0.98
+
+
+def test_a_trial_may_be_shorter_than_the_warm_up() -> None:
+    config = load([*COPY, *SMALL, "--total-updates", "2", "--optimizer.warmup-updates", "4"])
+    stream = open_stream(config, "train")
+    trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream)
+    rate = config.optimizer.learning_rate
+    assert [trainer.update().learning_rate for _ in range(2)] == pytest.approx([rate / 4, rate / 2])
+
+
+def test_an_interval_is_as_wide_as_rows_differ() -> None:
+    """Rows of which each repeats one answer: as good as one answer each, however often it is asked for."""
+    rng = np.random.default_rng(0)
+    missed = 0
+    for _ in range(400):
+        targets_B = rng.integers(50, 150, size=16)
+        correct_B = targets_B * (rng.random(16) < 0.4)
+        low, high = accuracy_interval(correct_B, targets_B)
+        missed += not low <= 0.4 <= high
+    assert missed < 0.09 * 400, "Wilson's interval of the targets misses in nine of ten"
+    independent = accuracy_interval(np.array([40, 40]), np.array([100, 100]))
+    assert independent == wilson_interval(80, 200)
+    assert accuracy_interval(np.array([40]), np.array([100])) == wilson_interval(40, 100)
+    assert accuracy_interval(np.array([0, 3, 0]), np.array([0, 5, 0])) == wilson_interval(3, 5)
+    assert accuracy_interval(np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64)) == (0.0, 1.0)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from envs.sequences.collision import (
     CHUNK_FRAMES,
     FRAME_TOKENS,
-    NEVER_COLLIDED,
     CollisionRules,
     EasyQuestion,
     walk,
@@ -330,19 +329,3 @@ def test_the_easy_question_may_be_the_only_one() -> None:
     first = int((seen.targets[0] != IGNORE).argmax())
     assert asks_latest[0, first:].all()
     assert not asks_latest[0, :first].any()
-
-
-def test_never_is_an_answer_where_it_is_asked_for() -> None:
-    """The same frames and questions; what was not scored because nothing had happened yet is now."""
-    plain, asked = (
-        GeneratedStream(CollisionRules(score_never=score_never, smallest_box=3), num_rows=3, seed=5)
-        for score_never in (False, True)
-    )
-    before, now = plain.read(4_000), asked.read(4_000)
-    np.testing.assert_array_equal(now.tokens, before.tokens)
-    np.testing.assert_array_equal(now.distance, before.distance)
-    ends_frame = np.arange(4_000) % FRAME_TOKENS == FRAME_TOKENS - 1
-    has_not = (before.targets == IGNORE) & ends_frame
-    np.testing.assert_array_equal(now.targets, np.where(has_not, NEVER_COLLIDED, before.targets))
-    assert 0.1 < has_not[:, ends_frame].mean() < 0.9
-    assert before.targets.max() == NEVER_COLLIDED - 1
