@@ -697,7 +697,7 @@ def test_an_agents_run_is_refused(short_run: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as leaving:
         evaluate_sequence.main(["--run", str(short_run)])
     assert leaving.value.code == 2
-    assert "config.yaml" in capsys.readouterr().err
+    assert "is a run of train_agent.py (env corridor-short); use evaluate_agent.py" in capsys.readouterr().err
 
 
 def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
@@ -726,7 +726,7 @@ def test_it_learns_to_copy(tmp_path: Path) -> None:
 def test_a_trial_may_be_shorter_than_the_warm_up() -> None:
     config = load([*COPY, *SMALL, "--total-updates", "2", "--optimizer.warmup-updates", "4"])
     stream = open_stream(config, "train")
-    trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream)
+    trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream, Ranks())
     rate = config.optimizer.learning_rate
     assert [trainer.update().learning_rate for _ in range(2)] == pytest.approx([rate / 4, rate / 2])
 
