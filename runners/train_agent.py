@@ -49,6 +49,9 @@ from runners.run_folder import RunFolder, RunFolderError
 from runners.tracking import make_logger
 from runners.training_callback import Outcome, TrainingCallback
 
+REMEMBERS_ALL = 0.9
+"""share of its possible memories above which an agent counts as one that has not begun to forget"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Train, evaluate, say where everything is."""
@@ -104,7 +107,19 @@ def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
             **_paths(config, folder),
         }
     )
+    if outcome.solved and _still_remembers_all(config, result):
+        display.note(
+            f"Solved before much was forgotten. With --resume {shown(folder.path)} training goes on: with "
+            "--stop.success none to the last step, with --stop.retained N until N memories are left at most."
+        )
     return 0
+
+
+def _still_remembers_all(config: TrainConfig, result: EvaluationResult) -> bool:
+    """Whether an agent that could forget has not begun to."""
+    if not config.memory.learns_spans or config.penalty.kind == "none":
+        return False
+    return max(result.retained_mean) > REMEMBERS_ALL * result.possible_mean
 
 
 def _check_evaluation(config: TrainConfig, env: VecEnv) -> None:

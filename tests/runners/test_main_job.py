@@ -202,6 +202,29 @@ def test_only_memories_that_can_become_fewer_must(memory: str, solved: bool, tmp
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], True),
+        (["--penalty.kind", "none"], False),
+        (["--memory", "transformer-xl"], False),
+        (["--stop.success", "none"], False),
+    ],
+)
+def test_an_agent_that_was_done_before_it_forgot_is_told_how_to_go_on(
+    words: list[str], told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    easy = ["--stop.success", "0.01", "--stop.min-episodes", "1", "--stop.retained", "none"]
+    easy += ["--total-steps", "2560"]
+    run = str(tmp_path / "run")
+    assert train_agent.main([*SMALL, *easy, *words, "--run", run]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("Solved before much was forgotten" in said) == told
+    if told:
+        assert train_agent.main(["--resume", run, "--stop.success", "none"]) == 0
+        assert len(rows(tmp_path / "run")) == 2560 // (8 * 16)
+
+
+@pytest.mark.parametrize(
     ("algo", "memory"), [("ppo", "expire-span"), ("a2c", "expire-span"), ("ppo", "compressive")]
 )
 def test_a_run_that_is_interrupted_and_resumed_equals_one_that_is_not(
