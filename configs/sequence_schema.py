@@ -91,7 +91,7 @@ class HeldOutConfig:
     every: int = 200
     """updates between two looks at the valid split; the best one's checkpoint is kept"""
     tokens: int = 131_072
-    """of the valid split, all rows together, from its beginning"""
+    """of the valid split, all rows together, from its beginning, rounded up to whole blocks"""
     final_tokens: int | None = 1_048_576
     """at the end the best checkpoint is judged on so many; none: on the whole split"""
     stop_accuracy: float | None = None
