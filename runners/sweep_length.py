@@ -108,17 +108,19 @@ def make_members(command: SweepLengthCommand, training_words: Sequence[str]) -> 
                     Member(
                         name=f"{kind}-train{shortest}-{longest}-seed{seed}",
                         columns={"memory": kind, "train_min": shortest, "train_max": longest, "seed": seed},
-                        config=_without_fixed_length(member_config(command, training_words, settings)),
+                        config=_without_fixed_length(
+                            member_config(command, training_words, settings), keep=arguments
+                        ),
                         evaluations=evaluations,
                     )
                 )
     return members
 
 
-def _without_fixed_length(config: TrainConfig) -> TrainConfig:
-    """The configuration without the exact length that a preset evaluates on."""
+def _without_fixed_length(config: TrainConfig, keep: Sequence[str]) -> TrainConfig:
+    """The configuration without the exact length that a preset evaluates on, if the sweep does not set it."""
     trained, judged = (
-        {name: value for name, value in arguments.items() if name != FIXED_LENGTH}
+        {name: value for name, value in arguments.items() if name != FIXED_LENGTH or name in keep}
         for arguments in (config.env_args, config.eval_env_args)
     )
     return replace(config, env_args=trained, eval_env_args=judged)

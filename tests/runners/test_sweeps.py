@@ -412,6 +412,24 @@ def test_the_exact_length_of_a_preset_does_not_win_over_those_of_the_sweep() -> 
     assert [CorridorRules(**judged).bounds, *bounds] == [(3, 9), (3, 5), (12, 12)]
 
 
+def test_the_exact_length_may_be_what_is_swept() -> None:
+    words = [
+        "--env",
+        "corridor-short",
+        "--length-args",
+        "length",
+        "--train-lengths",
+        "7",
+        "--test-lengths",
+        "9",
+    ]
+    command, training_words = command_line.parse_known(sweep_length.SweepLengthCommand, words)
+    member = sweep_length.make_members(command, training_words)[0]
+    judged: Any = member.config.evaluation_env_args
+    assert member.config.env_args["length"] == judged["length"] == 7
+    assert CorridorRules(**(judged | member.evaluations[0].env_args)).bounds == (9, 9)
+
+
 def test_lengths_are_tested_and_drawn(tmp_path: Path) -> None:
     words = [*SHORT.split(), "--memory", "none", "--seeds", "1", "--run", str(tmp_path / "lengths")]
     words += ["--train-lengths", "3-5"]
