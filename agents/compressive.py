@@ -74,19 +74,22 @@ class Compressive(FixedSpan):
 
     def merge(self, memory: LayerMemory, gone_BW: Bool[Tensor, "B W"]) -> Bool[Tensor, "B W"]:
         """The raw memories that go are those of one group (they go together); their mean takes one slot."""
-        leaving_BW = gone_BW & ~memory.pooled_BW & (memory.birth_BW != NEVER)
-        row_R = leaving_BW.any(1).nonzero().squeeze(1)
-        if not len(row_R):
+        if memory.num_slots == 0:
             return gone_BW
-        leaving_RW, birth_RW = leaving_BW[row_R], memory.birth_BW[row_R]
-        slot_R = leaving_RW.to(torch.uint8).argmax(1)
-        hidden_RWD = memory.hidden_BWD[row_R]
-        memory.hidden_BWD[row_R, slot_R] = _mean(leaving_RW.unsqueeze(1), hidden_RWD).squeeze(1)
-        memory.tag_BW[row_R, slot_R] = memory.tag_BW[row_R].masked_fill(~leaving_RW, 0).amax(1)
-        memory.pooled_BW[row_R, slot_R] = True
-        memory.birth_BW[row_R] = birth_RW.masked_fill(leaving_RW, NEVER)
-        memory.birth_BW[row_R, slot_R] = self.group_end(birth_RW.gather(1, slot_R.unsqueeze(1)).squeeze(1))
-        gone_BW[row_R, slot_R] = False
+        # For all rows, though in few steps any goes: to ask which is to wait for the device.
+        leaving_BW = gone_BW & ~memory.pooled_BW & (memory.birth_BW != NEVER)
+        leaves_B = leaving_BW.any(1)
+        row_B = torch.arange(len(leaves_B), device=leaves_B.device)
+        place = row_B, leaving_BW.to(torch.uint8).argmax(1)
+        mean_BD = _mean(leaving_BW.unsqueeze(1), memory.hidden_BWD).squeeze(1)
+        tag_B = memory.tag_BW.masked_fill(~leaving_BW, 0).amax(1)
+        birth_B = memory.birth_BW[place]
+        memory.hidden_BWD[place] = torch.where(leaves_B.unsqueeze(1), mean_BD, memory.hidden_BWD[place])
+        memory.tag_BW[place] = torch.where(leaves_B, tag_B, memory.tag_BW[place])
+        memory.pooled_BW[place] |= leaves_B
+        memory.birth_BW.masked_fill_(leaving_BW, NEVER)
+        memory.birth_BW[place] = torch.where(leaves_B, self.group_end(birth_B), birth_B)
+        gone_BW[place] &= ~leaves_B
         return gone_BW
 
     def pool(self, memory: LayerMemory, new: LayerMemory, view: BlockView) -> Pooled:

@@ -14,7 +14,7 @@ Shape letters (logical dimensions, always in this order):
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from torch import Tensor
 
 NEVER = -(2**40)
 """Birth of an empty slot: so long ago that every span has passed. Ages stay exact in int64."""
+
+_TENSORS = ("hidden_BWD", "birth_BW", "tag_BW", "pooled_BW")
+"""names of a layer's tensors, in their order"""
 
 
 @dataclass(slots=True)
@@ -37,6 +40,9 @@ class LayerMemory:
     """what the caller said about the step (0: nothing); never read by the model"""
     pooled_BW: Bool[Tensor, "B W"]
     """whether it has taken the place of several others; then its birth is that of the youngest, at most"""
+    free_slots: int = field(default=0, kw_only=True)
+    """at least so many slots of every row are free, as far as is known without a look: a look at a GPU is a
+    wait for it. A store made from others knows nothing (0)"""
 
     @property
     def num_slots(self) -> int:
@@ -76,9 +82,9 @@ class LayerMemory:
         """A copy that shares no storage."""
         return self.each(Tensor.clone)
 
-    def forget_rows(self, rows_B: Bool[Tensor, " B"]) -> None:
-        """Empty every slot of the rows marked True (an episode begins there)."""
-        self.birth_BW.masked_fill_(rows_B.unsqueeze(1), NEVER)
+    def without_rows(self, rows_B: Bool[Tensor, " B"]) -> LayerMemory:
+        """With every slot of the rows marked True empty (an episode begins there); the rest is shared."""
+        return replace(self, birth_BW=self.birth_BW.masked_fill(rows_B.unsqueeze(1), NEVER))
 
     def gather(self, slots_BV: Int[Tensor, "B V"], birth_BV: Int[Tensor, "B V"]) -> LayerMemory:
         """Keep only the given slots of each row, in that order, with these times of birth."""
@@ -97,6 +103,7 @@ class LayerMemory:
             F.pad(self.birth_BW, (0, extra), value=NEVER),
             F.pad(self.tag_BW, (0, extra)),
             F.pad(self.pooled_BW, (0, extra)),
+            free_slots=self.free_slots + extra,
         )
 
 
@@ -158,8 +165,8 @@ class MemoryState:
         """A flat dictionary of tensors, all that a checkpoint needs."""
         flat = {"clock": self.clock_B, "steps_since_compaction": torch.tensor(self.steps_since_compaction)}
         for index, layer in enumerate(self.layers):
-            for part in fields(LayerMemory):
-                flat[f"{index}.{part.name}"] = getattr(layer, part.name)
+            for name, tensor in zip(_TENSORS, layer.tensors(), strict=True):
+                flat[f"{index}.{name}"] = tensor
         return flat
 
     @classmethod
@@ -172,6 +179,5 @@ class MemoryState:
         num_layers = len({name.split(".")[0] for name in flat if "." in name})
         layers = []
         for index in range(num_layers):
-            parts = {part.name: flat[f"{index}.{part.name}"] for part in fields(LayerMemory)}
-            layers.append(LayerMemory(**parts))
+            layers.append(LayerMemory(*(flat[f"{index}.{name}"] for name in _TENSORS)))
         return cls(flat["clock"], layers, int(flat["steps_since_compaction"]))

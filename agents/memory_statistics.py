@@ -62,14 +62,13 @@ class MemoryStatistics:
     def add(
         self, reports: list[StepReport], is_first_B: Bool[Tensor, " B"], tag_B: Int[Tensor, " B"]
     ) -> None:
-        """Add one step."""
-        is_first_B, tag_B = is_first_B.cpu(), tag_B.cpu()
+        """Add one step, of which all lies on the host."""
         self._possible_B = torch.where(is_first_B, 0, self._possible_B)
         if bool(is_first_B.any()):
             self._finish_episodes(is_first_B)
         if reports:
-            retained_B = torch.stack([r.retained_B for r in reports]).sum(0).cpu()
-            tagged_B = torch.stack([r.tagged_B for r in reports]).sum(0).cpu()
+            retained_B = torch.stack([r.retained_B for r in reports]).sum(0)
+            tagged_B = torch.stack([r.tagged_B for r in reports]).sum(0)
             holds_B = retained_B > 0
             self._sums_B4 += torch.stack(
                 [
@@ -118,9 +117,9 @@ class MemoryStatistics:
         result["memory/possible_mean"] = possible_BT.mean().item()
         for layer in range(self._num_layers):
             steps = [reports[layer] for reports in self._reports]
-            retained_BT = torch.stack([r.retained_B for r in steps], 1).cpu().float()
-            on_ramp_BT = torch.stack([r.on_ramp_B for r in steps], 1).cpu().float()
-            span_BTG = torch.stack([r.span_BG for r in steps], 1).cpu()
+            retained_BT = torch.stack([r.retained_B for r in steps], 1).float()
+            on_ramp_BT = torch.stack([r.on_ramp_B for r in steps], 1).float()
+            span_BTG = torch.stack([r.span_BG for r in steps], 1)
             deleted_BT = (retained_BT[:, :-1] + 1 - retained_BT[:, 1:])[same_episode_BT]
             name = f"memory/layer{layer + 1}"
             result[f"{name}/retained_mean"] = retained_BT.mean().item()

@@ -47,7 +47,7 @@ from agents.retention_score import cue_done_numbers, joined_needs
 from agents.rollout import Rollout
 from agents.span_penalty import SpanPenalty, SpanPenaltySettings
 from agents.state_tree import join, split
-from agents.step_record import StepRecord, of_all_ranks
+from agents.step_record import OwnStep, StepRecord, of_all_ranks
 from agents.stopwatch import Stopwatch
 
 SMALLEST_ADVANTAGE_STD = 1e-8
@@ -268,15 +268,16 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         rollout.begin(self._memory)
         self.memory_statistics.begin_rollout()
         seen_before = policy.encoder.seen_F.clone() if ranks.are_several else None
-        records: list[StepRecord] = []
+        steps: list[OwnStep] = []
 
         for t in range(self.n_steps):
             features = self._features(self._last_obs)
-            is_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
-            limit_B1 = self.shortening.sample(is_first_B, policy.transformer.settings.max_span, ranks)
+            starts = np.asarray(self._last_episode_starts)
+            is_first_B = torch.as_tensor(starts, device=self.device)
+            max_span = policy.transformer.settings.max_span
+            limit_B1 = self.shortening.sample(starts, max_span, ranks, self.device)
             tag_B = torch.as_tensor(self._last_tags, device=self.device)
             retention = self.memory_statistics.retention
-            starts = np.asarray(self._last_episode_starts)
             retention.before_step(policy.transformer, self._memory, starts, limit_B1)
             decision = policy.act(features, self._memory, is_first_B, limit_B1, tag_B=tag_B, ranks=ranks)
             self._memory = decision.state
@@ -284,11 +285,11 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             self.num_timesteps += ranks.count * env.num_envs
             callback.update_locals(locals())
             go_on = callback.on_step()
-            rewards = rewards + self._bootstrap_truncated(dones, infos, limit_B1)
             rollout.add(
                 features, decision.actions, is_first_B, decision.values_B, decision.log_prob_B, limit_B1
             )
             rollout.rewards_BT[:, t] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
+            self._bootstrap_truncated(rollout.rewards_BT[:, t], dones, infos, limit_B1)
             score = retention.after_step(
                 policy.transformer,
                 self._memory,
@@ -298,18 +299,14 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
                 dones,
                 limit_B1=limit_B1,
             )
-            record = StepRecord(decision.reports, is_first_B, tag_B, score, self._ended(infos, dones))
-            if ranks.are_several:
-                records.append(record)
-            else:
-                self._take_in(record)
+            steps.append(OwnStep(decision.reports, is_first_B, tag_B, score, self._ended(infos, dones)))
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
             self._last_tags = cue_numbers(infos)
             self._last_done_cues = cue_done_numbers(infos)
             if not go_on:  # later than SB3: a next `learn` goes on where the environments are
                 break
-        for record in of_all_ranks(records, ranks):
+        for record in of_all_ranks(steps, ranks):  # not sooner: to look at a step is to wait for a GPU
             self._take_in(record)
         if seen_before is not None:
             seen_F = policy.encoder.seen_F
@@ -330,13 +327,16 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         return True
 
     def _bootstrap_truncated(
-        self, dones: np.ndarray, infos: list[dict[str, Any]], limit_B1: Tensor | None
-    ) -> np.ndarray:
-        """Gamma times the value of the final observation, given the memory of that moment.
+        self,
+        rewards_B: Float[Tensor, " B"],
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+        limit_B1: Tensor | None,
+    ) -> None:
+        """Add gamma times the value of the final observation, given the memory of that moment.
 
         A time limit is not an end of the task: https://github.com/DLR-RM/stable-baselines3/issues/633
         """
-        bonus = np.zeros(len(infos), dtype=np.float32)
         rows = [
             row
             for row in np.flatnonzero(dones)
@@ -344,7 +344,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             and infos[row].get("terminal_observation") is not None
         ]
         if not rows:
-            return bonus
+            return
         assert self._memory is not None
         observations = [infos[row]["terminal_observation"] for row in rows]
         final_obs = (
@@ -357,8 +357,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         row_limit_B1 = None if limit_B1 is None else limit_B1[index]
         nobody = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
         values = self.policy.predict_values(features, self._memory.select(index), nobody, row_limit_B1)
-        bonus[rows] = self.gamma * values.cpu().numpy()
-        return bonus
+        rewards_B[index] += self.gamma * values
 
     def _features(self, observation: Any) -> Features:
         """What the policy's encoder makes of the environments' observations."""
@@ -374,7 +373,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _take_in(self, record: StepRecord) -> None:
         """Add a step to all statistics."""
-        self.memory_statistics.add(record.reports, record.is_first_B, record.tag_B)
+        self.memory_statistics.add(record.reports, record.is_first_N, record.tag_N)
         self.memory_statistics.retention.add(record.score)
         self._update_info_buffer(record.ended, np.ones(len(record.ended), dtype=bool))
         for info in record.ended:

@@ -70,6 +70,20 @@ class Evaluation(NamedTuple):
     """the span penalty (`BlockOutput.penalty`); 0 unless asked for"""
 
 
+@contextmanager
+def _unchecked_distributions() -> Iterator[None]:
+    """Without torch's checks that what distributions are given is finite and in range.
+
+    Each waits for the device. That nothing else gets in, `MemoryOnPolicyAlgorithm.optimize` sees to.
+    """
+    checks = torch.distributions.Distribution._validate_args  # torch has no public way to ask
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(checks)
+
+
 class ExpireSpanPolicy(BasePolicy):
     """Actor and critic on a transformer with a memory: Expire-Span by default, or another kind."""
 
@@ -192,6 +206,7 @@ class ExpireSpanPolicy(BasePolicy):
         return self.transformer.initial_state(batch)
 
     @torch.no_grad()
+    @_unchecked_distributions()
     def act(
         self,
         features: Features,
@@ -236,6 +251,7 @@ class ExpireSpanPolicy(BasePolicy):
         output = self.transformer.step(self.encoder(features), state, is_first_B, limit_B1, write=False)
         return self.value_net(output.y_BD).squeeze(-1)
 
+    @_unchecked_distributions()
     def evaluate_block(
         self,
         features: Features,

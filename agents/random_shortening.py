@@ -6,8 +6,10 @@ acting and learning see the same.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.ranks import ALONE, Ranks
@@ -23,7 +25,11 @@ class RandomShortening:
         """of the step taken last, in steps"""
 
     def sample(
-        self, is_first_B: Bool[Tensor, " B"], max_span: int, ranks: Ranks = ALONE
+        self,
+        is_first_B: NDArray[np.bool_],
+        max_span: int,
+        ranks: Ranks = ALONE,
+        device: torch.device | str = "cpu",
     ) -> Float[Tensor, "B 1"] | None:
         """The limits of this step: as before, drawn anew where an episode begins; None if there is none.
 
@@ -31,13 +37,13 @@ class RandomShortening:
         """
         if not self.enabled:
             return None
-        first_B1 = is_first_B.unsqueeze(1)
+        batch = len(is_first_B)
         if self.limit_B1 is None:
-            self.limit_B1 = torch.full(first_B1.shape, float(max_span))
-        self.limit_B1 = self.limit_B1.to(first_B1.device)  # a checkpoint's lies in memory
-        if any(ranks.any(bool(first_B1.any()))):
-            batch = len(is_first_B)
-            draw_N1 = torch.rand(ranks.count * batch, 1, device=first_B1.device)
+            self.limit_B1 = torch.full((batch, 1), float(max_span))
+        self.limit_B1 = self.limit_B1.to(device)  # a checkpoint's lies in memory
+        if any(ranks.any(bool(is_first_B.any()))):
+            first_B1 = torch.as_tensor(is_first_B, device=device).unsqueeze(1)
+            draw_N1 = torch.rand(ranks.count * batch, 1, device=device)
             self.limit_B1 = torch.where(first_B1, draw_N1[ranks.rows(batch)] * max_span, self.limit_B1)
         return self.limit_B1
 

@@ -16,6 +16,7 @@ Shape letters:
     B  environments
     W  slots of a layer's store
     C  cue numbers
+    U  those of them that a step uses for the last time
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -43,6 +45,17 @@ class CueEnd(NamedTuple):
     """whether it was held then"""
     later_steps: int
     """for how many of the next steps some memory of it will be seen"""
+
+
+class PendingScore(NamedTuple):
+    """What a step says about cues, as long as the device has not been asked for it (see `settled`)."""
+
+    needed_BC: NDArray[np.bool_]
+    used_BC: NDArray[np.bool_]
+    """needed cues that the step used for the last time"""
+    held_BC: Tensor
+    later_UB: Tensor
+    """for how many of the next steps some memory of a cue will be seen: of the U numbers that are used"""
 
 
 class StepScore(NamedTuple):
@@ -68,7 +81,7 @@ class RetentionScore:
         """
         self.needed_BC = np.zeros((num_envs, 1), dtype=bool)
         """cues seen whose last use is still to come; column 0 is of cue number 1"""
-        self._held_BC: NDArray[np.bool_] | None = None
+        self._held_BC: Tensor | None = None
         self._lost: deque[bool] = deque(maxlen=recent_cues)
         self._slack: deque[int] = deque(maxlen=recent_cues)
         self.asked = 0
@@ -94,7 +107,8 @@ class RetentionScore:
         if self.needed_BC.shape[1] > 1:
             numbers = range(1, self.needed_BC.shape[1] + 1)
             later = [_visible_steps(transformer, state, number, limit_B1) > 0 for number in numbers]
-            self._held_BC = np.stack(later, 1) & ~is_first_B[:, None]
+            goes_on_B = torch.as_tensor(~is_first_B, device=state.clock_B.device)
+            self._held_BC = torch.stack(later, 1) & goes_on_B.unsqueeze(1)
 
     def after_step(
         self,
@@ -106,8 +120,10 @@ class RetentionScore:
         ended_B: NDArray[np.bool_],
         playing_B: NDArray[np.bool_] | None = None,
         limit_B1: Tensor | None = None,
-    ) -> StepScore:
-        """To be called after the policy and the environments acted; `add` counts what it gives.
+    ) -> PendingScore:
+        """To be called after the policy and the environments acted.
+
+        It does not wait for the device. `settled` makes of what it gives what `add` counts.
 
         Args:
             transformer: whose memory it is.
@@ -120,24 +136,25 @@ class RetentionScore:
             limit_B1: of spans in the step.
         """
         if not reports:
-            return StepScore()
+            nothing = np.zeros((0, 0), dtype=bool)
+            return PendingScore(nothing, nothing, torch.zeros(0, 0), torch.zeros(0, 0))
         needed_BC = self.needed_BC if playing_B is None else self.needed_BC & playing_B[:, None]
         held_BC = self._held_BC
         if held_BC is None:  # all cues are number 1: what the reports count
             tagged_B = torch.stack([report.tagged_B for report in reports]).sum(0)
-            held_BC = (tagged_B > 0).cpu().numpy()[:, None]
-        ends = []
+            held_BC = (tagged_B > 0).unsqueeze(1)
         used_BC = done_B[:, None] == np.arange(1, needed_BC.shape[1] + 1)
         used_BC |= ended_B[:, None]
         used_BC &= needed_BC
-        for number in np.flatnonzero(used_BC.any(0)).tolist():
-            later_B = _visible_steps(transformer, state, number + 1, limit_B1)
-            for row in np.flatnonzero(used_BC[:, number]).tolist():
-                ends.append(CueEnd(number + 1, row, bool(held_BC[row, number]), int(later_B[row])))
-        score = StepScore(int(needed_BC.sum()), int((needed_BC & held_BC).sum()), ends)
+        later = [
+            _visible_steps(transformer, state, number + 1, limit_B1)
+            for number in np.flatnonzero(used_BC.any(0)).tolist()
+        ]
+        later_UB = torch.stack(later) if later else state.clock_B.new_zeros(0, state.batch_size)
+        pending = PendingScore(needed_BC.copy(), used_BC, held_BC, later_UB)
         self.needed_BC &= ~used_BC
         self._see(cue_B)
-        return score
+        return pending
 
     def add(self, score: StepScore) -> None:
         """Count a step."""
@@ -186,6 +203,21 @@ class RetentionScore:
         self.asked, self.recalled = int(state["asked"]), int(state["recalled"])
 
 
+def settled(pending: Sequence[PendingScore]) -> list[StepScore]:
+    """The scores of steps, fetched from the device at once."""
+    parts = _on_host([part.long() for step in pending for part in (step.held_BC, step.later_UB)])
+    scores = []
+    for step, held, later_UB in zip(pending, parts[::2], parts[1::2], strict=True):
+        held_BC = held > 0
+        ends = []
+        for later_B, number in zip(later_UB, np.flatnonzero(step.used_BC.any(0)).tolist(), strict=True):
+            for row in np.flatnonzero(step.used_BC[:, number]).tolist():
+                ends.append(CueEnd(number + 1, row, bool(held_BC[row, number]), int(later_B[row])))
+        recalled = int((step.needed_BC & held_BC).sum())
+        scores.append(StepScore(int(step.needed_BC.sum()), recalled, ends))
+    return scores
+
+
 def joined_needs(needs: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """`needed_BC` of several scores as that of one; each knows no higher number than it has seen."""
     most = max(needed_BC.shape[1] for needed_BC in needs)
@@ -200,17 +232,24 @@ def cue_done_numbers(infos: list[dict[str, Any]]) -> NDArray[np.int64]:
 @torch.no_grad()
 def _visible_steps(
     transformer: MemoryTransformer, state: MemoryState, number: int, limit_B1: Tensor | None
-) -> NDArray[np.int64]:
+) -> Int[Tensor, " B"]:
     """For how many of the next steps some memory of a cue will be seen, per environment."""
-    longest_B = np.zeros(state.batch_size, dtype=np.int64)
+    longest_B = torch.zeros_like(state.clock_B)
     for layer, memory in zip(transformer.layers, state.layers, strict=False):
         span_BGW = layer.retention.spans_of(memory)
         remaining_BW = _remaining(span_BGW, memory, state.clock_B, limit_B1)
         margin = layer.retention.ramp * (1.0 - SMALLEST_MASK)
         steps_BW = torch.ceil(remaining_BW + margin).clamp(min=0).masked_fill(memory.tag_BW != number, 0)
         if memory.num_slots:
-            longest_B = np.maximum(longest_B, steps_BW.max(1).values.long().cpu().numpy())
+            longest_B = torch.maximum(longest_B, steps_BW.amax(1).long())
     return longest_B
+
+
+def _on_host(parts: Sequence[Tensor]) -> list[NDArray[np.int64]]:
+    """Tensors of any shapes, fetched in one transfer."""
+    flat = torch.cat([part.flatten() for part in parts]).cpu().numpy() if parts else np.zeros(0)
+    ends = np.cumsum([part.numel() for part in parts])
+    return [piece.reshape(part.shape) for piece, part in zip(np.split(flat, ends[:-1]), parts, strict=True)]
 
 
 def _remaining(span_BGW: Tensor, memory: LayerMemory, clock_B: Tensor, limit_B1: Tensor | None) -> Tensor:

@@ -19,30 +19,39 @@ import torch
 from torch import Tensor
 
 from agents.ranks import Ranks
-from agents.retention_score import StepScore
+from agents.retention_score import PendingScore, StepScore, settled
 from agents.transformer import StepReport
 
 
-class StepRecord(NamedTuple):
-    """One step of some environments."""
+class OwnStep(NamedTuple):
+    """One step of a rank's environments, as it lies on the device."""
 
     reports: list[StepReport]
     is_first_B: Tensor
     tag_B: Tensor
-    score: StepScore
+    score: PendingScore
     ended: list[dict[str, Any]]
     """infos of the episodes that ended, in the order of their environments"""
 
 
-def of_all_ranks(steps: Sequence[StepRecord], ranks: Ranks) -> Iterator[StepRecord]:
-    """The same steps, each with the environments of all ranks, on every rank."""
-    if not ranks.are_several or not steps:
-        yield from steps
+class StepRecord(NamedTuple):
+    """One step of the environments of all ranks, all tensors on the host."""
+
+    reports: list[StepReport]
+    is_first_N: Tensor
+    tag_N: Tensor
+    score: StepScore
+    ended: list[dict[str, Any]]
+
+
+def of_all_ranks(steps: Sequence[OwnStep], ranks: Ranks) -> Iterator[StepRecord]:
+    """The steps of a rollout on every rank; what lies on the device is fetched at once."""
+    if not steps:
         return
     num_own = len(steps[0].is_first_B)
     parts_of_ranks = ranks.gather_everywhere(_stacked(steps))
     arrays_TN = [np.concatenate(parts, 1) for parts in zip(*parts_of_ranks, strict=True)]
-    scores_of_ranks = ranks.gather_everywhere([step.score for step in steps])
+    scores_of_ranks = ranks.gather_everywhere(settled([step.score for step in steps]))
     ended_of_ranks = ranks.gather_everywhere([step.ended for step in steps])
     num_fields = len(StepReport._fields)
     for t in range(len(steps)):
@@ -57,7 +66,7 @@ def of_all_ranks(steps: Sequence[StepRecord], ranks: Ranks) -> Iterator[StepReco
         )
 
 
-def _stacked(steps: Sequence[StepRecord]) -> list[np.ndarray]:
+def _stacked(steps: Sequence[OwnStep]) -> list[np.ndarray]:
     """What a rank's steps say of each environment, as few arrays [T, B, ...]."""
     rows = [
         [step.is_first_B, step.tag_B, *(part for report in step.reports for part in report)] for step in steps

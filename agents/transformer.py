@@ -38,6 +38,9 @@ from agents.retention import FixedSpan, PenaltyKind, Retention, span_shortfall
 
 COMPACTION_INTERVAL_STEPS = 64
 """Acting looks this often whether the stores are wider than their fullest row needs."""
+WRITES_PER_LOOK = {"cuda": 16}
+"""Where to look whether every row has a free slot is to wait for the device, room is made for so many writes
+at a time; elsewhere for one, so that stores stay narrow."""
 LONG_AGO = -(2**30)
 """Births, relative to a block, that count as one when ages are 32 bits wide: none of them has a position."""
 SCORES_IN_CACHE = 2**18
@@ -338,9 +341,13 @@ class MemoryLayer(nn.Module):
     ) -> LayerMemory:
         """Put h_i where an expired memory lay; widen the store if a row has no such slot."""
         num_slots = memory.num_slots
-        if num_slots == 0 or not bool(gone_BW.any(1).all()):
-            memory = memory.grown(max(SPARE_SLOTS, num_slots // 4))
-            gone_BW = F.pad(gone_BW, (0, memory.num_slots - num_slots), value=True)
+        if memory.free_slots == 0:
+            enough = WRITES_PER_LOOK.get(h_BD.device.type, 1)
+            memory.free_slots = int(gone_BW.sum(1).min()) if num_slots else 0
+            if memory.free_slots < enough:
+                memory = memory.grown(max(SPARE_SLOTS, num_slots // 4, enough))
+                gone_BW = F.pad(gone_BW, (0, memory.num_slots - num_slots), value=True)
+        memory.free_slots -= 1  # of every row: none writes more, and what has expired does not return
         slot_B = gone_BW.to(torch.uint8).argmax(1)
         row_B = torch.arange(h_BD.shape[0], device=h_BD.device)
         memory.hidden_BWD[row_B, slot_B] = h_BD
@@ -674,7 +681,8 @@ class MemoryTransformer(nn.Module):
 
         Args:
             x_BD: embedded inputs.
-            state: memories so far. Used up: it is updated in place; `clone()` it to keep it.
+            state: memories so far. Used up: it is updated in place; `clone()` it to keep it. `compact` it
+                before the weights change, or what has expired may return and be written over.
             is_first_B: True where an episode begins with this step; its row forgets everything.
             limit_B1: spans, where they are learned, count for at most so many steps in this one.
             tag_B: a number to store beside each new memory, for the caller's own use.
@@ -685,16 +693,11 @@ class MemoryTransformer(nn.Module):
         if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
             state = self.compact(state, limit_B1)
         reports = []
-        starts = bool(is_first_B.any())
-        if starts and not write:
-            state = state.clone()
         for index, layer in enumerate(self.layers):
             if not self.settings.remembers:
                 x_BD = layer.feedforward(x_BD)
                 continue
-            memory = state.layers[index]
-            if starts:
-                memory.forget_rows(is_first_B)
+            memory = state.layers[index].without_rows(is_first_B)
             x_BD, memory, report = layer.step(
                 x_BD, memory, state.clock_B, limit_B1, tag_B, write=write, details=details
             )
@@ -781,7 +784,8 @@ def _keep(memory: LayerMemory, alive_BW: Bool[Tensor, "B W"]) -> LayerMemory:
     birth_BW, order_BW = memory.birth_BW.masked_fill(~alive_BW, NEVER).sort(
         dim=1, descending=True, stable=True
     )
-    return memory.gather(order_BW[:, :num_slots], birth_BW[:, :num_slots])
+    kept = memory.gather(order_BW[:, :num_slots], birth_BW[:, :num_slots])
+    return replace(kept, free_slots=num_slots - fullest)
 
 
 def _joined(parts: list[_Reading]) -> _Reading:

@@ -24,7 +24,7 @@ from agents.episode_statistics import EPISODE_BASICS
 from agents.on_policy import MemoryOnPolicyAlgorithm, cue_numbers
 from agents.policies import ExpireSpanPolicy
 from agents.random_state import random_state, set_random_state
-from agents.retention_score import RetentionScore, cue_done_numbers
+from agents.retention_score import RetentionScore, cue_done_numbers, settled
 from configs.schema import TrainConfig
 from runners.agent_factory import make_evaluation_env
 from runners.interrupts import GracefulStop
@@ -255,10 +255,10 @@ def _played(
             part.add(retained_LB, tagged_LB, age_B, playing_B, state.bytes_held / num_envs, seconds)
         age_B += 1
         observation, _, dones, infos = env.step(actions)
-        score = retention.after_step(
+        pending = retention.after_step(
             policy.transformer, state, decision.reports, tags, done_cues, dones, playing_B
         )
-        retention.add(score)
+        retention.add(*settled([pending]))
         step += 1
         for row in np.flatnonzero(dones & playing_B):
             finished.append(infos[row])

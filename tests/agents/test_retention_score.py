@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from agents import MemoryPPO
 from agents.recording import record_episode
-from agents.retention_score import RetentionScore, cue_done_numbers
+from agents.retention_score import RetentionScore, cue_done_numbers, settled
 from agents.transformer import MemoryTransformer, TransformerSettings
 from envs.vec_env import GymnasiumVecEnv
 from runners.evaluation import evaluate
@@ -119,7 +119,8 @@ def by_hand(span: float, ramp: int, steps: int, done_at: int | None) -> Retentio
         output = model.step(torch.zeros(1, 4), state, torch.as_tensor(first), tag_B=torch.as_tensor(tag))
         state = output.state
         done = np.array([int(t == done_at)])
-        score.add(score.after_step(model, state, output.reports, tag, done, np.array([t == steps - 1])))
+        pending = score.after_step(model, state, output.reports, tag, done, np.array([t == steps - 1]))
+        score.add(*settled([pending]))
     return score
 
 

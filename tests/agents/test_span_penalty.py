@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -185,14 +186,14 @@ def test_a_fixed_weight_knows_no_largest() -> None:
 
 def test_limits_are_constant_within_an_episode() -> None:
     shortening = RandomShortening(enabled=True)
-    everybody, nobody = torch.ones(500, dtype=torch.bool), torch.zeros(500, dtype=torch.bool)
+    everybody, nobody = np.ones(500, dtype=bool), np.zeros(500, dtype=bool)
     limit_B1 = shortening.sample(everybody, 100)
     assert limit_B1 is not None
     assert 0.0 <= float(limit_B1.min()) < 20.0 < 80.0 < float(limit_B1.max()) <= 100.0
     again_B1 = shortening.sample(nobody, 100)
     assert again_B1 is not None
     assert torch.equal(again_B1, limit_B1)
-    one = nobody.clone()
+    one = nobody.copy()
     one[3] = True
     other_B1 = shortening.sample(one, 100)
     assert other_B1 is not None

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from agents import transformer
 from agents.adaptive_span import AdaptiveSpan
 from agents.block_view import BlockView
 from agents.expire_span import ExpireSpan
@@ -453,6 +454,27 @@ def test_the_store_is_as_wide_as_the_fullest_row_whatever_the_maximum_span() -> 
     assert held[1] <= held[0]
     assert state.layers[0].num_slots <= 16
     assert state.clock_B.tolist() == [2_000] * 3
+
+
+@every_kind
+@pytest.mark.parametrize("writes_per_look", [1, 16])
+@pytest.mark.parametrize("rate", [0.0, 0.05])
+def test_no_more_slots_count_as_free_than_are(
+    kind: MemoryKind, writes_per_look: int, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a memory that is still needed would be written over, and nobody would notice."""
+    monkeypatch.setattr(transformer, "WRITES_PER_LOOK", {"cpu": writes_per_look})
+    model = lively(replace(SMALL, memory=kind, max_span=40, memory_size=9), spread=4.0)
+    steps = 3 * transformer.COMPACTION_INTERVAL_STEPS
+    x, first = torch.randn(3, steps, 8, dtype=torch.float64), episode_starts(1, 3, steps, rate)
+    state, known = model.initial_state(3), []
+    for t in range(steps):
+        state = model.step(x[:, t], state, first[:, t]).state
+        for layer, memory in zip(model.layers, state.layers, strict=True):
+            free_B = (~layer.seen(memory, state.clock_B, None)).sum(1)
+            assert 0 <= memory.free_slots <= int(free_B.min())
+            known.append(memory.free_slots)
+    assert max(known) >= min(4, writes_per_look)  # and it is known of some
 
 
 @every_kind
