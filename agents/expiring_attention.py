@@ -29,7 +29,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -72,7 +71,10 @@ class ExpiringAttention(torch.autograd.Function):
         time_T: Float[Tensor, " T"],
         hidden_BTN: Bool[Tensor, "B T N"],
         need_attention: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        need_mask: bool = False,
+        never_blind: bool = False,
+        *written: Float[Tensor, "B _ Q"],
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Read from memory.
 
         Args:
@@ -81,7 +83,7 @@ class ExpiringAttention(torch.autograd.Function):
             key_BSMQ: memories from before the block, then those that come up in it, of which the last T are
                 those written in it, in order.
             value_BSMQ: what is read from them. None: the keys, which are the memories as they are stored
-                (S = 1); no gradient flows into those from before the block.
+                (S = 1); no gradient flows into them, but into `written`.
             near_BHPC: relative position scores of the first queries and stored memories, or None.
             inside_BHTT: the same among the block's own steps, or None.
             expiry_BGM: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1.
@@ -90,9 +92,13 @@ class ExpiringAttention(torch.autograd.Function):
             time_T: t / R for the memories that come up in the block.
             hidden_BTN: True where a query may not look at one of them, whatever the span.
             need_attention: also give a'_ti.
+            need_mask: also give m_ti.
+            never_blind: every query sees some memory, whatever has expired.
+            written: the last N keys, in parts, where they are memories as they are stored: it is they
+                that get the gradient, so that none is laid out for memories from before the block.
 
         Returns:
-            What was read [B, T, H, Q], zero for a query that sees nothing; m [B, T, G, M]; and a'
+            What was read [B, T, H, Q], zero for a query that sees nothing; m [B, T, G, M] or None; and a'
             [B, T, H, M], zero for such a query, or None. No gradient flows into the last two.
         """
         batch, steps = query_BTHQ.shape[:2]
@@ -106,11 +112,15 @@ class ExpiringAttention(torch.autograd.Function):
         torch.sub(expiry_B1GM[..., num_stored:], time_T11, out=mask_BTGM[..., num_stored:])
         mask_BTGM[..., num_stored:].masked_fill_(hidden_BTN.unsqueeze(2), 0.0)
         gone_BTGM = mask_BTGM <= SMALLEST_MASK
-        mask_BTGM.clamp_(max=1.0).masked_fill_(gone_BTGM, 0.0)
-        blind_BTG1 = gone_BTGM.all(3, keepdim=True)
+        blind_BTG1 = None if never_blind else gone_BTGM.all(3, keepdim=True)
+        mask_BTGM.clamp_(SMALLEST_MASK, 1.0)
         # log(0) itself takes a slow path in the vector library, so it is filled in afterwards. A row
         # of -inf would have no softmax: INVISIBLE is finite, and a query that sees nothing reads zero.
-        log_mask_BTGM = mask_BTGM.masked_fill(gone_BTGM, 1.0).log_().masked_fill_(gone_BTGM, INVISIBLE)
+        kept_mask_BTGM = None
+        if need_mask or ctx.needs_input_grad[5]:
+            kept_mask_BTGM = mask_BTGM.masked_fill(gone_BTGM, 0.0)
+            ctx.mark_non_differentiable(kept_mask_BTGM)
+        log_mask_BTGM = mask_BTGM.log_().masked_fill_(gone_BTGM, INVISIBLE)
         key = key_BSMQ.flatten(0, 1)
         value = key if value_BSMQ is None else value_BSMQ.flatten(0, 1)
         score = torch.bmm(_by_set(query_BTHQ, num_sets), key.transpose(1, 2))
@@ -122,40 +132,45 @@ class ExpiringAttention(torch.autograd.Function):
         score_BTHM += log_mask_BTGM
         attention = score.softmax(-1)
         read_BTHQ = _by_query(torch.bmm(attention, value), steps, num_sets).contiguous()
-        read_BTHQ.masked_fill_(blind_BTG1, 0.0)
+        if blind_BTG1 is not None:
+            read_BTHQ.masked_fill_(blind_BTG1, 0.0)
         attention_BTHM = None
         if need_attention:
-            attention_BTHM = _by_query(attention, steps, num_sets).masked_fill(blind_BTG1, 0.0)
+            attention_BTHM = _by_query(attention, steps, num_sets).clone()
+            if blind_BTG1 is not None:
+                attention_BTHM.masked_fill_(blind_BTG1, 0.0)
             ctx.mark_non_differentiable(attention_BTHM)
-        ctx.save_for_backward(query_BTHQ, key, value, attention, mask_BTGM, read_BTHQ, blind_BTG1)
+        ctx.save_for_backward(query_BTHQ, key, value, attention, kept_mask_BTGM, read_BTHQ, blind_BTG1)
         ctx.num_stored, ctx.num_sets, ctx.as_stored = num_stored, num_sets, value_BSMQ is None
+        ctx.num_written = [part.shape[1] for part in written]
         ctx.near = None if near_BHPC is None else near_BHPC.shape[2:]
-        ctx.mark_non_differentiable(mask_BTGM)
-        return read_BTHQ, mask_BTGM, attention_BTHM
+        return read_BTHQ, kept_mask_BTGM, attention_BTHM
 
     @staticmethod
     def backward(
-        ctx: Any, grad_read_BTHQ: Tensor, _grad_mask: Tensor, _grad_attention: Tensor | None
+        ctx: Any, grad_read_BTHQ: Tensor, _grad_mask: Tensor | None, _grad_attention: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """The chain rule through softmax and mask."""
         query_BTHQ, key, value, attention, mask_BTGM, read_BTHQ, blind_BTG1 = ctx.saved_tensors
         batch, steps = query_BTHQ.shape[:2]
         num_sets, num_stored = ctx.num_sets, ctx.num_stored
-        grad_read_BTHQ = grad_read_BTHQ.masked_fill(blind_BTG1, 0.0)
+        if blind_BTG1 is not None:
+            grad_read_BTHQ = grad_read_BTHQ.masked_fill(blind_BTG1, 0.0)
         query, grad_read = _by_set(query_BTHQ, num_sets), _by_set(grad_read_BTHQ, num_sets)
         grad_score = torch.bmm(grad_read, value.transpose(1, 2))
         grad_score -= _by_set((grad_read_BTHQ * read_BTHQ).sum(-1, keepdim=True), num_sets)
         grad_score *= attention
         grad_query = _by_query(torch.bmm(grad_score, key), steps, num_sets)
-        grad_value = None
+        grad_key = grad_value = None
+        grad_written: tuple[Tensor, ...] = ()
         if ctx.as_stored:
             grad_new = torch.bmm(grad_score[:, :, num_stored:].transpose(1, 2), query)
             grad_new.baddbmm_(attention[:, :, num_stored:].transpose(1, 2), grad_read)
-            grad_key = F.pad(grad_new, (0, 0, num_stored, 0))
+            grad_written = torch.split(grad_new, ctx.num_written, 1)
         else:
-            grad_key = torch.bmm(grad_score.transpose(1, 2), query)
-            grad_value = torch.bmm(attention.transpose(1, 2), grad_read).view(batch, num_sets, *key.shape[1:])
-        grad_key = grad_key.view(batch, num_sets, *key.shape[1:])
+            shape = batch, num_sets, *key.shape[1:]
+            grad_key = torch.bmm(grad_score.transpose(1, 2), query).view(shape)
+            grad_value = torch.bmm(attention.transpose(1, 2), grad_read).view(shape)
         grad_score_BTHM = _by_query(grad_score, steps, num_sets)
         grad_expiry = grad_near = grad_inside = None
         if ctx.needs_input_grad[5]:
@@ -168,7 +183,8 @@ class ExpiringAttention(torch.autograd.Function):
             grad_near = grad_score_BTHM[:, : ctx.near[0], :, : ctx.near[1]].transpose(1, 2)
         if ctx.needs_input_grad[4]:
             grad_inside = grad_score_BTHM[..., key.shape[1] - steps :].transpose(1, 2)
-        return grad_query, grad_key, grad_value, grad_near, grad_inside, grad_expiry, None, None, None, None
+        grads = grad_query, grad_key, grad_value, grad_near, grad_inside, grad_expiry
+        return *grads, None, None, None, None, None, None, *grad_written
 
 
 def _by_set(part_BTHX: Tensor, num_sets: int) -> Tensor:

@@ -483,11 +483,15 @@ class MemoryLayer(nn.Module):
             if projected:
                 key_BSMQ, value_BSMQ = self._projected(hidden, exact)
             else:
-                key_BSMQ, value_BSMQ = torch.cat(hidden, 1).unsqueeze(1), None
+                with torch.no_grad():  # the gradient goes to those written in the block, by another way
+                    key_BSMQ, value_BSMQ = torch.cat(hidden, 1).unsqueeze(1), None
             near, inside = self._positions_of_block(query_BTHK.transpose(1, 2), view, memory)
-            need_attention = penalty is not None and penalty.asks_for_use and retention.learns
             read_BTHQ, mask_BTGM, attention_BTHM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
-                question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks, need_attention
+                *(question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks),
+                penalty is not None and penalty.asks_for_use and retention.learns,
+                penalty is not None and penalty.form == "ramp",
+                self.null_memory,
+                *(() if projected else hidden[1:]),
             )
         penalty_B = without_NCHQ = shortfall_NC = None
         if penalty is not None:

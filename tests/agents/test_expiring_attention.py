@@ -95,10 +95,32 @@ def learned(parts: dict[str, Any]) -> list[str]:
     return [name for name in NAMES[:6] if parts[name] is not None]
 
 
+def attend(
+    parts: dict[str, Any],
+    *,
+    need_attention: bool = False,
+    need_mask: bool = True,
+    never_blind: bool = False,
+    num_first: int = 0,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """As a layer calls it; memories as they are stored get their gradient as two parts that were written."""
+    key, written = parts["key"], []
+    if parts["value"] is None:
+        num_stored = key.shape[2] - parts["hidden"].shape[2]
+        recent = key[:, 0, num_stored:]
+        written = [recent[:, :num_first], recent[:, num_first:]]
+        key = key.detach()
+    arguments = {**parts, "key": key}.values()
+    read, mask, attention = ExpiringAttention.apply(
+        *arguments, need_attention, need_mask, never_blind, *written
+    )
+    return read, mask, attention
+
+
 @given(
     seed=st.integers(0, 2**16), batch=st.integers(1, 3), heads=st.integers(1, 3), steps=st.integers(1, 9),
     num_stored=st.integers(0, 12), mask_per_head=st.booleans(), num_pooled=st.sampled_from([0, 0, 1, 4]),
-    projected=st.booleans(),
+    projected=st.booleans(), need_mask=st.booleans(), num_first=st.integers(0, 2),
 )  # fmt: skip
 def test_values_and_gradients_equal_automatic_differentiation(
     seed: int,
@@ -109,13 +131,16 @@ def test_values_and_gradients_equal_automatic_differentiation(
     mask_per_head: bool,
     num_pooled: int,
     projected: bool,
+    need_mask: bool,
+    num_first: int,
 ) -> None:
     sizes = {"mask_per_head": mask_per_head, "num_pooled": num_pooled, "projected": projected}
     mine, plain = (inputs(seed, batch, heads, steps, num_stored, **sizes) for _ in range(2))
     for parts in (mine, plain):
         for name in learned(parts):
             parts[name].requires_grad_()
-    read, _, _ = ExpiringAttention.apply(*mine.values())
+    read, mask, _ = attend(mine, need_mask=need_mask, num_first=min(num_first, steps))
+    assert need_mask <= (mask is not None)
     expected = plain_attention(*plain.values())
     torch.testing.assert_close(read, expected, rtol=1e-10, atol=1e-12)
     direction = torch.randn(
@@ -136,7 +161,7 @@ def test_a_query_that_sees_nothing_reads_zero_and_teaches_nothing(projected: boo
     parts["stored_time"][0, 3] = torch.inf
     for name in learned(parts):
         parts[name].requires_grad_()
-    read, mask, _ = ExpiringAttention.apply(*parts.values())
+    read, mask, _ = attend(parts)
     assert bool((read[0, 3] == 0).all())
     assert bool((mask[0, 3] == 0).all())
     read[0, 3].sum().backward()
@@ -154,9 +179,9 @@ def test_expired_memories_contribute_exactly_nothing() -> None:
     }
     parts |= {"near": None, "inside": None}
     parts["expiry"] = torch.tensor([[[9.0] * 3 + [-1.0] * 7]])
-    before, _, _ = ExpiringAttention.apply(*parts.values())
+    before, _, _ = attend(parts)
     parts["key"][:, :, 3:] *= 1e20
-    after, _, _ = ExpiringAttention.apply(*parts.values())
+    after, _, _ = attend(parts)
     assert torch.equal(before, after)
 
 
@@ -165,7 +190,7 @@ def test_a_head_that_sees_nothing_is_blind_alone() -> None:
     parts = inputs(0, 1, 2, 3, 5, mask_per_head=True)
     parts["expiry"][:, 0], parts["expiry"][:, 1] = -1.0, 9.0
     parts["stored_time"] = parts["time"].expand(1, -1).clone()
-    read, mask, _ = ExpiringAttention.apply(*parts.values())
+    read, mask, _ = attend(parts)
     assert bool((read[:, :, 0] == 0).all())
     assert bool((read[:, :, 1] != 0).any(-1).all())
     assert bool((mask[:, :, 0] == 0).all())
@@ -175,8 +200,8 @@ def test_a_head_that_sees_nothing_is_blind_alone() -> None:
 def test_attention_is_returned_on_request(projected: bool) -> None:
     """Against the plain equations: values of one at the memory in question and zero elsewhere."""
     parts = inputs(4, 2, 3, 6, 5, projected=projected)
-    assert ExpiringAttention.apply(*parts.values())[2] is None
-    attention_BTHM = ExpiringAttention.apply(*parts.values(), True)[2]
+    assert attend(parts)[2] is None
+    attention_BTHM = attend(parts, need_attention=True)[2]
     assert not attention_BTHM.requires_grad
     for index in range(11):
         value = torch.zeros_like(parts["key"])

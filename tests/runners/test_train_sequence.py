@@ -520,6 +520,13 @@ def test_the_efficiency_table(text_file: Path, tmp_path: Path, capsys: pytest.Ca
     assert "expire-span: trained before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("task", ["text", "collision"])
+def test_the_efficiency_table_trains_on_what_it_judges(task: Any, tmp_path: Path) -> None:
+    """The preset begins with short rows, in which no memory would fill."""
+    config = load(efficiency.SequenceBenchmarkCommand(task=task, run=tmp_path).words("transformer-xl"))
+    assert config.eval_task_args.items() <= config.task_args.items()
+
+
 def test_what_a_longer_span_costs(tmp_path: Path) -> None:
     words = (
         "spans --max-spans 64 4096 --span 20 --width 16 --num-rows 4 --block-size 16 --rounds 2 --longest 64"
