@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from configs import command_line
+from configs.command_line import or_exit
 from envs.sequences.collision import FRAME_TOKENS
 from envs.sequences.oracle import window_errors
 from envs.sequences.tasks import TASKS, make_stream
@@ -58,6 +59,10 @@ class MeasureStreamsCommand:
         command_line.check_at_least_1(self, "frames", "rows", "block_tokens")
         if not self.seconds > 0:
             raise ValueError(f"seconds must be above 0, got {self.seconds}")
+        if self.warm_up_frames < 0:
+            raise ValueError(f"warm_up_frames must be at least 0, got {self.warm_up_frames}")
+        command_line.check_seed(self.seed)
+        command_line.check_output(self.json)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,9 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     display = ProgressDisplay(0)
     results: dict[str, Any] = {}
     if command.part in ("all", "oracle"):
-        results["oracle"] = measure_oracle(command, display)
+        results["oracle"] = or_exit(lambda: measure_oracle(command, display))
     if command.part in ("all", "speed"):
-        results["speed"] = measure_speed(command, display)
+        results["speed"] = or_exit(lambda: measure_speed(command, display))
     if command.json is not None:
         write_json_atomically(command.json, results)
     return 0
@@ -87,7 +92,10 @@ def measure_oracle(command: MeasureStreamsCommand, display: ProgressDisplay) -> 
             easy_question=question,
             warm_up_frames=command.warm_up_frames,
         )
-        errors = window_errors(stream, WINDOWS, command.frames * FRAME_TOKENS)
+        try:
+            errors = window_errors(stream, WINDOWS, command.frames * FRAME_TOKENS)
+        except ValueError as error:
+            raise ValueError(f"frames: {error}") from None
         percent = {str(window): round(100 * error, 2) for window, error in errors.error.items()}
         results[question] = {
             "error_percent": percent,
@@ -109,7 +117,10 @@ def measure_speed(command: MeasureStreamsCommand, display: ProgressDisplay) -> d
     results = {}
     for task in TASKS:
         data: dict[str, Any] = {"data": command.data} if task == "text" else {}
-        stream = make_stream(task, num_rows=command.rows, seed=command.seed, **data)
+        try:
+            stream = make_stream(task, num_rows=command.rows, seed=command.seed, **data)
+        except OSError as error:
+            raise ValueError(str(error)) from None
         wall, own = time.perf_counter(), time.process_time()
         while time.perf_counter() - wall < command.seconds:
             stream.read(command.block_tokens)

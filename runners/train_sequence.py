@@ -96,7 +96,10 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
     with GracefulStop(ranks) as stop:
         try:
             interrupted = session.train(stop)
-        except (TrainingFaultError, RankLostError, ValueError, OSError) as fault:
+        except TrainingFaultError as fault:  # resumed, it would come to the same
+            display.fault(f"error: training stopped: {fault}\n{_where_to_begin_anew(folder)}")
+            return 1
+        except (RankLostError, ValueError, OSError) as fault:
             display.fault(f"error: training stopped: {fault}\n{_where_to_go_on(folder)}")
             return 1
         if interrupted:
@@ -227,6 +230,11 @@ class Session:
                 block_size=self._config.block_size,
                 max_tokens=chosen.tokens,
             )
+            if score.targets and not math.isfinite(score.loss):
+                raise TrainingFaultError(
+                    f"after update {self._trainer.updates} the held-out loss is {score.loss:g}; a smaller "
+                    "optimizer.learning_rate or a longer optimizer.warmup_updates may help"
+                )
             note = score.note("held_out.tokens")
             if note is not None and self._held_out is None:  # later looks read the same tokens
                 self._display.note(note)
@@ -255,7 +263,7 @@ class Session:
             "train/learning_rate": report.learning_rate,
             "train/n_updates": trainer.updates,
             "memory/penalty_weight": report.penalty_weight,
-            "memory/bytes_held": trainer.state.bytes_held,
+            "memory/bytes_held": report.bytes_held,
         }
         if report.targets:
             row["train/loss"] = report.loss
@@ -266,7 +274,7 @@ class Session:
         for number, span in enumerate(report.spans, start=1):
             row[f"memory/layer{number}/span_mean"] = float(span.mean())
             row[f"memory/layer{number}/span_max"] = float(span.max())
-            row[f"memory/layer{number}/span_histogram"] = span.flatten().cpu().numpy()
+            row[f"memory/layer{number}/span_histogram"] = span.flatten()
         if looked and self._held_out is not None and self._held_out.targets:
             row["held_out/loss"] = self._held_out.loss
             row["held_out/accuracy"] = self._held_out.accuracy
@@ -328,6 +336,15 @@ def _where_to_go_on(folder: RunFolder) -> str:
     if not folder.has_checkpoint:
         return "There is no checkpoint yet to continue from."
     return f"Continue with: python runners/train_sequence.py --resume {shown(folder.path)}"
+
+
+def _where_to_begin_anew(folder: RunFolder) -> str:
+    if not folder.has_checkpoint:
+        return "There is no checkpoint yet to begin from."
+    return (
+        "With other options a new run can begin from these weights: "
+        f"python runners/train_sequence.py --init {shown(folder.path)} OPTIONS"
+    )
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train, measure, print the table."""
     command = command_line.parse(SequenceBenchmarkCommand, argv)
     or_exit(lambda: choose_device(command.device))
-    or_exit(lambda: _check_folders(command))
+    or_exit(lambda: _check_inputs(command))
     torch.set_num_threads(command.threads)
     display = ProgressDisplay(0)
     machine = f"{os.cpu_count()} cores, {command.threads} torch thread(s), {command.device}"
@@ -175,8 +175,14 @@ def _folder(command: SequenceBenchmarkCommand, memory: str) -> RunFolder:
     return RunFolder.open(command.run / f"{command.task}-{memory}")
 
 
-def _check_folders(command: SequenceBenchmarkCommand) -> None:
-    """Refuse folders of runs that are not what the command asks for; ValueError names the first option."""
+def _check_inputs(command: SequenceBenchmarkCommand) -> None:
+    """Refuse data and folders that cannot serve; ValueError names the option.
+
+    Folders of other runs, and of finished ones whose peak memory was not noted before an interruption:
+    judged again without training, a process would show a lower one.
+    """
+    if command.run.exists() and not command.run.is_dir():
+        raise ValueError(f"run: {command.run} is a file, not a folder")
     for memory in command.memories:
         asked = _matters(load(command.words(memory)))
         path = command.run / f"{command.task}-{memory}"
@@ -190,6 +196,13 @@ def _check_folders(command: SequenceBenchmarkCommand) -> None:
                     f"run: {path} was trained with {option} = {was}, and this command asks for {is_now}; "
                     "choose another --run, or ask for the same"
                 )
+        folder = RunFolder.open(path)
+        tokens = command.updates * command.num_rows * command.block_size
+        if not _note(path).is_file() and folder.has_checkpoint and folder.latest_checkpoint().step >= tokens:
+            raise ValueError(
+                f"run: {path} is trained, but its peak memory was not noted; delete it to measure again"
+            )
+    open_stream(load(command.words(command.memories[0])), "train")
 
 
 def _matters(config: SequenceConfig) -> dict[str, Any]:
@@ -206,7 +219,7 @@ def _matters(config: SequenceConfig) -> dict[str, Any]:
 def _train(command: SequenceBenchmarkCommand, memory: str, display: ProgressDisplay) -> float:
     """Train unless that is done already; gives the peak memory of the process, in MiB."""
     path = command.run / f"{command.task}-{memory}"
-    note = path / "peak_mebibytes"
+    note = _note(path)
     if note.is_file():
         display.note(f"{memory}: trained before, in {path}")
         return float(note.read_text())
@@ -215,6 +228,11 @@ def _train(command: SequenceBenchmarkCommand, memory: str, display: ProgressDisp
     peak = _peak_mebibytes([sys.executable, str(ROOT / "runners" / "train_sequence.py"), *words])
     note.write_text(f"{peak}\n")
     return peak
+
+
+def _note(path: Path) -> Path:
+    """Where the peak memory of a training is noted, once it is done."""
+    return path / "peak_mebibytes"
 
 
 def _peak_mebibytes(words: list[str]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ def open_stream(
         ValueError: names the option that cannot work, also if a file is missing.
     """
     arguments: dict[str, Any] = dict(config.arguments(split))
+    for name in arguments.keys() & inspect.signature(make_stream).parameters.keys():
+        raise ValueError(f"the task {config.task!r} has no argument {name!r}")
     try:
         return make_stream(
             config.task,
@@ -48,7 +51,8 @@ def open_stream(
             **arguments,
         )
     except OSError as error:
-        raise ValueError(f"data: {error}") from None
+        text = str(error)
+        raise ValueError(text if text.startswith("data: ") else f"data: {text}") from None
 
 
 def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> TransformerSettings:

@@ -47,7 +47,7 @@ class TrainedOptions:
     task_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="task-arg")] = (
         field(default_factory=dict)
     )
-    """argument of the task that differs from the run's held-out data, such as distance=4096; repeatable"""
+    """argument of the task that differs from the run's on this split, such as distance=4096; repeatable"""
     data: Path | None = None
     """another text than the run's; none: the same"""
     seed: int | None = None
@@ -78,6 +78,7 @@ class TrainedOptions:
         device = choose_device(self.device)
         config = dataclasses.replace(
             trained,
+            task_args={**trained.task_args, **self.task_args},  # which the train split goes by
             eval_task_args={**trained.eval_task_args, **self.task_args},
             data=trained.data if self.data is None else self.data,
             seed=trained.seed if self.seed is None else self.seed,

@@ -43,9 +43,11 @@ class UpdateReport(NamedTuple):
     penalty_weight: float
     """alpha"""
     retained_LB: np.ndarray[Any, np.dtype[np.int64]]
-    """memories of this rank's rows after the update"""
-    spans: list[Tensor]
-    """e_i of the memories written in the last block, per layer, in steps; of this rank's rows"""
+    """memories after the update, of the rows of all ranks"""
+    spans: list[np.ndarray[Any, np.dtype[np.float32]]]
+    """e_i of the memories written in the last block, per layer, in steps; of the rows of all ranks"""
+    bytes_held: int
+    """by the memory of all ranks"""
 
 
 class SequenceTrainer:
@@ -126,7 +128,7 @@ class SequenceTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         state = self.state
         totals = torch.zeros(2, dtype=torch.float64)
-        spans: list[Tensor] = []
+        spans: list[np.ndarray[Any, np.dtype[np.float32]]] = []
         for tokens, targets, first in blocks:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 scored = targets != IGNORE
@@ -140,7 +142,7 @@ class SequenceTrainer:
             objective.backward()  # type: ignore[no-untyped-call]
             assert output.state is not None
             state = output.state
-            spans = [report.span_BGT.detach() for report in output.reports]
+            spans = [report.span_BGT.detach().float().cpu().numpy() for report in output.reports]
             correct = (logits.detach().argmax(-1) == targets[scored]).sum()
             totals += torch.stack([loss_sum.detach().double().cpu(), correct.double().cpu()])
         self.ranks.sum(totals)
@@ -158,6 +160,8 @@ class SequenceTrainer:
         self.optimizer.step()
         self.state = state
         self.updates += 1
+        held = self.ranks.gather_everywhere((retained_per_layer(state), spans, state.bytes_held))
+        retained_of_ranks, spans_of_ranks, bytes_of_ranks = zip(*held, strict=True)
         return UpdateReport(
             loss if num_targets else math.nan,
             accuracy if num_targets else math.nan,
@@ -165,8 +169,9 @@ class SequenceTrainer:
             norm,
             rate,
             weight,
-            retained_per_layer(state),
-            spans,
+            np.concatenate(retained_of_ranks, 1),
+            [np.concatenate(parts) for parts in zip(*spans_of_ranks, strict=True)],
+            sum(bytes_of_ranks),
         )
 
     def _penalty_kind(self, weight: float) -> PenaltyKind | None:

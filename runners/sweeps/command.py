@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from runners.agent_factory import shown
 from runners.interrupts import EXIT_SAVED, GracefulStop
 from runners.sweeps import ray_tune, results, slurm, wandb_sweep
 from runners.sweeps.attempts import run_attempts
-from runners.sweeps.folder import Member, Sweep
+from runners.sweeps.folder import Member, Sweep, SweepError
 from runners.sweeps.options import SweepOptions, available_cores, check_environments
 from runners.sweeps.pictures import image_bytes
 from runners.sweeps.results import TableRow
@@ -48,7 +48,7 @@ def run_sweep(
         0: all is finished, or handed over to agents; 75: interrupted and saved; 1: some member failed.
     """
     if options.redraw:
-        for path in or_exit(lambda: _redraw(sweep, draw)):
+        for path in or_exit(lambda: _redraw(sweep, draw, members[0].columns)):
             print(f"written to {shown(path)}")
         return 0
     or_exit(lambda: _write_down(sweep, members))
@@ -100,19 +100,19 @@ def _make_backend(sweep: Sweep, left: Sequence[Member], options: SweepOptions, o
             return wandb_sweep.make_backend(sweep, left, agents=options.workers or cores, online=online)
 
 
-def _redraw(sweep: Sweep, draw: Draw) -> list[Path]:
+def _redraw(sweep: Sweep, draw: Draw, columns: Iterable[str]) -> list[Path]:
     """Tables and pictures of what is finished; pictures of table.csv, if that is all there is.
 
     Raises:
-        SweepError: there is neither.
+        SweepError: there is neither, or it is of a sweep over other `columns`.
     """
     results.check_packages()
-    rows = results.collect(sweep)
-    return (
-        _write_results(sweep, rows, draw)
-        if rows
-        else _write_pictures(sweep, results.read_table(sweep.path / "table.csv"), draw)
-    )
+    collected = results.collect(sweep)
+    rows = collected or results.read_table(sweep.path / "table.csv")
+    missing = [name for name in columns if name not in rows[0]]
+    if missing:
+        raise SweepError(f"run: {sweep.path} holds another kind of sweep: {', '.join(missing)} is not in it")
+    return _write_results(sweep, rows, draw) if collected else _write_pictures(sweep, rows, draw)
 
 
 def _write_results(sweep: Sweep, rows: Sequence[TableRow], draw: Draw) -> list[Path]:

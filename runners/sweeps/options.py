@@ -55,6 +55,10 @@ class SweepOptions:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.address is not None and self.backend != "ray":
             raise ValueError(f"address is of the Ray cluster, but backend is {self.backend}")
+        if self.slurm_args and self.backend != "slurm":
+            raise ValueError(f"slurm_args are submitit's, but backend is {self.backend}")
+        if self.run is not None and self.run.exists() and not self.run.is_dir():
+            raise ValueError(f"run: {self.run} is a file, not a folder")
 
     def folder(self, question: str, env: str) -> Path:
         """Where the sweep is or will be."""

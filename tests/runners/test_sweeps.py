@@ -189,6 +189,13 @@ def test_drawing_again_needs_the_table_only(finished: Sweep, tmp_path: Path) -> 
     assert (table.parent / "copied.png").read_bytes() == (finished.path / "killed.png").read_bytes()
 
 
+def test_another_kind_of_sweep_is_not_drawn(finished: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        sweep_length.main(["--env", "corridor-short", "--run", str(finished.path), "--redraw"])
+    assert exit_info.value.code == EXIT_USAGE
+    assert "holds another kind of sweep: train_min, train_max is not in it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -208,6 +215,7 @@ def test_drawing_again_needs_the_table_only(finished: Sweep, tmp_path: Path) -> 
         ("--total-steps 5", "total_steps (5) must be at least one rollout"),
         ("--env-arg min_length=1", "min_length must be at least view_size (3)"),
         ("--backend slurm --slurm-executor local --slurm-arg partitoin=a", "partitoin"),
+        ("--slurm-arg a=1", "slurm_args are submitit's, but backend is local"),
         ("--redraw", "cannot be read"),
     ],
 )

@@ -23,7 +23,7 @@ from agents.ranks import Ranks
 from configs import sequence_schema
 from configs.sequence_schema import SequenceConfig, load
 from envs.sequences.stream import IGNORE
-from runners import benchmark, evaluate_sequence, train_sequence
+from runners import benchmark, evaluate_sequence, measure_streams, train_sequence
 from runners.evaluation import wilson_interval
 from runners.run_folder import RunFolder
 from runners.sequences import efficiency, span_scaling
@@ -297,6 +297,8 @@ def test_two_ranks_make_the_same_updates_as_one_and_either_goes_on(tmp_path: Pat
         if ours["train/scored_targets"]:
             assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
         assert ours["train/gradient_norm"] == pytest.approx(theirs["train/gradient_norm"], rel=1e-3)
+        for name in ("memory/layer1/retained_mean", "memory/layer1/retained_max", "memory/layer1/span_max"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name  # of the rows of both
     torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-3, atol=1e-4)
     # A checkpoint of two ranks goes on with one: undo the last updates, and make them again.
     for name in ("one", "two"):
@@ -422,7 +424,7 @@ def test_the_penalty_waits_and_then_shortens_spans() -> None:
     trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream, Ranks())
     reports = [trainer.update() for _ in range(10)]
     assert [report.penalty_weight for report in reports[:4]] == [0, 0, 0, 1]
-    spans = [float(torch.stack(report.spans).mean()) for report in reports]
+    spans = [float(np.stack(report.spans).mean()) for report in reports]
     assert spans[9] < 0.7 * spans[2]
 
 
@@ -539,6 +541,27 @@ def test_what_a_longer_span_costs(tmp_path: Path) -> None:
     assert result["uneven"]["counts"] == [64, 32, 16, 8]
 
 
+def test_the_efficiency_table_refuses_what_it_cannot_measure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        "sequence --width 16 --num-layers 1 --num-heads 2 --block-size 16 --updates 2 --rounds 1 --reach 64"
+    )
+    words += f" --held-out-tokens 64 --task collision --memories transformer-xl --run {tmp_path / 'runs'}"
+    assert benchmark.main(words.split()) == 0
+    (tmp_path / "runs" / "collision-transformer-xl" / "peak_mebibytes").unlink()
+    (tmp_path / "file").touch()
+    for more, said in (
+        ("", "is trained, but its peak memory was not noted"),
+        ("--task text --data nowhere.txt", "nowhere.txt"),
+        (f"--run {tmp_path / 'file'}", "is a file, not a folder"),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            benchmark.main([*words.split(), *more.split()])
+        assert leaving.value.code == 2
+        assert said in capsys.readouterr().err
+
+
 def _die(command: span_scaling.SpanScalingCommand, max_span: int) -> dict[str, Any]:
     os._exit(3)
 
@@ -606,6 +629,8 @@ def test_runs_of_another_configuration_are_not_measured(
         (["--task", "copy", "--data", "x"], "data is for the task text"),
         (["--task", "copy", "--task-arg", "distanz=5"], "no argument 'distanz'"),
         (["--task", "copy", "--task-arg", "distance=3"], "distance"),
+        (["--task", "copy", "--task-arg", "seed=3"], "the task 'copy' has no argument 'seed'"),
+        (["--task", "copy", "--eval-task-arg", "tokens_per_row=3"], "has no argument 'tokens_per_row'"),
         (["--task", "copy", "--memory.ramp", "2_000_000"], "memory.ramp"),
         (["--task", "copy", "--model.num-heads", "5"], "model.num_heads"),
         (["--task", "copy", "--block-size", "0"], "block_size must be at least 1"),
@@ -628,6 +653,55 @@ def test_a_mistake_is_one_message_before_any_work(
     assert said in error
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--warm-up-frames -1", "warm_up_frames must be at least 0, got -1"),
+        ("--seed -1", "seed must lie in"),
+        ("--json nowhere/out.json", "json: there is no folder nowhere"),
+        ("--part oracle --frames 1 --rows 1", "frames: "),
+        ("--part speed --seconds 0.01 --data nowhere.txt", "nowhere.txt"),
+    ],
+)
+def test_a_mistake_in_measuring_streams_is_one_sentence(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        measure_streams.main(words.split())
+    assert leaving.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 2  # the other one points to --help
+
+
+def test_an_argument_of_the_task_counts_on_the_train_split_too(tmp_path: Path) -> None:
+    assert train_sequence.main([*COPY, *SMALL, "--run", str(tmp_path / "run")]) == 0
+    losses = []
+    for distance in ("9", "60"):
+        file = tmp_path / f"{distance}.json"
+        words = ["--run", str(tmp_path / "run"), "--split", "train", "--tokens", "1024"]
+        words += ["--task-arg", f"distance={distance}", "--json", str(file)]
+        assert evaluate_sequence.main(words) == 0
+        losses.append(json.loads(file.read_text())["loss"])
+    assert losses[0] != losses[1]
+
+
+def test_a_held_out_loss_that_is_no_number_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not taken for data in which nothing was scored; and resumed, it would be the same again."""
+    inner = train_sequence.evaluate
+    monkeypatch.setattr(
+        train_sequence, "evaluate", lambda *a, **k: replace(inner(*a, **k), loss=float("nan"))
+    )
+    words = [*COPY, *SMALL, "--held-out.every", "2", "--run", str(tmp_path / "run")]
+    assert train_sequence.main(words) == 1
+    output = capsys.readouterr().out
+    assert "the held-out loss is nan; a smaller optimizer.learning_rate" in output
+    assert "--resume" not in output
 
 
 def test_another_vocabulary_is_refused(
