@@ -147,6 +147,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """a callback may set this in `on_rollout_start`, when everything belongs to whole updates"""
         self.bookkeeping = Stopwatch()
         """runs while what training does is only written down: logs here, checkpoints by a callback"""
+        self._steps: list[OwnStep] = []
+        """of the rollout, still to be taken in by statistics"""
         self._memory: MemoryState | None = None
         self._last_tags = np.zeros(0, dtype=np.int64)
         self._last_done_cues = np.zeros(0, dtype=np.int64)
@@ -221,6 +223,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._last_tags = cue_numbers(infos)
         self._last_done_cues = cue_done_numbers(infos)
         self.memory_statistics.begin()
+        self._steps = []
         for classes in env.get_attr("episode_classes") if env.has_attr("episode_classes") else []:
             self.success_window.expect(tuple(classes))
 
@@ -268,7 +271,6 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         rollout.begin(self._memory)
         self.memory_statistics.begin_rollout()
         seen_before = policy.encoder.seen_F.clone() if ranks.are_several else None
-        steps: list[OwnStep] = []
 
         for t in range(self.n_steps):
             features = self._features(self._last_obs)
@@ -299,15 +301,15 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
                 dones,
                 limit_B1=limit_B1,
             )
-            steps.append(OwnStep(decision.reports, is_first_B, tag_B, score, self._ended(infos, dones)))
+            ended = self._ended(infos, dones)
+            self._steps.append(OwnStep(decision.reports, is_first_B, tag_B, score, ended))
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
             self._last_tags = cue_numbers(infos)
             self._last_done_cues = cue_done_numbers(infos)
             if not go_on:  # later than SB3: a next `learn` goes on where the environments are
                 break
-        for record in of_all_ranks(steps, ranks):  # not sooner: to look at a step is to wait for a GPU
-            self._take_in(record)
+        self._take_in_steps()
         if seen_before is not None:
             seen_F = policy.encoder.seen_F
             seen_F.copy_(seen_before + ranks.sum(seen_F - seen_before))
@@ -371,8 +373,13 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         ended = [{name: infos[row][name] for name in _OF_EPISODES if name in infos[row]} for row in rows]
         return ended
 
+    def _take_in_steps(self) -> None:
+        """Add the steps since the last call to all statistics; to look at each alone is to wait for a GPU."""
+        steps, self._steps = self._steps, []
+        for record in of_all_ranks(steps, self.ranks):
+            self._take_in(record)
+
     def _take_in(self, record: StepRecord) -> None:
-        """Add a step to all statistics."""
         self.memory_statistics.add(record.reports, record.is_first_N, record.tag_N)
         self.memory_statistics.retention.add(record.score)
         self._update_info_buffer(record.ended, np.ones(len(record.ended), dtype=bool))
@@ -455,6 +462,10 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
     def dump_logs(self, iteration: int = 0) -> None:
         """One row of metrics; docs/metrics.md describes each name."""
         with self.bookkeeping:
+            if (
+                not self.ranks.are_several
+            ):  # a callback logs in the middle of a rollout, perhaps on one rank only
+                self._take_in_steps()
             self._dump_logs(iteration)
 
     def _dump_logs(self, iteration: int) -> None:

@@ -222,7 +222,7 @@ class Session:
     def _look(self) -> bool:
         """Judge the model on a part of the valid split; says whether it is the best so far."""
         ranks, chosen = self._trainer.ranks, self._config.held_out
-        is_best = False
+        is_best, loss = False, 0.0
         if ranks.is_first:
             score = evaluate(
                 self._trainer.model,
@@ -230,11 +230,7 @@ class Session:
                 block_size=self._config.block_size,
                 max_tokens=chosen.tokens,
             )
-            if score.targets and not math.isfinite(score.loss):
-                raise TrainingFaultError(
-                    f"after update {self._trainer.updates} the held-out loss is {score.loss:g}; a smaller "
-                    "optimizer.learning_rate or a longer optimizer.warmup_updates may help"
-                )
+            loss = score.loss if score.targets else 0.0
             note = score.note("held_out.tokens")
             if note is not None and self._held_out is None:  # later looks read the same tokens
                 self._display.note(note)
@@ -244,7 +240,12 @@ class Session:
             if is_best and score.targets:
                 self._best_loss = score.loss
             self._reached = chosen.stop_accuracy is not None and score.accuracy >= chosen.stop_accuracy
-        self._reached, is_best = ranks.share((self._reached, is_best))
+        self._reached, is_best, loss = ranks.share((self._reached, is_best, loss))
+        if not math.isfinite(loss):  # said by all ranks, none of which then waits for another
+            raise TrainingFaultError(
+                f"after update {self._trainer.updates} the held-out loss is {loss:g}; a smaller "
+                "optimizer.learning_rate or a longer optimizer.warmup_updates may help"
+            )
         return is_best
 
     def _log(self, report: UpdateReport, speed: float, seconds: float, *, looked: bool) -> None:

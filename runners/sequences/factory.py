@@ -51,8 +51,7 @@ def open_stream(
             **arguments,
         )
     except OSError as error:
-        text = str(error)
-        raise ValueError(text if text.startswith("data: ") else f"data: {text}") from None
+        raise ValueError(str(error)) from None  # it names the option
 
 
 def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> TransformerSettings:

@@ -88,6 +88,27 @@ def rows_of(model: MemoryOnPolicyAlgorithm, total_timesteps: int) -> list[dict[s
     return recorder.rows
 
 
+class LogsInTheMiddle(BaseCallback):
+    """As SB3's LogEveryNTimesteps does."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == 4 * 12:
+            self.model.dump_logs()
+        return True
+
+
+def test_a_callback_may_log_in_the_middle_of_a_rollout() -> None:
+    """What the steps before it showed is in that row, and counted once."""
+    model, recorder = ppo(vec(lambda: RepeatFirst(5))), Recorder()
+    model.set_logger(Logger(None, [recorder]))
+    model.learn(4 * 16, callback=LogsInTheMiddle())
+    middle, end = recorder.rows
+    assert middle["rollout/ep_len_mean"] == 5
+    assert middle["memory/possible_mean"] == pytest.approx(np.mean([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0]))
+    assert end["memory/possible_mean"] == pytest.approx(np.mean([0, 1, 2, 3, 4] * 3 + [0]))
+    assert len(model.ep_info_buffer or []) == 4 * 3
+
+
 OBSERVATIONS = {
     "box": spaces.Box(-2.0, 2.0, (3,), np.float32),
     "matrix": spaces.Box(-2.0, 2.0, (2, 3), np.float32),

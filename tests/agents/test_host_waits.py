@@ -76,9 +76,11 @@ def looks_in_a_rollout(make: Callable[[], VecEnv], num_steps: int, **changes: An
 def test_a_step_of_a_rollout_looks_at_nothing_but_its_actions(
     make: Callable[[], VecEnv], memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Limits are drawn, where spans are learned, whenever an episode begins."""
     monkeypatch.setattr(transformer, "WRITES_PER_LOOK", {"cpu": 16})
     policy = {"memory": memory, "num_layers": 2, **FEW_MEMORIES}
-    few, many = (looks_in_a_rollout(make, steps, policy_kwargs=policy) for steps in (SHORT, LONG))
+    changes = {"policy_kwargs": policy, "random_shortening": memory == "expire-span"}
+    few, many = (looks_in_a_rollout(make, steps, **changes) for steps in (SHORT, LONG))
     extra = many - few
     steps = LONG - SHORT
     assert extra.pop("cpu") == steps  # the actions
@@ -86,11 +88,3 @@ def test_a_step_of_a_rollout_looks_at_nothing_but_its_actions(
     free_slots = layers * steps // 16
     compactions = layers * steps // transformer.COMPACTION_INTERVAL_STEPS
     assert extra.total() <= free_slots + compactions + layers, extra
-
-
-def test_drawn_limits_are_decided_on_the_host() -> None:
-    counts = [
-        looks_in_a_rollout(lambda: vec(lambda: RepeatFirst(7)), steps, random_shortening=True)["cpu"]
-        for steps in (SHORT, LONG)
-    ]
-    assert counts[1] - counts[0] == LONG - SHORT
