@@ -26,6 +26,12 @@ The authors cut rows out of one long file, so that a row's first frames ask abou
 `warm_up_frames` does the same: so many frames pass unseen before a row begins. Without, nothing is asked
 that was not shown.
 
+Collisions are rare (one frame in 250), and from these rules alone a small model learns nothing. A lesson
+(`lesson_frames`) begins with short rows in small boxes, where there are many, and with colors that change
+often, so that a pair of them tells a few frames from all others. Asked is about pairs that have collided,
+or about the present colors, and "never" is an answer too: in every frame it teaches what a collision is,
+and whose. All of this goes over into the rules as they are.
+
 Shape letters:
     F  frames drawn at a time
     P  particles
@@ -63,6 +69,18 @@ ASK_TOKEN = COLOR_TOKEN + NUM_COLORS
 CHUNK_FRAMES = 1_024
 NEVER = np.iinfo(np.int64).min // 2
 """the frame of a collision that has not happened"""
+NEVER_TARGET = 4
+"""what is to be said in a lesson if the pair asked about has not collided"""
+
+LESSON_MIN_FRAMES = 1
+LESSON_MAX_FRAMES = 32
+"""of a row, at the beginning of a lesson"""
+LESSON_BOX = 2.0
+"""side of the smallest box then, in cells"""
+LESSON_COLOR_CHANGES = 1.0
+"""probability of a new color, at most, then"""
+LESSON_PRESENT = 0.4
+"""share of questions then that are about the present colors"""
 _VELOCITIES = 128
 """drawn at a time"""
 
@@ -80,15 +98,14 @@ class CollisionRules:
     """of asking the easy question. With 1.0 and `latest` colors do not matter: easier to learn first"""
     warm_up_frames: int = 0
     """frames before a row begins; what collides in them can be asked about, though never shown"""
-    min_episode_frames: int = 32
-    """a row begins anew after so many frames at least, log-uniform up to the next"""
     max_episode_frames: int = 0
-    """and after so many at most; 0: never. Short rows have recent answers, which are easier to learn from"""
-
-    smallest_box: int = 0
-    """particles stay in a part of the box while a row lasts: a square around its middle (quadrants stay
-    equally likely) of a side log-uniform from so many cells up to the whole; 0: always the whole. In a
-    smaller box collisions are more frequent; they are so rare that a small model hardly learns from them"""
+    """a row begins anew after so many frames at most; 0: never"""
+    min_episode_frames: int = 32
+    """and after so many at least; in between, lengths are log-uniform"""
+    lesson_frames: int = 0
+    """the first so many frames of a row lead from easy to the rules as they are; 0: no lesson"""
+    lesson_begins: float = 0.0
+    """for this share of them it stays as easy as it was at first"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -100,10 +117,12 @@ class CollisionRules:
             warm_up_frames=(self.warm_up_frames, 0),
             min_episode_frames=(self.min_episode_frames, 1),
             max_episode_frames=(self.max_episode_frames, 0),
-            smallest_box=(self.smallest_box, 0),
+            lesson_frames=(self.lesson_frames, 0),
         )
-        if self.smallest_box > EXTENT:
-            raise ValueError(f"smallest_box must be at most {EXTENT:g} cells, got {self.smallest_box}")
+        if not 0.0 <= self.lesson_begins < 1.0:
+            raise ValueError(f"lesson_begins must lie in [0, 1), got {self.lesson_begins}")
+        if self.lesson_frames and not self.max_episode_frames:
+            raise ValueError("lesson_frames needs rows that begin anew: give max_episode_frames too")
         if 0 < self.max_episode_frames < self.min_episode_frames:
             raise ValueError(
                 f"max_episode_frames ({self.max_episode_frames}) must be 0 or at least min_episode_frames "
@@ -122,31 +141,17 @@ class CollisionRules:
 
     @property
     def num_targets(self) -> int:
-        """Quadrants."""
-        return 4
+        """Quadrants, and "never", which is an answer in lessons only."""
+        return NEVER_TARGET + 1
 
     @property
     def chance_accuracy(self) -> float:
         """The box is symmetric."""
-        return 1 / self.num_targets
+        return 1 / NEVER_TARGET
 
     def start(self, rng: np.random.Generator) -> RowState:
         """Place the particles and let the warm-up pass."""
-        extent = self._draw_extent(rng)
-        state: RowState = {
-            "frame": -self.warm_up_frames,
-            "extent": extent,
-            "position": rng.uniform(0, extent, (NUM_PARTICLES, 2)),
-            "velocity": rng.normal(0, SPEED, (NUM_PARTICLES, 2)),
-            "color": rng.integers(NUM_COLORS, size=NUM_PARTICLES),
-            "last_frame": np.full(NUM_PAIRS, NEVER),
-            "last_quadrant": np.zeros(NUM_PAIRS, dtype=np.int64),
-            "latest_pair": -1,
-            "last_of_row": self._draw_length(rng),
-        }
-        while state["frame"] < 0:
-            _, state = self._simulate(rng, state, min(CHUNK_FRAMES, -state["frame"]))
-        return state
+        return self._start(rng, 0)
 
     def draw(self, rng: np.random.Generator, state: RowState) -> tuple[Piece, RowState]:
         """The next `CHUNK_FRAMES` frames, or fewer if the row begins anew after them."""
@@ -154,20 +159,63 @@ class CollisionRules:
         if not 0 < left <= CHUNK_FRAMES:
             return self._simulate(rng, state, CHUNK_FRAMES)
         piece, _ = self._simulate(rng, state, left)
-        return piece, self.start(rng)
+        return piece, self._start(rng, state["taught"] + state["last_of_row"])
 
-    def _draw_extent(self, rng: np.random.Generator) -> float:
-        """Side of the square that the particles stay in."""
-        if not self.smallest_box:
-            return EXTENT
-        return float(np.exp(rng.uniform(math.log(self.smallest_box), math.log(EXTENT))))
+    def _start(self, rng: np.random.Generator, taught: int) -> RowState:
+        """Begin anew after so many frames."""
+        ease = self._ease(taught)
+        extent = EXTENT
+        color_changes = COLOR_CHANGE_PROBABILITY
+        if ease:
+            extent = _log_uniform(rng, _between(EXTENT, LESSON_BOX, ease), EXTENT)
+            most = _between(COLOR_CHANGE_PROBABILITY, LESSON_COLOR_CHANGES, ease)
+            color_changes = _log_uniform(rng, COLOR_CHANGE_PROBABILITY, most)
+        state: RowState = {
+            "frame": -self.warm_up_frames,
+            "taught": taught,
+            "ease": ease,
+            "extent": extent,
+            "position": rng.uniform(0, extent, (NUM_PARTICLES, 2)),
+            "velocity": rng.normal(0, SPEED, (NUM_PARTICLES, 2)),
+            "color": rng.integers(NUM_COLORS, size=NUM_PARTICLES),
+            "color_changes": color_changes,
+            "last_frame": np.full(NUM_PAIRS, NEVER),
+            "last_quadrant": np.zeros(NUM_PAIRS, dtype=np.int64),
+            "latest_pair": -1,
+            "last_of_row": self._draw_length(rng, ease),
+        }
+        while state["frame"] < 0:
+            _, state = self._simulate(rng, state, min(CHUNK_FRAMES, -state["frame"]))
+        return state
 
-    def _draw_length(self, rng: np.random.Generator) -> int:
+    def _ease(self, taught: int) -> float:
+        """How easy it is after so many frames: 1 at first, 0 when the lesson is over."""
+        if taught >= self.lesson_frames:
+            return 0.0
+        return min(1.0, (1.0 - taught / self.lesson_frames) / (1.0 - self.lesson_begins))
+
+    def _draw_length(self, rng: np.random.Generator, ease: float) -> int:
         """Frames until the row begins anew; 0: never."""
         if not self.max_episode_frames:
             return 0
-        low, high = math.log(self.min_episode_frames), math.log(self.max_episode_frames + 1)
-        return min(self.max_episode_frames, int(math.exp(rng.uniform(low, high))))
+        low = _between(self.min_episode_frames, LESSON_MIN_FRAMES, ease)
+        high = _between(self.max_episode_frames, LESSON_MAX_FRAMES, ease)
+        return min(self.max_episode_frames, int(_log_uniform(rng, low, high + 1)))
+
+    def _draw_pairs(
+        self, rng: np.random.Generator, state: RowState, hit_H: Ints, pair_F: Ints
+    ) -> tuple[Ints, NDArray[np.bool_]]:
+        """A lesson's questions: pairs [F], and whether "never" counts as an answer [F]."""
+        num_frames = len(pair_F)
+        # The pairs in the order in which they first collided; those that never did come last.
+        first_N = np.where(state["last_frame"] != NEVER, -1, num_frames)
+        np.minimum.at(first_N, pair_F[hit_H], hit_H)
+        order_N = first_N.argsort(kind="stable")
+        collided_F = np.searchsorted(first_N[order_N], np.arange(num_frames), side="right")
+        chosen_F = order_N[(rng.random(num_frames) * collided_F).astype(np.int64)]
+        asked_F = np.where(collided_F > 0, chosen_F, rng.integers(NUM_PAIRS, size=num_frames))
+        present_F = rng.random(num_frames) < LESSON_PRESENT * state["ease"]
+        return np.where(present_F, pair_F, asked_F), rng.random(num_frames) < state["ease"]
 
     def _simulate(self, rng: np.random.Generator, state: RowState, num_frames: int) -> tuple[Piece, RowState]:
         velocities = _draw_velocities(rng)
@@ -184,7 +232,7 @@ class CollisionRules:
         corner = (EXTENT - state["extent"]) / 2
         position_FP2 = corner + np.stack([positions for positions, _ in walks], axis=1)
         cell_FP2 = np.rint(position_FP2).astype(np.int64)
-        color_FP = _draw_colors(rng, state["color"], num_frames)
+        color_FP = _draw_colors(rng, state["color"], num_frames, state["color_changes"])
         pair_F = color_FP[:, 0] * NUM_COLORS + color_FP[:, 1]
 
         # Collisions: those of this chunk, and before them each pair's last one from earlier chunks.
@@ -208,9 +256,15 @@ class CollisionRules:
         num_hits_F = np.searchsorted(hit_H, frame_F, side="right")
         latest_of_hits = np.concatenate([[state["latest_pair"]], pair_F[hit_H]])
         latest_F = latest_of_hits[num_hits_F]
-        easy_F = (rng.random(num_frames) < self.easy_probability) & (latest_F >= 0)
+        easy_F = (rng.random(num_frames) < self.easy_probability * (1.0 - state["ease"])) & (latest_F >= 0)
         easy_pair_F = latest_F if self.easy_question == "latest" else pair_F
-        asked_F = np.where(easy_F, easy_pair_F, rng.integers(NUM_PAIRS, size=num_frames))
+        unknown_F = np.full(num_frames, IGNORE)
+        if state["ease"]:
+            other_F, never_F = self._draw_pairs(rng, state, hit_H, pair_F)
+            unknown_F[never_F] = NEVER_TARGET
+        else:
+            other_F = rng.integers(NUM_PAIRS, size=num_frames)
+        asked_F = np.where(easy_F, easy_pair_F, other_F)
         answer_F = last_event(asked_F, frame_F + 1)
         age_F = state["frame"] + frame_F - event_frame_E[answer_F]
         scored_F = event_frame_E[answer_F] != NEVER
@@ -224,7 +278,7 @@ class CollisionRules:
         tokens[:, -2] = ASK_TOKEN + asked_F // NUM_COLORS
         tokens[:, -1] = ASK_TOKEN + asked_F % NUM_COLORS
         targets = np.full_like(tokens, IGNORE)
-        targets[:, -1] = np.where(scored_F, event_quadrant_E[answer_F], IGNORE)
+        targets[:, -1] = np.where(scored_F, event_quadrant_E[answer_F], unknown_F)
         distance = np.full_like(tokens, UNKNOWN)
         # The collision's frame must be in sight from its first token on.
         distance[:, -1] = np.where(scored_F, FRAME_TOKENS * (age_F + 1) - 1, UNKNOWN)
@@ -234,10 +288,13 @@ class CollisionRules:
         last_E = last_event(np.arange(NUM_PAIRS), num_frames)
         after: RowState = {
             "frame": state["frame"] + num_frames,
+            "taught": state["taught"],
+            "ease": state["ease"],
             "extent": state["extent"],
             "position": np.stack([positions[-1] for positions, _ in walks]),
             "velocity": np.array([velocity for _, velocity in walks]),
             "color": color_FP[-1],
+            "color_changes": state["color_changes"],
             "last_frame": event_frame_E[last_E],
             "last_quadrant": event_quadrant_E[last_E],
             "latest_pair": int(latest_F[-1]),
@@ -298,12 +355,21 @@ def _draw_velocities(rng: np.random.Generator) -> Iterator[list[float]]:
         yield from rng.normal(0, SPEED, (_VELOCITIES, 2)).tolist()
 
 
-def _draw_colors(rng: np.random.Generator, color_P: Ints, num_frames: int) -> Ints:
+def _draw_colors(rng: np.random.Generator, color_P: Ints, num_frames: int, probability: float) -> Ints:
     """Colors [F, P] after each frame's chance of a change."""
     shape = (num_frames, NUM_PARTICLES)
-    changes_FP = rng.random(shape) < COLOR_CHANGE_PROBABILITY
+    changes_FP = rng.random(shape) < probability
     color_1FP = np.concatenate([color_P[None], rng.integers(NUM_COLORS, size=shape)])
     # Slot 0 is the color before; each frame shows the latest slot that counts.
     slot_FP = np.where(changes_FP, np.arange(1, num_frames + 1)[:, None], 0)
     slot_FP = np.maximum.accumulate(slot_FP, axis=0)
     return np.take_along_axis(color_1FP, slot_FP, axis=0)
+
+
+def _between(last: float, first: float, ease: float) -> float:
+    """From the first at ease 1 to the last at 0, geometrically."""
+    return float(last ** (1.0 - ease) * first**ease)
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))

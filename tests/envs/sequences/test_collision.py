@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from envs.sequences.collision import (
     CHUNK_FRAMES,
     FRAME_TOKENS,
+    NEVER_TARGET,
     CollisionRules,
     EasyQuestion,
     walk,
@@ -185,6 +187,19 @@ def statistics(row: Shown) -> dict[str, float]:
     return numbers
 
 
+def different(
+    ours: list[dict[str, float]], theirs: list[dict[str, float]]
+) -> dict[str, tuple[float, float, float]]:
+    """The numbers whose means differ by 4.5 standard errors or more: both means, and that error."""
+    far = {}
+    for name in ours[0]:
+        left, right = (np.array([numbers[name] for numbers in rows]) for rows in (ours, theirs))
+        error = np.hypot(left.std(ddof=1) / len(left) ** 0.5, right.std(ddof=1) / len(right) ** 0.5)
+        if abs(left.mean() - right.mean()) > 4.5 * error + 1e-9:
+            far[name] = (float(left.mean()), float(right.mean()), float(error))
+    return far
+
+
 def slow_row(seed: int, easy_question: EasyQuestion) -> Shown:
     row = list(itertools.islice(frames(random.Random(seed), easy_question), ROW_FRAMES))
     return Shown(
@@ -206,14 +221,7 @@ def test_the_distribution_equals_the_slow_loop(easy_question: EasyQuestion) -> N
     seen = shown(stream, ROW_FRAMES)
     fast = [statistics(Shown(*(array[row] for array in seen))) for row in range(FAST_ROWS)]
     slow = [statistics(slow_row(seed, easy_question)) for seed in range(SLOW_ROWS)]
-    far = {}
-    for name in fast[0]:
-        ours = np.array([numbers[name] for numbers in fast])
-        theirs = np.array([numbers[name] for numbers in slow])
-        error = np.hypot(ours.std(ddof=1) / len(ours) ** 0.5, theirs.std(ddof=1) / len(theirs) ** 0.5)
-        if abs(ours.mean() - theirs.mean()) > 4.5 * error + 1e-9:
-            far[name] = (float(ours.mean()), float(theirs.mean()), float(error))
-    assert not far
+    assert not different(fast, slow)
 
 
 def _latest(seen: Shown) -> NDArray[np.int64]:
@@ -293,22 +301,105 @@ def test_rows_that_begin_anew() -> None:
         assert (block.distance[row][known] <= since[known]).all()
 
 
-def test_a_smaller_box_has_more_collisions() -> None:
-    rules = CollisionRules(smallest_box=3, max_episode_frames=64, min_episode_frames=64)
-    stream = GeneratedStream(rules, num_rows=8)
-    block = stream.read(FRAME_TOKENS * 4_096)
-    frames = block.tokens.reshape(8, -1, 64, FRAME_TOKENS)[..., [0, 1, 3, 4]] % 16  # the first rows are whole
-    sides = (frames.max(2) - frames.min(2)).reshape(8, -1, 2, 2).max((2, 3)).ravel()
-    assert sides.min() <= 4
-    assert sides.max() >= 10
-    together = (frames[..., :2] == frames[..., 2:]).all(3).mean(2).ravel()
-    assert together[sides <= 5].mean() > 4 * together[sides >= 9].mean()
-    assert frames.min() == 0
-    assert frames.max() == 15
+LESSON = CollisionRules(
+    max_episode_frames=64, min_episode_frames=64, lesson_frames=1_000_000, lesson_begins=0.9
+)
+"""as easy as at first for as long as a test looks"""
+
+
+def lesson_rows(rules: CollisionRules, num_frames: int) -> list[Shown]:
+    """What was shown in each whole row of eight slots."""
+    num_slots = 8
+    stream, twin = (GeneratedStream(rules, num_rows=num_slots, seed=5) for _ in range(2))
+    seen = shown(stream, num_frames)
+    first = twin.read(num_frames * FRAME_TOKENS).is_first.reshape(num_slots, num_frames, FRAME_TOKENS)[..., 0]
+    rows = []
+    for slot in range(num_slots):
+        starts = np.flatnonzero(first[slot])
+        for begin, end in itertools.pairwise(starts):
+            rows.append(Shown(*(array[slot, begin:end] for array in seen)))
+    return rows
+
+
+def test_every_target_of_a_lesson_follows_from_what_was_shown() -> None:
+    """A loop over the frames: what is asked about has collided, or is present, and "never" is an answer."""
+    num_present = num_asked = num_never = 0
+    for row in lesson_rows(LESSON, 4_096):
+        last: dict[tuple[int, ...], tuple[int, int]] = {}
+        for number in range(len(row.targets)):
+            colors = tuple(row.colors[number].tolist())
+            asked = tuple(row.asked[number].tolist())
+            if (row.cells[number, 0] == row.cells[number, 1]).all():
+                y, x = row.cells[number, 0]
+                last[colors] = (number, int(y > 7) * 2 + int(x > 7))
+            if last:
+                assert asked in last or asked == colors
+                num_present += asked == colors and colors not in last
+                num_asked += 1
+            if asked in last:
+                when, quadrant = last[asked]
+                assert row.targets[number] == quadrant
+                assert row.ages[number] == number - when
+            else:
+                assert row.targets[number] == NEVER_TARGET
+                assert row.ages[number] == -1
+                num_never += 1
+    assert 0.2 * num_asked < num_present < 0.4 * num_asked, "0.4 of questions are of the present colors"
+    assert num_never > 1_000
+
+
+def test_a_lesson_begins_with_short_rows_small_boxes_and_other_colors() -> None:
+    rows = lesson_rows(LESSON, 8_192)
+    lengths = np.array([len(row.targets) for row in rows])
+    assert (lengths.min(), lengths.max()) == (1, 32)
+    assert np.median(lengths) == pytest.approx(33**0.5, rel=0.3), "log-uniform"
+    long = [row for row in rows if len(row.targets) >= 24]
+    sides = np.array([np.ptp(row.cells, axis=0).max() for row in long])
+    together = np.array([(row.cells[:, 0] == row.cells[:, 1]).all(axis=1).mean() for row in long])
+    assert sides.min() <= 3
+    assert sides.max() >= 12
+    assert together[sides <= 4].mean() > 4 * together[sides >= 8].mean()
+    stay = np.array([(row.colors[1:] == row.colors[:-1]).mean() for row in long])
+    assert stay.min() < 0.4
+    assert stay.max() > 0.9
+
+
+def test_a_lesson_ends_with_the_rules_as_they_are() -> None:
+    """After it nothing differs in distribution from rows that never had one."""
+    plain = CollisionRules(min_episode_frames=512, max_episode_frames=512)
+    taught = replace(plain, lesson_frames=20_000)
+    after, without = (GeneratedStream(rules, num_rows=FAST_ROWS, seed=7) for rules in (taught, plain))
+    for stream in (after, without):  # each slot is somewhere in a row then
+        stream.read(30_000 * FRAME_TOKENS)
+    ours, theirs = (shown(stream, 8_192) for stream in (after, without))
+    assert not (ours.targets == NEVER_TARGET).any()
+    per_row = [
+        [statistics(Shown(*(array[row] for array in seen))) for row in range(FAST_ROWS)]
+        for seen in (ours, theirs)
+    ]
+    assert not different(*per_row)
+
+
+def test_a_lesson_becomes_harder() -> None:
+    """Longer rows, fewer collisions, and less often "never"."""
+    rules = CollisionRules(min_episode_frames=64, max_episode_frames=256, lesson_frames=60_000)
+    stream = GeneratedStream(rules, num_rows=8, seed=1)
+    lengths, never, hits = [], [], []
+    for _ in range(3):
+        twin = GeneratedStream(rules, num_rows=8, seed=1)
+        twin.load_state_dict(stream.state_dict())
+        seen = shown(stream, 20_000)
+        first = twin.read(20_000 * FRAME_TOKENS).is_first
+        lengths.append(8 * 20_000 / first.sum())
+        never.append((seen.targets == NEVER_TARGET).mean())
+        hits.append((seen.cells[:, :, 0] == seen.cells[:, :, 1]).all(axis=2).mean())
+    assert lengths[0] < lengths[1] < lengths[2]
+    assert never[0] > never[1] > never[2] > 0
+    assert hits[0] > hits[1] > hits[2] > 0
 
 
 def test_rows_that_begin_anew_go_on_exactly() -> None:
-    rules = CollisionRules(max_episode_frames=50, smallest_box=4, warm_up_frames=7)
+    rules = CollisionRules(max_episode_frames=50, lesson_frames=500, lesson_begins=0.5, warm_up_frames=7)
     stream, other = (GeneratedStream(rules, num_rows=3, seed=4) for _ in range(2))
     stream.read(1_003)
     other.load_state_dict(stream.state_dict())
@@ -319,8 +410,12 @@ def test_rows_that_begin_anew_go_on_exactly() -> None:
 def test_impossible_rows_are_refused() -> None:
     with pytest.raises(ValueError, match=r"max_episode_frames \(10\) must be 0 or at least"):
         CollisionRules(max_episode_frames=10)
-    with pytest.raises(ValueError, match="smallest_box must be at most 15 cells, got 16"):
-        CollisionRules(smallest_box=16)
+    with pytest.raises(ValueError, match="lesson_frames needs rows that begin anew: give max_episode_frames"):
+        CollisionRules(lesson_frames=100)
+    with pytest.raises(ValueError, match=r"lesson_begins must lie in \[0, 1\), got 1"):
+        CollisionRules(lesson_begins=1.0)
+    with pytest.raises(ValueError, match="lesson_frames must be at least 0, got -1"):
+        CollisionRules(lesson_frames=-1)
 
 
 def test_the_easy_question_may_be_the_only_one() -> None:
