@@ -82,10 +82,11 @@ def run(command: EvaluateSequenceCommand) -> SequenceScore:
     tokens = command.tokens
     if tokens is None and command.split == "train":
         tokens = WHOLE_TRAIN_TOKENS
-    by_distance = ErrorByDistance()
+    stream = trained.stream(command.split, num_rows=command.num_rows)
+    by_distance = ErrorByDistance(stream.chance_accuracy)
     score = evaluate(
         trained.model,
-        trained.stream(command.split, num_rows=command.num_rows),
+        stream,
         block_size=command.block_size or trained.config.block_size,
         max_tokens=tokens,
         max_span=command.max_span,
@@ -94,12 +95,18 @@ def run(command: EvaluateSequenceCommand) -> SequenceScore:
     return replace(score, extra=by_distance.shares())
 
 
-class ErrorByDistance:
-    """Losses by how far back the needed token lies, in powers of 4."""
+WINDOWS = (1_024, 4_096, 16_384, 65_536)
+"""tokens that an oracle sees, with which a model is compared on the very tokens it was judged on"""
 
-    def __init__(self) -> None:
-        """Nothing yet."""
+
+class ErrorByDistance:
+    """Losses by how far back the needed token lies, in powers of 4, and what a window could do at best."""
+
+    def __init__(self, chance_accuracy: float | None) -> None:
+        """Nothing yet; a task that knows how good guessing is has an oracle (`envs.sequences.oracle`)."""
+        self._chance_accuracy = chance_accuracy
         self._sums: NDArray[np.float64] = np.zeros((2, 32))
+        self._out_of_sight = np.zeros(len(WINDOWS), dtype=np.int64)
 
     def add(self, block: Block, losses: torch.Tensor) -> None:
         """Take in a block and the losses of its scored targets."""
@@ -108,14 +115,25 @@ class ErrorByDistance:
         power = np.ceil(np.log(np.maximum(distance[known], 1)) / np.log(4)).astype(np.int64)
         np.add.at(self._sums[0], power, losses.cpu().numpy()[known])
         np.add.at(self._sums[1], power, 1.0)
+        self._out_of_sight += (distance[known, None] >= WINDOWS).sum(0)
 
     def shares(self) -> dict[str, str]:
-        """Mean loss and number of targets for each class of distances that occurs."""
-        return {
+        """Mean loss and number of targets for each class of distances that occurs; errors of oracles."""
+        losses = {
             f"loss_up_to_{4**power:,}_tokens_back": f"{total / count:.4f} nats ({int(count):,} targets)"
             for power, (total, count) in enumerate(self._sums.T)
             if count
         }
+        known = self._sums[1].sum()
+        if self._chance_accuracy is None or not known:
+            return losses
+        errors = (1.0 - self._chance_accuracy) * self._out_of_sight / known
+        oracles = {
+            f"error_of_an_oracle_that_sees_{window:,}_tokens": f"{error:.2%}"
+            for window, error in zip(WINDOWS, errors, strict=True)
+            if error
+        }
+        return losses | oracles
 
 
 if __name__ == "__main__":

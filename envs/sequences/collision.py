@@ -28,13 +28,16 @@ that was not shown.
 
 Collisions are rare (one frame in 250), and from these rules alone a small model learns nothing. A lesson
 (`lesson_frames`) begins with short rows in small boxes, where there are many, and with colors that change
-often, so that a pair of them tells a few frames from all others. Asked is about pairs that have collided,
-or about the present colors, and "never" is an answer too: in every frame it teaches what a collision is,
-and whose. All of this goes over into the rules as they are.
+often, so that a pair of them tells a few frames from all others. Asked is about the present colors or, as
+long as the lesson lasts, about a pair that has collided in this row (any, if none has), never with the easy
+question at first; and "never" is an answer too: in every frame it teaches what a collision is, and whose.
+With every new row this goes over further into the rules as they are: lengths, boxes and colors
+geometrically, what is asked and whether "never" is scored linearly.
 
 Shape letters:
     F  frames drawn at a time
-    P  particles
+    P  particles                  N  pairs of colors
+    H  collisions in these frames
     E  events: collisions, in the order of pair and time
 """
 
@@ -49,7 +52,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.sequences.generated import Piece, RowState
-from envs.sequences.stream import IGNORE, UNKNOWN, require_whole_numbers
+from envs.sequences.stream import IGNORE, UNKNOWN, require_numbers, require_whole_numbers
 
 GRID_SIZE = 16
 EXTENT = GRID_SIZE - 1.0
@@ -77,7 +80,7 @@ LESSON_MAX_FRAMES = 32
 """of a row, at the beginning of a lesson"""
 LESSON_BOX = 2.0
 """side of the smallest box then, in cells"""
-LESSON_COLOR_CHANGES = 1.0
+LESSON_COLOR_CHANGE_PROBABILITY = 1.0
 """probability of a new color, at most, then"""
 LESSON_PRESENT = 0.4
 """share of questions then that are about the present colors"""
@@ -95,15 +98,16 @@ class CollisionRules:
     easy_question: EasyQuestion = "latest"
     """the pair that collided last, or the particles' current colors (as published)"""
     easy_probability: float = EASY_PROBABILITY
-    """of asking the easy question. With 1.0 and `latest` colors do not matter: easier to learn first"""
+    """of asking the easy question"""
     warm_up_frames: int = 0
     """frames before a row begins; what collides in them can be asked about, though never shown"""
     max_episode_frames: int = 0
     """a row begins anew after so many frames at most; 0: never"""
     min_episode_frames: int = 32
-    """and after so many at least; in between, lengths are log-uniform"""
+    """and after so many at least, once a lesson is over; in between, lengths are log-uniform"""
     lesson_frames: int = 0
-    """the first so many frames of a row lead from easy to the rules as they are; 0: no lesson"""
+    """over the first so many frames of each row of the batch, counted on when it begins anew, it becomes
+    harder, from easy to the rules as they are; 0: no lesson"""
     lesson_begins: float = 0.0
     """for this share of them it stays as easy as it was at first"""
 
@@ -111,6 +115,7 @@ class CollisionRules:
         """Check the arguments."""
         if self.easy_question not in ("latest", "current"):
             raise ValueError(f"easy_question must be 'latest' or 'current', got {self.easy_question!r}")
+        require_numbers(easy_probability=self.easy_probability, lesson_begins=self.lesson_begins)
         if not 0.0 <= self.easy_probability <= 1.0:
             raise ValueError(f"easy_probability must lie in [0, 1], got {self.easy_probability}")
         require_whole_numbers(
@@ -122,7 +127,13 @@ class CollisionRules:
         if not 0.0 <= self.lesson_begins < 1.0:
             raise ValueError(f"lesson_begins must lie in [0, 1), got {self.lesson_begins}")
         if self.lesson_frames and not self.max_episode_frames:
-            raise ValueError("lesson_frames needs rows that begin anew: give max_episode_frames too")
+            raise ValueError(
+                "lesson_frames needs rows that begin anew: give max_episode_frames too, or lesson_frames=0"
+            )
+        if self.lesson_frames and self.warm_up_frames:
+            raise ValueError(
+                "lesson_frames and warm_up_frames exclude each other: a lesson asks about what was shown"
+            )
         if 0 < self.max_episode_frames < self.min_episode_frames:
             raise ValueError(
                 f"max_episode_frames ({self.max_episode_frames}) must be 0 or at least min_episode_frames "
@@ -145,9 +156,9 @@ class CollisionRules:
         return NEVER_TARGET + 1
 
     @property
-    def chance_accuracy(self) -> float:
-        """The box is symmetric."""
-        return 1 / NEVER_TARGET
+    def chance_accuracy(self) -> float | None:
+        """The box is symmetric; in a lesson, which says "never" more and more seldom, nobody knows."""
+        return None if self.lesson_frames else 1 / NEVER_TARGET
 
     def start(self, rng: np.random.Generator) -> RowState:
         """Place the particles and let the warm-up pass."""
@@ -163,13 +174,13 @@ class CollisionRules:
 
     def _start(self, rng: np.random.Generator, taught: int) -> RowState:
         """Begin anew after so many frames."""
-        ease = self._ease(taught)
+        ease = self.ease(taught)
         extent = EXTENT
-        color_changes = COLOR_CHANGE_PROBABILITY
+        color_change_probability = COLOR_CHANGE_PROBABILITY
         if ease:
-            extent = _log_uniform(rng, _between(EXTENT, LESSON_BOX, ease), EXTENT)
-            most = _between(COLOR_CHANGE_PROBABILITY, LESSON_COLOR_CHANGES, ease)
-            color_changes = _log_uniform(rng, COLOR_CHANGE_PROBABILITY, most)
+            extent = _log_uniform(rng, _between(LESSON_BOX, EXTENT, ease), EXTENT)
+            most = _between(LESSON_COLOR_CHANGE_PROBABILITY, COLOR_CHANGE_PROBABILITY, ease)
+            color_change_probability = _log_uniform(rng, COLOR_CHANGE_PROBABILITY, most)
         state: RowState = {
             "frame": -self.warm_up_frames,
             "taught": taught,
@@ -178,7 +189,7 @@ class CollisionRules:
             "position": rng.uniform(0, extent, (NUM_PARTICLES, 2)),
             "velocity": rng.normal(0, SPEED, (NUM_PARTICLES, 2)),
             "color": rng.integers(NUM_COLORS, size=NUM_PARTICLES),
-            "color_changes": color_changes,
+            "color_change_probability": color_change_probability,
             "last_frame": np.full(NUM_PAIRS, NEVER),
             "last_quadrant": np.zeros(NUM_PAIRS, dtype=np.int64),
             "latest_pair": -1,
@@ -188,8 +199,8 @@ class CollisionRules:
             _, state = self._simulate(rng, state, min(CHUNK_FRAMES, -state["frame"]))
         return state
 
-    def _ease(self, taught: int) -> float:
-        """How easy it is after so many frames: 1 at first, 0 when the lesson is over."""
+    def ease(self, taught: int) -> float:
+        """How easy a row is that begins after so many frames: 1 at first, 0 when the lesson is over."""
         if taught >= self.lesson_frames:
             return 0.0
         return min(1.0, (1.0 - taught / self.lesson_frames) / (1.0 - self.lesson_begins))
@@ -198,9 +209,10 @@ class CollisionRules:
         """Frames until the row begins anew; 0: never."""
         if not self.max_episode_frames:
             return 0
-        low = _between(self.min_episode_frames, LESSON_MIN_FRAMES, ease)
-        high = _between(self.max_episode_frames, LESSON_MAX_FRAMES, ease)
-        return min(self.max_episode_frames, int(_log_uniform(rng, low, high + 1)))
+        longest = self.max_episode_frames
+        low = _between(LESSON_MIN_FRAMES, self.min_episode_frames, ease)
+        high = _between(min(LESSON_MAX_FRAMES, longest), longest, ease)
+        return min(longest, int(_log_uniform(rng, low, high + 1)))
 
     def _draw_pairs(
         self, rng: np.random.Generator, state: RowState, hit_H: Ints, pair_F: Ints
@@ -232,7 +244,7 @@ class CollisionRules:
         corner = (EXTENT - state["extent"]) / 2
         position_FP2 = corner + np.stack([positions for positions, _ in walks], axis=1)
         cell_FP2 = np.rint(position_FP2).astype(np.int64)
-        color_FP = _draw_colors(rng, state["color"], num_frames, state["color_changes"])
+        color_FP = _draw_colors(rng, state["color"], num_frames, state["color_change_probability"])
         pair_F = color_FP[:, 0] * NUM_COLORS + color_FP[:, 1]
 
         # Collisions: those of this chunk, and before them each pair's last one from earlier chunks.
@@ -258,10 +270,10 @@ class CollisionRules:
         latest_F = latest_of_hits[num_hits_F]
         easy_F = (rng.random(num_frames) < self.easy_probability * (1.0 - state["ease"])) & (latest_F >= 0)
         easy_pair_F = latest_F if self.easy_question == "latest" else pair_F
-        unknown_F = np.full(num_frames, IGNORE)
+        uncollided_F = np.full(num_frames, IGNORE)
         if state["ease"]:
             other_F, never_F = self._draw_pairs(rng, state, hit_H, pair_F)
-            unknown_F[never_F] = NEVER_TARGET
+            uncollided_F[never_F] = NEVER_TARGET
         else:
             other_F = rng.integers(NUM_PAIRS, size=num_frames)
         asked_F = np.where(easy_F, easy_pair_F, other_F)
@@ -278,7 +290,7 @@ class CollisionRules:
         tokens[:, -2] = ASK_TOKEN + asked_F // NUM_COLORS
         tokens[:, -1] = ASK_TOKEN + asked_F % NUM_COLORS
         targets = np.full_like(tokens, IGNORE)
-        targets[:, -1] = np.where(scored_F, event_quadrant_E[answer_F], unknown_F)
+        targets[:, -1] = np.where(scored_F, event_quadrant_E[answer_F], uncollided_F)
         distance = np.full_like(tokens, UNKNOWN)
         # The collision's frame must be in sight from its first token on.
         distance[:, -1] = np.where(scored_F, FRAME_TOKENS * (age_F + 1) - 1, UNKNOWN)
@@ -294,7 +306,7 @@ class CollisionRules:
             "position": np.stack([positions[-1] for positions, _ in walks]),
             "velocity": np.array([velocity for _, velocity in walks]),
             "color": color_FP[-1],
-            "color_changes": state["color_changes"],
+            "color_change_probability": state["color_change_probability"],
             "last_frame": event_frame_E[last_E],
             "last_quadrant": event_quadrant_E[last_E],
             "latest_pair": int(latest_F[-1]),
@@ -366,9 +378,9 @@ def _draw_colors(rng: np.random.Generator, color_P: Ints, num_frames: int, proba
     return np.take_along_axis(color_1FP, slot_FP, axis=0)
 
 
-def _between(last: float, first: float, ease: float) -> float:
-    """From the first at ease 1 to the last at 0, geometrically."""
-    return float(last ** (1.0 - ease) * first**ease)
+def _between(easy: float, plain: float, ease: float) -> float:
+    """From one at ease 1 to the other at 0, geometrically."""
+    return float(plain ** (1.0 - ease) * easy**ease)
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -46,8 +46,8 @@ class Rules(Protocol):
         """Targets are below it."""
 
     @property
-    def chance_accuracy(self) -> float:
-        """Of guessing without memory."""
+    def chance_accuracy(self) -> float | None:
+        """Of guessing without memory; None: nobody knows."""
 
     def start(self, rng: np.random.Generator) -> RowState:
         """Begin a row."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -208,3 +208,14 @@ def require_whole_numbers(**values: tuple[Any, int]) -> None:
             raise ValueError(f"{name} must be a whole number, got {value!r}")
         if int(value) < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def require_numbers(**values: Any) -> None:
+    """Check arguments given as name=value.
+
+    Raises:
+        ValueError: one is no number; the message names it.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise ValueError(f"{name} must be a number, got {value!r}")

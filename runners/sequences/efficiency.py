@@ -126,6 +126,7 @@ class SequenceBenchmarkCommand:
             "model.width": self.width,
             "model.num-layers": self.num_layers,
             "model.num-heads": self.num_heads,
+            "model.null-memory": "false",
             "num-rows": self.num_rows,
             "block-size": self.block_size,
             "total-updates": self.updates,

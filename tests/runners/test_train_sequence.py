@@ -22,7 +22,9 @@ from agents.archive import read_archive
 from agents.ranks import Ranks
 from configs import sequence_schema
 from configs.sequence_schema import SequenceConfig, load
+from envs.sequences.oracle import window_errors
 from envs.sequences.stream import IGNORE
+from envs.sequences.tasks import make_stream
 from runners import benchmark, evaluate_sequence, measure_streams, train_sequence
 from runners.evaluation import wilson_interval
 from runners.run_folder import RunFolder
@@ -506,6 +508,24 @@ def test_copy_is_judged_by_distance(tmp_path: Path) -> None:
     result = json.loads(file.read_text())
     assert result["error"] == pytest.approx(15 / 16, abs=0.1)
     assert any("64_tokens" in name for name in result)
+
+
+def test_oracles_are_judged_on_the_same_tokens() -> None:
+    """What `evaluate_sequence.py` says of them is what `window_errors` finds in the stream."""
+    arguments: dict[str, Any] = {"split": "test", "num_rows": 3, "seed": 4}
+    stream = make_stream("collision", **arguments)
+    judge = evaluate_sequence.ErrorByDistance(stream.chance_accuracy)
+    for _ in range(4):
+        block = stream.read(16_384)
+        judge.add(block, torch.zeros(int((block.targets != IGNORE).sum())))
+    errors = window_errors(make_stream("collision", **arguments), evaluate_sequence.WINDOWS, 65_536).error
+    told = {name: value for name, value in judge.shares().items() if "oracle" in name}
+    assert told == {
+        f"error_of_an_oracle_that_sees_{window:,}_tokens": f"{error:.2%}"
+        for window, error in errors.items()
+        if error
+    }
+    assert len(told) == 3, "all of them but the longest, which sees everything"
 
 
 def test_the_efficiency_table(text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
