@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from configs import command_line
 from configs.command_line import or_exit
+from envs.sequences.oracle import WINDOWS, errors_by_window
 from envs.sequences.stream import IGNORE, UNKNOWN, Block
 from runners.progress import ProgressDisplay
 from runners.run_folder import write_json_atomically
@@ -95,10 +96,6 @@ def run(command: EvaluateSequenceCommand) -> SequenceScore:
     return replace(score, extra=by_distance.shares())
 
 
-WINDOWS = (1_024, 4_096, 16_384, 65_536)
-"""tokens that an oracle sees, with which a model is compared on the very tokens it was judged on"""
-
-
 class ErrorByDistance:
     """Losses by how far back the needed token lies, in powers of 4, and what a window could do at best."""
 
@@ -106,7 +103,7 @@ class ErrorByDistance:
         """Nothing yet; a task that knows how good guessing is has an oracle (`envs.sequences.oracle`)."""
         self._chance_accuracy = chance_accuracy
         self._sums: NDArray[np.float64] = np.zeros((2, 32))
-        self._out_of_sight = np.zeros(len(WINDOWS), dtype=np.int64)
+        self._distances: list[NDArray[np.int32]] = []
 
     def add(self, block: Block, losses: torch.Tensor) -> None:
         """Take in a block and the losses of its scored targets."""
@@ -115,7 +112,7 @@ class ErrorByDistance:
         power = np.ceil(np.log(np.maximum(distance[known], 1)) / np.log(4)).astype(np.int64)
         np.add.at(self._sums[0], power, losses.cpu().numpy()[known])
         np.add.at(self._sums[1], power, 1.0)
-        self._out_of_sight += (distance[known, None] >= WINDOWS).sum(0)
+        self._distances.append(distance[known])
 
     def shares(self) -> dict[str, str]:
         """Mean loss and number of targets for each class of distances that occurs; errors of oracles."""
@@ -124,13 +121,12 @@ class ErrorByDistance:
             for power, (total, count) in enumerate(self._sums.T)
             if count
         }
-        known = self._sums[1].sum()
-        if self._chance_accuracy is None or not known:
+        if self._chance_accuracy is None or not losses:
             return losses
-        errors = (1.0 - self._chance_accuracy) * self._out_of_sight / known
+        errors = errors_by_window(np.concatenate(self._distances), WINDOWS, 1.0 - self._chance_accuracy)
         oracles = {
             f"error_of_an_oracle_that_sees_{window:,}_tokens": f"{error:.2%}"
-            for window, error in zip(WINDOWS, errors, strict=True)
+            for window, error in errors.items()
             if error
         }
         return losses | oracles

@@ -23,12 +23,10 @@ from typing import Any, Literal
 from configs import command_line
 from configs.command_line import or_exit
 from envs.sequences.collision import FRAME_TOKENS
-from envs.sequences.oracle import window_errors
+from envs.sequences.oracle import WINDOWS, window_errors
 from envs.sequences.tasks import TASKS, make_stream
 from runners.progress import ProgressDisplay
 from runners.run_folder import write_json_atomically
-
-WINDOWS = (1_024, 4_096, 16_384, 32_768, 65_536)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

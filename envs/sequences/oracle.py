@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.sequences.stream import IGNORE, UNKNOWN, Stream
 
+WINDOWS = (1_024, 4_096, 16_384, 32_768, 65_536)
+"""tokens that the oracles of the project's tables see"""
 _BLOCK_TOKENS = 8_192
 
 
@@ -51,8 +55,15 @@ def window_errors(stream: Stream, windows: Sequence[int], num_tokens: int) -> Wi
         raise ValueError(f"num_tokens ({num_tokens}) is too few: nothing was scored")
     chance_error = 1 - stream.chance_accuracy
     return WindowErrors(
-        error={window: chance_error * float((distances >= window).mean()) for window in windows},
+        error=errors_by_window(distances, windows, chance_error),
         chance_error=chance_error,
         num_targets_scored=len(distances),
         median_distance=float(np.median(distances)),
     )
+
+
+def errors_by_window(
+    distances: NDArray[np.integer[Any]], windows: Sequence[int], chance_error: float
+) -> dict[int, float]:
+    """Errors of oracles that see so many tokens, from how far back each target's answer lies."""
+    return {window: chance_error * float((distances >= window).mean()) for window in windows}

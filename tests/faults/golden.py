@@ -4,7 +4,7 @@
 
 records them anew; the changelog says why. The numbers hold for one version of torch and NumPy and one
 processor, which are recorded too: with the same instructions another one's matrix products round differently.
-There the first few updates must agree to `TOLERANCE`.
+There the updates must agree to `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ RUNS: dict[str, tuple[str, ...]] = {
     "ppo-transformer-xl-cartpole": (*_SIZE, "--env", "CartPole-v1", "--memory", "transformer-xl"),
 }
 """fifty updates each"""
-ELSEWHERE_UPDATES = 4
-"""so many are compared on another processor: from there on CartPole goes a way of its own"""
-TOLERANCE = {"rel": 1e-3, "abs": 1e-5}
+ELSEWHERE_UPDATES = {"ppo-transformer-xl-cartpole": 4}
+"""so many are compared on another processor where not all are: CartPole goes a way of its own then"""
+TOLERANCE = {"rel": 1e-4, "abs": 1e-6}
 """on another processor; between two of them 3e-5 was the largest difference, of numbers of at least 0.01"""
 
 METRICS = (

@@ -22,7 +22,7 @@ from agents.archive import read_archive
 from agents.ranks import Ranks
 from configs import sequence_schema
 from configs.sequence_schema import SequenceConfig, load
-from envs.sequences.oracle import window_errors
+from envs.sequences.oracle import WINDOWS, window_errors
 from envs.sequences.stream import IGNORE
 from envs.sequences.tasks import make_stream
 from runners import benchmark, evaluate_sequence, measure_streams, train_sequence
@@ -518,14 +518,14 @@ def test_oracles_are_judged_on_the_same_tokens() -> None:
     for _ in range(4):
         block = stream.read(16_384)
         judge.add(block, torch.zeros(int((block.targets != IGNORE).sum())))
-    errors = window_errors(make_stream("collision", **arguments), evaluate_sequence.WINDOWS, 65_536).error
+    errors = window_errors(make_stream("collision", **arguments), WINDOWS, 65_536).error
     told = {name: value for name, value in judge.shares().items() if "oracle" in name}
     assert told == {
         f"error_of_an_oracle_that_sees_{window:,}_tokens": f"{error:.2%}"
         for window, error in errors.items()
         if error
     }
-    assert len(told) == 3, "all of them but the longest, which sees everything"
+    assert len(told) == 4, "all of them but the longest, which sees everything"
 
 
 def test_the_efficiency_table(text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

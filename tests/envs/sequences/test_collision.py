@@ -324,10 +324,8 @@ def lesson_rows(rules: CollisionRules, num_frames: int, num_rows: int = 8) -> li
 class Questions(NamedTuple):
     """What a loop over the frames of a lesson found out about its questions."""
 
-    collided: int
-    """frames in rows in which something had collided"""
     present: int
-    """of those, frames whose present colors had not, and ..."""
+    """frames whose present colors have not collided, where others have, and ..."""
     asked_present: int
     """... whose question was of them"""
     ranks: list[float]
@@ -342,7 +340,7 @@ class Questions(NamedTuple):
 
 def questions(rows: list[Shown]) -> Questions:
     """Go through them frame by frame, and check every target and age."""
-    collided = present = asked_present = uncollided = never = oldest = 0
+    present = asked_present = uncollided = never = oldest = 0
     ranks = []
     for row in rows:
         last: dict[tuple[int, ...], tuple[int, int]] = {}
@@ -354,7 +352,6 @@ def questions(rows: list[Shown]) -> Questions:
                 last[colors] = (number, int(y > 7) * 2 + int(x > 7))  # pairs stay in the order of their first
             if last:
                 assert asked in last or asked == colors
-                collided += 1
                 if colors not in last:
                     present += 1
                     asked_present += asked == colors
@@ -370,7 +367,7 @@ def questions(rows: list[Shown]) -> Questions:
                 assert row.ages[number] == -1
                 uncollided += 1
                 never += row.targets[number] == NEVER_TARGET
-    return Questions(collided, present, asked_present, ranks, uncollided, never, oldest)
+    return Questions(present, asked_present, ranks, uncollided, never, oldest)
 
 
 def test_every_target_of_a_lesson_follows_from_what_was_shown() -> None:
