@@ -21,7 +21,7 @@ Shape letters:
     M  all memories, W + N, the stored ones first
     S  sets of rows to read: 1 if all heads read the memories as they are stored, else H
     Q  size of a row that is read: D as stored, D / H projected
-    P  first queries of the block that have a position relative to the first C stored memories
+    P  ages for which a query has a score besides
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from agents.relative_positions import BlockPositions
 from agents.retention import SMALLEST_MASK
 
 INVISIBLE = -1e30
@@ -64,12 +65,12 @@ class ExpiringAttention(torch.autograd.Function):
         query_BTHQ: Float[Tensor, "B T H Q"],
         key_BSMQ: Float[Tensor, "B S M Q"],
         value_BSMQ: Float[Tensor, "B S M Q"] | None,
-        near_BHPC: Float[Tensor, "B H P C"] | None,
-        inside_BHTT: Float[Tensor, "B H T T"] | None,
+        position_BTHP: Float[Tensor, "B T H P"],
         expiry_BGM: Float[Tensor, "B G M"],
         stored_time_BT: Float[Tensor, "B T"],
         time_T: Float[Tensor, " T"],
         hidden_BTN: Bool[Tensor, "B T N"],
+        positions: BlockPositions | None,
         need_attention: bool = False,
         need_mask: bool = False,
         never_blind: bool = False,
@@ -84,13 +85,13 @@ class ExpiringAttention(torch.autograd.Function):
                 those written in it, in order.
             value_BSMQ: what is read from them. None: the keys, which are the memories as they are stored
                 (S = 1); no gradient flows into them, but into `written`.
-            near_BHPC: relative position scores of the first queries and stored memories, or None.
-            inside_BHTT: the same among the block's own steps, or None.
+            position_BTHP: what a memory's age adds to its score, where `positions` has it.
             expiry_BGM: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1.
             stored_time_BT: t / R on the same clock as the stored memories see it; infinite for a query
                 that may see none of them.
             time_T: t / R for the memories that come up in the block.
             hidden_BTN: True where a query may not look at one of them, whatever the span.
+            positions: where position_BTHP belongs; None: it has nothing in it.
             need_attention: also give a'_ti.
             need_mask: also give m_ti.
             never_blind: every query sees some memory, whatever has expired.
@@ -117,7 +118,7 @@ class ExpiringAttention(torch.autograd.Function):
         # log(0) itself takes a slow path in the vector library, so it is filled in afterwards. A row
         # of -inf would have no softmax: INVISIBLE is finite, and a query that sees nothing reads zero.
         kept_mask_BTGM = None
-        if need_mask or ctx.needs_input_grad[5]:
+        if need_mask or ctx.needs_input_grad[4]:
             kept_mask_BTGM = mask_BTGM.masked_fill(gone_BTGM, 0.0)
             ctx.mark_non_differentiable(kept_mask_BTGM)
         log_mask_BTGM = mask_BTGM.log_().masked_fill_(gone_BTGM, INVISIBLE)
@@ -125,10 +126,8 @@ class ExpiringAttention(torch.autograd.Function):
         value = key if value_BSMQ is None else value_BSMQ.flatten(0, 1)
         score = torch.bmm(_by_set(query_BTHQ, num_sets), key.transpose(1, 2))
         score_BTHM = _by_query(score, steps, num_sets)
-        if near_BHPC is not None:
-            score_BTHM[:, : near_BHPC.shape[2], :, : near_BHPC.shape[3]] += near_BHPC.transpose(1, 2)
-        if inside_BHTT is not None:
-            score_BTHM[..., num_memories - steps :] += inside_BHTT.transpose(1, 2)
+        if positions is not None:
+            positions.add_to(score_BTHM, position_BTHP)
         score_BTHM += log_mask_BTGM
         attention = score.softmax(-1)
         read_BTHQ = _by_query(torch.bmm(attention, value), steps, num_sets).contiguous()
@@ -143,7 +142,7 @@ class ExpiringAttention(torch.autograd.Function):
         ctx.save_for_backward(query_BTHQ, key, value, attention, kept_mask_BTGM, read_BTHQ, blind_BTG1)
         ctx.num_stored, ctx.num_sets, ctx.as_stored = num_stored, num_sets, value_BSMQ is None
         ctx.num_written = [part.shape[1] for part in written]
-        ctx.near = None if near_BHPC is None else near_BHPC.shape[2:]
+        ctx.positions, ctx.window = positions, position_BTHP.shape[3]
         return read_BTHQ, kept_mask_BTGM, attention_BTHM
 
     @staticmethod
@@ -172,19 +171,17 @@ class ExpiringAttention(torch.autograd.Function):
             grad_key = torch.bmm(grad_score.transpose(1, 2), query).view(shape)
             grad_value = torch.bmm(attention.transpose(1, 2), grad_read).view(shape)
         grad_score_BTHM = _by_query(grad_score, steps, num_sets)
-        grad_expiry = grad_near = grad_inside = None
-        if ctx.needs_input_grad[5]:
+        grad_expiry = grad_position = None
+        if ctx.needs_input_grad[4]:
             # d log m / d m = 1 / m, and m moves only on the ramp.
             flat_BTGM = (mask_BTGM == 0.0) | (mask_BTGM == 1.0)
             shared = mask_BTGM.shape[2] == 1
             grad_log_mask_BTGM = grad_score_BTHM.sum(2, keepdim=True) if shared else grad_score_BTHM
             grad_expiry = (grad_log_mask_BTGM / mask_BTGM.masked_fill(flat_BTGM, torch.inf)).sum(1)
-        if ctx.needs_input_grad[3]:
-            grad_near = grad_score_BTHM[:, : ctx.near[0], :, : ctx.near[1]].transpose(1, 2)
-        if ctx.needs_input_grad[4]:
-            grad_inside = grad_score_BTHM[..., key.shape[1] - steps :].transpose(1, 2)
-        grads = grad_query, grad_key, grad_value, grad_near, grad_inside, grad_expiry
-        return *grads, None, None, None, None, None, None, *grad_written
+        if ctx.positions is not None:
+            grad_position = ctx.positions.gradient(grad_score_BTHM, ctx.window)
+        grads = grad_query, grad_key, grad_value, grad_position, grad_expiry
+        return *grads, None, None, None, None, None, None, None, *grad_written
 
 
 def _by_set(part_BTHX: Tensor, num_sets: int) -> Tensor:

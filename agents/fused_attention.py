@@ -50,15 +50,14 @@ TRAINS_ON = ("cuda",)
 """device types on which FlexAttention has a backward pass"""
 
 
-def obstacle(query_BTHK: Float[Tensor, "B T H K"]) -> str | None:
-    """Why these queries cannot read by the fused path; None: they can."""
-    device, size = query_BTHK.device.type, query_BTHK.shape[3]
+def obstacle(device: str, dtype: torch.dtype, size: int) -> str | None:
+    """Why heads of this size cannot read by the fused path on such a device; None: they can."""
     if torch.is_grad_enabled() and device not in TRAINS_ON:
         return f"FlexAttention trains on {' and '.join(TRAINS_ON)} only, not on {device}"
     if device == "cuda" and size < SMALLEST_HEAD:
         return f"heads must be at least {SMALLEST_HEAD} wide, and are {size}"
-    if device == "cuda" and query_BTHK.dtype not in DTYPES:
-        return f"the model's numbers are {query_BTHK.dtype}"
+    if device == "cuda" and dtype not in DTYPES:
+        return f"the model's numbers are {dtype}"
     return None
 
 

@@ -134,6 +134,10 @@ class Retention(nn.Module):
         """m_ti of equation 3 from r_ti of equation 2: 1 while alive, 0 once expired, linear between."""
         return F.threshold((remaining / self.ramp + 1.0).clamp(max=1.0), SMALLEST_MASK, 0.0)
 
+    def expired(self, remaining: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Where m_ti is 0, to the digit."""
+        return remaining / self.ramp + 1.0 <= SMALLEST_MASK
+
     def penalty(
         self,
         kind: PenaltyKind,

@@ -34,6 +34,7 @@ from agents.expiring_attention import INVISIBLE, ExpiringAttention, projecting_p
 from agents.fused_attention import fused_attention, obstacle
 from agents.leave_one_out import Ablation, leave_one_out
 from agents.memory_state import NEVER, LayerMemory, MemoryState
+from agents.relative_positions import BlockPositions, positions_of_ages
 from agents.retention import FixedSpan, PenaltyKind, Retention, span_shortfall
 
 COMPACTION_INTERVAL_STEPS = 64
@@ -286,8 +287,7 @@ class MemoryLayer(nn.Module):
         batch, heads = x_BD.shape[0], self.num_heads
         retention = self.retention
         h_BD = self.memory_norm(x_BD)
-        query_BHK = self._queries(h_BD)
-        question_BHD = self._questions(query_BHK)
+        question_BHD, position_BHP = self._ask(h_BD, projected=False)
         # One pass over the memories gives the scores of all heads and, last, what the spans depend on.
         probe_1D = retention.probe_1D
         if probe_1D is not None:
@@ -299,19 +299,19 @@ class MemoryLayer(nn.Module):
             span_BGW = torch.minimum(span_BGW, limit_B1.unsqueeze(1))
         age_BW = clock_B.unsqueeze(1) - memory.birth_BW
         mask_BGW = retention.mask(span_BGW - age_BW.unsqueeze(1))
-        strongest_BW = _strongest(mask_BGW)
+        strongest_BW = _largest(mask_BGW)
         seen_BW = strongest_BW > 0.0
         retained_B = seen_BW.sum(1)
-        sees_BG = (retained_B > 0).unsqueeze(1) if retention.num_spans == 1 else (mask_BGW > 0.0).any(2)
         if self.position_window:
-            position_age_BW = self._position_ages(age_BW, memory)
-            score_BHW += self._positions(query_BHK.unsqueeze(2), position_age_BW.unsqueeze(1)).squeeze(2)
+            score_BHW += positions_of_ages(position_BHP, self._position_ages(age_BW, memory))
         score_BHW += _log_mask(mask_BGW)
-        attention_BHW = score_BHW.softmax(-1)  # equation 4: softmax(a + log m) = m exp(a) / sum m exp(a)
+        # Equation 4: softmax(a + log m) = m exp(a) / sum m exp(a); a null memory has a score of 0.
         if self.null_memory:
-            attention_BHW *= score_BHW.logsumexp(-1, keepdim=True).sigmoid()  # beside a score of 0
-        read_BHD = torch.bmm(attention_BHW, memory.hidden_BWD) * sees_BG.unsqueeze(2)
-        y_BD = self.feedforward(x_BD + self._values(read_BHD))
+            attention_BHW = F.pad(score_BHW, (0, 1)).softmax(-1)[..., :-1]
+        else:
+            attention_BHW = score_BHW.softmax(-1) * (mask_BGW > 0.0).any(2, keepdim=True)
+        read_BHD = torch.bmm(attention_BHW, memory.hidden_BWD)
+        y_BD = self.feedforward(x_BD + self._out(read_BHD, projected=False))
 
         written_BGT = retention.spans(
             retention.products(h_BD.unsqueeze(1)), clock_B.unsqueeze(1), pooled_BM=None
@@ -324,10 +324,9 @@ class MemoryLayer(nn.Module):
         )
         if details is not None:
             seen_BHW = attention_BHW * (mask_BGW > 0.0)
-            details.append(MemoryDetail(memory.birth_BW.clone(), span_BGW.amax(1), strongest_BW, seen_BHW))
+            details.append(MemoryDetail(memory.birth_BW.clone(), _largest(span_BGW), strongest_BW, seen_BHW))
         if write:
-            next_mask_BGW = retention.mask(span_BGW - (age_BW + 1).unsqueeze(1))
-            gone_BW = retention.merge(memory, _strongest(next_mask_BGW) <= 0.0)
+            gone_BW = retention.merge(memory, retention.expired(_largest(span_BGW) - (age_BW + 1)))
             memory = self._write(h_BD, memory, clock_B, gone_BW, tag_B)
         return y_BD, memory, report
 
@@ -374,20 +373,19 @@ class MemoryLayer(nn.Module):
             the layers below (of which `ablation` comes in) and of this one.
         """
         h_BTD = self.memory_norm(x_BTD)
-        query_BTHK = self._queries(h_BTD)
-        fused = self._fuses(query_BTHK, penalty)
+        fused = self._fuses(h_BTD, penalty)
         projected = fused or projecting_pays(
             num_steps=h_BTD.shape[1], num_heads=self.num_heads, width=h_BTD.shape[2]
         )
-        question_BTHQ = query_BTHK if projected else self._questions(query_BTHK)
+        question_BTHQ, position_BTHP = self._ask(h_BTD, projected=projected)
         size = self._rows_at_a_time(view, memory)
         # Mixed precision ends here: spans of thousands of steps need every digit.
         with torch.autocast(h_BTD.device.type, enabled=False):
             parts = [
                 self._read(*part, penalty, projected=projected, fused=fused)
                 for part in zip(
-                    torch.split(query_BTHK, size),
                     torch.split(question_BTHQ, size),
+                    torch.split(position_BTHP, size),
                     torch.split(h_BTD, size),
                     memory.split(size),
                     view.split(size),
@@ -412,11 +410,11 @@ class MemoryLayer(nn.Module):
             ablation = Ablation(y_NOD, shortfall_NO)
         return y_BTD, h_BTD, BlockReport(read.span_BGT, read.penalty_B), ablation
 
-    def _fuses(self, query_BTHK: Float[Tensor, "B T H K"], penalty: PenaltyKind | None) -> bool:
+    def _fuses(self, h_BTD: Float[Tensor, "B T D"], penalty: PenaltyKind | None) -> bool:
         """Whether a block takes the fused path; raises ValueError if it must and cannot."""
-        if self.attention == "plain" or (self.attention == "auto" and query_BTHK.device.type != "cuda"):
+        if self.attention == "plain" or (self.attention == "auto" and h_BTD.device.type != "cuda"):
             return False
-        reason = obstacle(query_BTHK)
+        reason = obstacle(h_BTD.device.type, h_BTD.dtype, self.head_size)
         if penalty is not None and (penalty.form == "ramp" or penalty.asks_for_use):
             reason = 'the penalty form "ramp" and use_weight look at every pair, which it never stores'
         if reason is not None and self.attention == "fused":
@@ -433,8 +431,8 @@ class MemoryLayer(nn.Module):
 
     def _read(
         self,
-        query_BTHK: Float[Tensor, "B T H K"],
         question_BTHQ: Float[Tensor, "B T H Q"],
+        position_BTHP: Float[Tensor, "B T H P"],
         h_BTD: Float[Tensor, "B T D"],
         memory: LayerMemory,
         view: BlockView,
@@ -469,25 +467,25 @@ class MemoryLayer(nn.Module):
         )
         mask_BTGM = attention_BTHM = None
         if fused:
-            key_BHMK, value_BHMK = self._projected(hidden, query_BTHK.dtype)
-            position_BHTP = None
-            if self.position_window:
-                position_BHTP = self._position_scores(query_BTHK.to(exact).transpose(1, 2))
+            key_BHMK, value_BHMK = self._projected(hidden, question_BTHQ.dtype)
+            position_BHTP = position_BTHP.transpose(1, 2) if self.position_window else None
             placeless_BM = torch.cat([part.pooled_BW for part in contents], 1)
             if self.null_memory:
                 placeless_BM = _inserted(placeless_BM, num_steps, True)
             birth_BM = birth_BM.masked_fill(placeless_BM, LONG_AGO).clamp_min(LONG_AGO).to(torch.int32)
-            read_BTHQ = fused_attention(query_BTHK, key_BHMK, value_BHMK, position_BHTP, birth_BM, *clocks)
+            read_BTHQ = fused_attention(question_BTHQ, key_BHMK, value_BHMK, position_BHTP, birth_BM, *clocks)
         else:
-            query_BTHK, question_BTHQ = query_BTHK.to(exact), question_BTHQ.to(exact)
             if projected:
                 key_BSMQ, value_BSMQ = self._projected(hidden, exact)
             else:
                 with torch.no_grad():  # the gradient goes to those written in the block, by another way
                     key_BSMQ, value_BSMQ = torch.cat(hidden, 1).unsqueeze(1), None
-            near, inside = self._positions_of_block(query_BTHK.transpose(1, 2), view, memory)
+            positions = None
+            if self.position_window:
+                age_BW = self._position_ages(view.clock_B.unsqueeze(1) - memory.birth_BW, memory)
+                positions = BlockPositions.of(age_BW, num_steps=num_steps, window=self.position_window)
             read_BTHQ, mask_BTGM, attention_BTHM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
-                *(question_BTHQ, key_BSMQ, value_BSMQ, near, inside, *clocks),
+                *(question_BTHQ.to(exact), key_BSMQ, value_BSMQ, position_BTHP, *clocks, positions),
                 penalty is not None and penalty.asks_for_use and retention.learns,
                 penalty is not None and penalty.form == "ramp",
                 self.null_memory,
@@ -528,7 +526,7 @@ class MemoryLayer(nn.Module):
         spans = view.limited([retention.spans_of(part) for part in contents])
         everything = LayerMemory.joined(contents)
         remaining_BGM = torch.cat(spans, 2) + (view.relative(everything.birth_BW) - num_steps).unsqueeze(1)
-        alive_BM = _strongest(retention.mask(remaining_BGM)) > 0.0
+        alive_BM = ~retention.expired(_largest(remaining_BGM))
         return _keep(everything, alive_BM & (torch.cat(episodes, 1) == view.episode_BT[:, -1:]))
 
     def seen(
@@ -539,7 +537,7 @@ class MemoryLayer(nn.Module):
         if limit_B1 is not None:
             span_BGW = torch.minimum(span_BGW, limit_B1.unsqueeze(1))
         age_BW = clock_B.unsqueeze(1) - memory.birth_BW
-        return _strongest(self.retention.mask(span_BGW - age_BW.unsqueeze(1))) > 0.0
+        return ~self.retention.expired(_largest(span_BGW) - age_BW)
 
     def compacted(
         self, memory: LayerMemory, clock_B: Int[Tensor, " B"], limit_B1: Float[Tensor, "B 1"] | None
@@ -547,15 +545,26 @@ class MemoryLayer(nn.Module):
         """Only what a query at this time would see, in the narrowest store."""
         return _keep(memory, self.seen(memory, clock_B, limit_B1))
 
-    def _queries(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N H K"]:
-        """Queries, scaled."""
-        return self.query(h).mul(self.head_size**-0.5).view(*h.shape[:-1], self.num_heads, self.head_size)
+    def _ask(
+        self, h: Float[Tensor, "*N D"], *, projected: bool
+    ) -> tuple[Float[Tensor, "*N H Q"], Float[Tensor, "*N H P"]]:
+        """What queries ask, scaled by K**-0.5: of keys, or of memories as they are stored; and q_t . p_age.
 
-    def _questions(self, query: Float[Tensor, "*N H K"]) -> Float[Tensor, "*N H D"]:
-        """Queries taken through the key projection: what to ask of memories as they are stored."""
-        key_HKD = self.key.weight.view(self.num_heads, self.head_size, -1)
-        question_HND = torch.bmm(query.flatten(0, -3).transpose(0, 1), key_HKD)
-        return question_HND.transpose(0, 1).contiguous().view(*query.shape[:-1], -1)
+        The latter for the ages P to 1, in full precision.
+        """
+        heads, size = self.num_heads, self.head_size
+        query = self.query(h).mul(size**-0.5).view(*h.shape[:-1], heads, size)
+
+        def taken_through(weight_HKX: Tensor) -> Tensor:
+            query_HNK = query.flatten(0, -3).transpose(0, 1)
+            answer_HNX = torch.bmm(query_HNK.to(weight_HKX.dtype), weight_HKX)
+            return answer_HNX.transpose(0, 1).contiguous().view(*h.shape[:-1], heads, -1)
+
+        question = query if projected else taken_through(self.key.weight.view(heads, size, -1))
+        if not self.position_window:
+            return question, query.new_empty(*query.shape[:-1], 0)
+        with torch.autocast(h.device.type, enabled=False):
+            return question, taken_through(self.position_HPK.transpose(1, 2))
 
     def _projected(self, parts: list[Float[Tensor, "B _ D"]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values of every head, both [B, H, M, K], of memories given part by part."""
@@ -571,13 +580,10 @@ class MemoryLayer(nn.Module):
 
     def _out(self, read: Float[Tensor, "*N H Q"], *, projected: bool) -> Float[Tensor, "*N D"]:
         """What was read, from projected values or from memories as they are stored, as the layer adds it."""
-        return self.attention_out(read.flatten(-2)) if projected else self._values(read)
-
-    def _values(self, read: Float[Tensor, "*N H D"]) -> Float[Tensor, "*N D"]:
-        """What was read, taken through the value projection of its head, and out of the attention."""
+        if projected:
+            return self.attention_out(read.flatten(-2))
         value_HDK = self.value.weight.view(self.num_heads, self.head_size, -1).transpose(1, 2)
-        read_HND = read.flatten(0, -3).transpose(0, 1)
-        value_ND = torch.bmm(read_HND, value_HDK).transpose(0, 1).flatten(1)
+        value_ND = torch.bmm(read.flatten(0, -3).transpose(0, 1), value_HDK).transpose(0, 1).flatten(1)
         return self.attention_out(value_ND.view(*read.shape[:-2], value_ND.shape[1]))
 
     # -- relative positions ----------------------------------------------------------------------
@@ -587,56 +593,6 @@ class MemoryLayer(nn.Module):
         if not self.retention.pools:
             return age_BW
         return age_BW.masked_fill(memory.pooled_BW, self.position_window + 1)
-
-    def _position_scores(self, query_BHTK: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T P"]:
-        """q_t . p_age for the ages P to 1."""
-        return torch.matmul(query_BHTK, self.position_HPK.transpose(1, 2))
-
-    def _positions(
-        self, query_BHTK: Float[Tensor, "B H T K"], age_BTM: Int[Tensor, "B T M"]
-    ) -> Float[Tensor, "B H T M"]:
-        """q_t . p_age for ages 1 to P, zero for older memories; queries come scaled by K**-0.5."""
-        score_BHTP = self._position_scores(query_BHTK)
-        index_BTM = (self.position_window - age_BTM).clamp(0, self.position_window - 1)
-        score_BHTM = score_BHTP.gather(3, index_BTM.unsqueeze(1).expand(-1, self.num_heads, -1, -1))
-        return score_BHTM * (age_BTM <= self.position_window).unsqueeze(1)
-
-    def _positions_of_block(
-        self, query_BHTK: Float[Tensor, "B H T K"], view: BlockView, memory: LayerMemory
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The same for a block.
-
-        Returns:
-            Scores [B, H, S, C] of the first S queries and C stored memories: none beyond them are as
-            near as P steps (stores are ordered newest first when a rollout begins, so C is small); and
-            scores [B, H, T, T] inside the block, where ages are known beforehand and need no gather.
-        """
-        if not self.position_window:
-            return None, None
-        inside = self._positions_inside(query_BHTK)
-        age_BW = self._position_ages(view.clock_B.unsqueeze(1) - memory.birth_BW, memory)
-        near_columns = (age_BW <= self.position_window).any(0).nonzero()
-        if not len(near_columns):
-            return None, inside
-        age_B1C = age_BW[:, None, : int(near_columns[-1]) + 1]
-        near = min(self.position_window, query_BHTK.shape[2])
-        age_BSC = age_B1C + torch.arange(near, device=age_B1C.device).unsqueeze(1)
-        return self._positions(query_BHTK[:, :, :near], age_BSC), inside
-
-    def _positions_inside(self, query_BHTK: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T T"]:
-        """q_t . p_(t-i) at [t, i] by the padding trick of Transformer-XL (Dai 2019, appendix B).
-
-        With row t of `score` holding ages P..1 in the columns before the last of T + 1, reading the
-        same numbers in rows of T shifts row t left by T - t: column i then holds age t - i.
-        """
-        batch, heads, num_steps, _ = query_BHTK.shape
-        used = min(self.position_window, num_steps - 1)
-        if used == 0:
-            return query_BHTK.new_zeros(batch, heads, num_steps, num_steps)
-        nearest = self.position_HPK[:, -used:].transpose(1, 2)
-        score = torch.matmul(query_BHTK, nearest)
-        padded = F.pad(score, (num_steps - used, 1))
-        return padded.view(batch, heads, num_steps + 1, num_steps)[:, :, 1:]
 
 
 class MemoryTransformer(nn.Module):
@@ -806,9 +762,9 @@ def _inserted(part: Tensor, before: int, value: float | bool) -> Tensor:
     return torch.cat([part[..., :-before], column, part[..., -before:]], -1)
 
 
-def _strongest(mask_BGW: Float[Tensor, "B G W"]) -> Float[Tensor, "B W"]:
-    """m_ti for the head that sees the memory best."""
-    return mask_BGW.squeeze(1) if mask_BGW.shape[1] == 1 else mask_BGW.amax(1)
+def _largest(number_BGW: Float[Tensor, "B G W"]) -> Float[Tensor, "B W"]:
+    """Span or mask for the head that sees the memory best."""
+    return number_BGW.squeeze(1) if number_BGW.shape[1] == 1 else number_BGW.amax(1)
 
 
 def _log_mask(mask: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

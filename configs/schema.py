@@ -64,6 +64,9 @@ class PPOConfig:
     adam_beta2: float = 0.999
     """how slowly Adam forgets the size of past gradients. A solved task has small ones, and that of a rare
     failure is then a leap of up to 0.1 / sqrt(1 - adam_beta2) learning rates: 3.2, or 1 with 0.99"""
+    adam_eps: float = 1e-5
+    """gradients below it move weights in proportion to their size, and no longer by a whole learning rate:
+    what little is left to learn of a solved task, the critic's noise above all, then unlearns nothing"""
     n_steps: int = 64
     """steps of each environment between two updates; gradients are cut there, memories are not"""
     batch_size: int = 1024
@@ -96,6 +99,7 @@ class PPOConfig:
         """Refuse what cannot work."""
         _check_learning("ppo", self)
         check("ppo.adam_beta2", self.adam_beta2, "[0, 1)")
+        check("ppo.adam_eps", self.adam_eps, "(0, inf)")
         check("ppo.batch_size", self.batch_size, "[1, inf)")
         check("ppo.n_epochs", self.n_epochs, "[1, inf)")
         check("ppo.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
@@ -119,6 +123,8 @@ class A2CConfig:
     """"linear": falls to 0 at `total_steps`; "constant": stays"""
     adam_beta2: float = 0.999
     """how slowly Adam, if it is used, forgets the size of past gradients"""
+    adam_eps: float = 1e-5
+    """gradients below it move weights in proportion to their size, if Adam is used"""
     n_steps: int = 16
     """steps of each environment between two updates; gradients are cut there, memories are not"""
     gamma: float = 0.99
@@ -144,6 +150,7 @@ class A2CConfig:
         """Refuse what cannot work."""
         _check_learning("a2c", self)
         check("a2c.adam_beta2", self.adam_beta2, "[0, 1)")
+        check("a2c.adam_eps", self.adam_eps, "(0, inf)")
         check("a2c.rms_prop_eps", self.rms_prop_eps, "(0, inf)")
         check("a2c.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
 

@@ -108,7 +108,7 @@ def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> Memory
     memory, policy = config.memory, config.policy
     learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
     arguments: dict[str, Any] = to_dict(learning)
-    adam_beta2 = arguments.pop("adam_beta2")
+    adam = {"betas": (ADAM_BETA1, arguments.pop("adam_beta2")), "eps": arguments.pop("adam_eps")}
     if arguments.pop("learning_rate_schedule") == "linear":
         arguments["learning_rate"] = LinearSchedule(learning.learning_rate, 0.0, 1.0)
     return ALGORITHMS[config.algo](
@@ -138,7 +138,7 @@ def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> Memory
             "compression_rate": memory.compression_rate,
             "position_window": memory.position_window,
             # A2C puts RMSprop and its own in their place if told so.
-            "optimizer_kwargs": {"betas": (ADAM_BETA1, adam_beta2)},
+            "optimizer_kwargs": adam,
         },
         normalize_warmup_rollouts=policy.normalize_warmup_rollouts,
         success_window_episodes=config.stop.window_episodes,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from agents.expire_span import ExpireSpan
-from agents.retention import ramp_penalty
+from agents.retention import SMALLEST_MASK, ramp_penalty
 
 
 def spans(module: ExpireSpan, hidden: Tensor) -> Tensor:
@@ -56,7 +56,10 @@ def test_a_memory_never_comes_back(max_span: int, ramp: int, seed: int, scale: f
     span = spans(module, torch.randn(1, 5, 4, generator=generator)).detach()
     assert bool((span >= 0).all())
     assert bool((span <= max_span).all())
-    mask = module.mask(span.unsqueeze(1) - torch.arange(max_span + ramp + 2).view(1, -1, 1))
+    remaining = span.unsqueeze(1) - torch.arange(max_span + ramp + 2).view(1, -1, 1)
+    mask = module.mask(remaining)
+    for close in (remaining, ramp * (SMALLEST_MASK * (1.0 + torch.arange(-9, 10) / 10) - 1.0)):
+        assert torch.equal(module.expired(close), module.mask(close) == 0.0)
     assert float(mask.min()) >= 0.0
     assert float(mask.max()) <= 1.0
     assert bool((mask[:, 1:] <= mask[:, :-1]).all())

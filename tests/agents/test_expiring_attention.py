@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from agents.expiring_attention import ExpiringAttention, projecting_pays
+from agents.relative_positions import BlockPositions
 from agents.transformer import MemoryTransformer, TransformerSettings
 from configs import schema, sequence_schema
 
@@ -22,12 +23,12 @@ def plain_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor | None,
-    near: Tensor,
-    inside: Tensor,
+    position: Tensor,
     expiry: Tensor,
     stored_time: Tensor,
     time: Tensor,
     hidden: Tensor,
+    age: Tensor,
 ) -> Tensor:
     num_memories, steps, heads = key.shape[2], *query.shape[1:3]
     num_stored = num_memories - hidden.shape[2]
@@ -39,17 +40,23 @@ def plain_attention(
     stored_mask = (expiry[..., :num_stored] - stored_time[:, :, None, None]).clamp(0, 1)
     new_mask = (expiry[..., num_stored:] - time[:, None, None]).clamp(0, 1) * ~hidden.unsqueeze(2)
     mask = torch.cat([stored_mask, new_mask], 3)
-    position = torch.zeros(*query.shape[:3], num_memories, dtype=query.dtype).transpose(1, 2).clone()
-    position[:, :, : near.shape[2], : near.shape[3]] += near
-    position[..., num_memories - steps :] += inside
-    score = torch.einsum("bthq,bhmq->bthm", query, key) + position.transpose(1, 2)
+    score = torch.einsum("bthq,bhmq->bthm", query, key)
+    if window := position.shape[3]:
+        step = torch.arange(steps).unsqueeze(1)
+        age_BTW = age.unsqueeze(1) + step
+        pooled_BTN = torch.full((*age_BTW.shape[:2], num_memories - num_stored - steps), window + 1)
+        age_BTT = (step - step.T).expand(len(age), -1, -1)
+        age_BTHM = torch.cat([age_BTW, pooled_BTN, age_BTT], 2).unsqueeze(2)
+        near = (age_BTHM >= 1) & (age_BTHM <= window)
+        for_age = position.gather(3, (window - age_BTHM).clamp(0, window - 1).expand(-1, -1, heads, -1))
+        score = score + for_age * near
     weight = mask * score.exp()
     total = weight.sum(-1, keepdim=True)
     attention = torch.where(total > 0, weight / total.clamp_min(1e-300), 0.0)
     return torch.einsum("bthm,bhmq->bthq", attention, value)
 
 
-NAMES = ("query", "key", "value", "near", "inside", "expiry", "stored_time", "time", "hidden")
+NAMES = ("query", "key", "value", "position", "expiry", "stored_time", "time", "hidden", "age")
 
 
 def inputs(
@@ -75,24 +82,25 @@ def inputs(
     shape = (batch, heads if mask_per_head else 1, num_memories)
     expiry = torch.randint(-2, steps // 2 + 3, shape, generator=g) / 3 + 0.171
     no_stored = torch.rand(batch, steps, generator=g) < 0.3
-    near = int(torch.randint(1, steps + 1, (), generator=g))
-    columns = int(torch.randint(0, num_stored + 1, (), generator=g))
+    window = int(torch.randint(0, steps + 3, (), generator=g))  # also longer than the block
+    # Of each row all different, as they are; in any order, so that near ones lie behind old ones too.
+    age = torch.stack([1 + torch.randperm(num_stored + 4, generator=g)[:num_stored] for _ in range(batch)])
     parts = (
         normal(batch, steps, heads, 4),
         normal(batch, heads if projected else 1, num_memories, 4),
         normal(batch, heads, num_memories, 4) if projected else None,
-        normal(batch, heads, near, columns),
-        normal(batch, heads, steps, steps),
+        normal(batch, steps, heads, window),
         expiry.double(),
         time.masked_fill(no_stored, torch.inf),
         time,
         torch.rand(batch, steps, num_new, generator=g) < 0.4,
+        age,
     )
     return dict(zip(NAMES, parts, strict=True))
 
 
 def learned(parts: dict[str, Any]) -> list[str]:
-    return [name for name in NAMES[:6] if parts[name] is not None]
+    return [name for name in NAMES[:5] if parts[name] is not None]
 
 
 def attend(
@@ -110,7 +118,11 @@ def attend(
         recent = key[:, 0, num_stored:]
         written = [recent[:, :num_first], recent[:, num_first:]]
         key = key.detach()
-    arguments = {**parts, "key": key}.values()
+    position, age = parts["position"], parts["age"]
+    positions = None
+    if position.shape[3]:
+        positions = BlockPositions.of(age, num_steps=position.shape[1], window=position.shape[3])
+    arguments = {**parts, "key": key, "age": positions}.values()
     read, mask, attention = ExpiringAttention.apply(
         *arguments, need_attention, need_mask, never_blind, *written
     )
@@ -177,7 +189,7 @@ def test_expired_memories_contribute_exactly_nothing() -> None:
         name: part.float() if part is not None and part.is_floating_point() else part
         for name, part in inputs(1, 1, 1, 4, 6).items()
     }
-    parts |= {"near": None, "inside": None}
+    parts["position"] = torch.zeros(1, 4, 1, 0)
     parts["expiry"] = torch.tensor([[[9.0] * 3 + [-1.0] * 7]])
     before, _, _ = attend(parts)
     parts["key"][:, :, 3:] *= 1e20

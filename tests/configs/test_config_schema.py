@@ -270,6 +270,8 @@ BAD_COMMAND_LINES = {
     "--ppo.target-kl 0": "ppo.target_kl must be greater than 0",
     "--a2c.rms-prop-eps 0": "a2c.rms_prop_eps must be greater than 0",
     "--ppo.adam-beta2 1": "ppo.adam_beta2 must lie in [0, 1)",
+    "--ppo.adam-eps 0": "ppo.adam_eps must be greater than 0",
+    "--a2c.adam-eps inf": "a2c.adam_eps must be a finite number",
     "--num-envs 0": "num_envs must be at least 1",
     "--threads 0": "threads must be at least 1",
     "--total-steps 100": "total_steps (100) must be at least one rollout",
