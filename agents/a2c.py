@@ -109,4 +109,4 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
         for name, number in zip(names, numbers, strict=True):
             record(f"train/{name}", number)
         record("train/explained_variance", self.explained_variance())
-        record("train/n_updates", self._n_updates, exclude="tensorboard")
+        record("train/n_updates", self._n_updates)

@@ -39,7 +39,7 @@ from agents.episode_statistics import ALL, EPISODE_BASICS, SuccessWindow
 from agents.memory_state import MemoryState
 from agents.memory_statistics import MemoryStatistics, retained_ages
 from agents.plain_settings import decode, decode_space, encode, encode_space, told_apart
-from agents.policies import ExpireSpanPolicy
+from agents.policies import ExpireSpanPolicy, not_finite
 from agents.random_shortening import RandomShortening
 from agents.random_state import random_state, set_random_state
 from agents.ranks import ALONE, Ranks, chosen_rows, joined_rows
@@ -121,7 +121,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             algorithm_kwargs: what SB3's OnPolicyAlgorithm takes.
 
         Raises:
-            ValueError: `policy` is of no known name, or `env` a bare Gymnasium vector environment.
+            ValueError: `policy` is of no known name, `env` a bare Gymnasium vector environment, or a number
+                out of its range.
         """
         if isinstance(policy, str) and policy not in self.policy_aliases:
             raise ValueError(f"policy must be {' or '.join(self.policy_aliases)}, got {policy!r}")
@@ -130,6 +131,11 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
                 "env is a Gymnasium vector environment: wrap it, envs.vec_env.GymnasiumVecEnv(env), or make "
                 "a wrapped one, envs.vec_env.make_vec_env(name, num_envs)"
             )
+        for name in ("gamma", "gae_lambda"):
+            if not 0.0 <= algorithm_kwargs.get(name, 0.0) <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {algorithm_kwargs[name]}")
+        if algorithm_kwargs.get("n_steps", 1) < 1:
+            raise ValueError(f"n_steps must be at least 1, got {algorithm_kwargs['n_steps']}")
         self.ranks = ranks
         self.span_penalty = SpanPenalty(span_penalty or SpanPenaltySettings())
         self.random_shortening = random_shortening
@@ -188,14 +194,17 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 1,
-        tb_log_name: str = "MemoryOnPolicyAlgorithm",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """As SB3's, but each iteration logs one row, after its update, with all that belongs to it."""
+        """As SB3's, but each iteration logs one row, after its update, with all that belongs to it.
+
+        TensorBoard's runs are called after the algorithm unless `tb_log_name` says otherwise.
+        """
         fresh = reset_num_timesteps or self._last_obs is None
         total_timesteps, callback = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
         assert self.env is not None
         if fresh:
@@ -362,7 +371,14 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         rewards_B[index] += self.gamma * values
 
     def _features(self, observation: Any) -> Features:
-        """What the policy's encoder makes of the environments' observations."""
+        """What the policy's encoder makes of the environments' observations.
+
+        Raises:
+            ValueError: one is not finite; nothing of it has got into the statistics.
+        """
+        fault = not_finite(observation)
+        if fault is not None:
+            raise ValueError(f"{fault}, at step {self.num_timesteps}")
         return self.policy.encoder.preprocess(self.policy.obs_to_tensor(observation)[0])
 
     def _ended(self, infos: list[dict[str, Any]], dones: np.ndarray) -> list[dict[str, Any]]:
@@ -473,11 +489,11 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         assert self.ep_success_buffer is not None
         record = self.logger.record
         seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
-        record("time/iterations", iteration, exclude="tensorboard")
+        record("time/iterations", iteration)
         record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / seconds))
-        record("time/time_elapsed", seconds, exclude="tensorboard")
-        record("time/bookkeeping_share", self.bookkeeping.seconds / seconds, exclude="tensorboard")
-        record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        record("time/time_elapsed", seconds)
+        record("time/bookkeeping_share", self.bookkeeping.seconds / seconds)
+        record("time/total_timesteps", self.num_timesteps)
         if self.ep_info_buffer:
             record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
             record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
@@ -612,7 +628,15 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             raise ValueError(
                 f"the saved model is a {tree['algorithm']}; load it with that class, not {cls.__name__}"
             )
-        settings = {name: decode(value) for name, value in tree["settings"].items() if name not in replaced}
+        settings = {}
+        for name, value in tree["settings"].items():
+            if name not in replaced:
+                try:
+                    settings[name] = decode(value)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{name} of the saved model {error}; give it again: custom_objects={{{name!r}: ...}}"
+                    ) from None
         model = cls(
             "ExpireSpanPolicy", env, device=device, _init_setup_model=False, **{**settings, **replaced}
         )

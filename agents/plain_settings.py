@@ -49,7 +49,7 @@ def decode(value: Any) -> Any:
     """The argument that `encode` wrote.
 
     Raises:
-        ValueError: it was a function, which no file can hold.
+        ValueError: it was a function, which no file can hold. The message goes on from the argument's name.
     """
     if isinstance(value, list):
         return [decode(item) for item in value]
@@ -64,13 +64,11 @@ def decode(value: Any) -> Any:
     if kind == "optimizer":
         optimizer = getattr(torch.optim, str(rest["name"]), None)
         if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
-            raise ValueError(f"the file names an optimizer that torch does not have: {rest['name']}")
+            raise ValueError(f"names an optimizer that torch does not have, {rest['name']}")
         return optimizer
     if kind == SpanPenaltySettings.__name__:
         return SpanPenaltySettings(**rest)
-    raise ValueError(
-        f"an argument of the saved model was {rest.get('name')}; give it again through custom_objects"
-    )
+    raise ValueError(f"was {rest.get('name')}, which no file can hold")
 
 
 def encode_space(space: spaces.Space[Any]) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Evaluation(NamedTuple):
 def _unchecked_distributions() -> Iterator[None]:
     """Without torch's checks that what distributions are given is finite and in range.
 
-    Each waits for the device. That nothing else gets in, `MemoryOnPolicyAlgorithm.optimize` sees to.
+    Each waits for the device. That nothing else gets in, `not_finite` sees to before a policy acts, and
+    `MemoryOnPolicyAlgorithm.optimize` before weights change.
     """
     checks = torch.distributions.Distribution._validate_args  # torch has no public way to ask
     torch.distributions.Distribution.set_default_validate_args(False)
@@ -341,7 +342,13 @@ class ExpireSpanPolicy(BasePolicy):
             state: what the last call returned; None where episodes begin. Left as it is.
             episode_start: [B] True where an episode begins with this observation; None: as `state` says.
             deterministic: take the most likely action.
+
+        Raises:
+            ValueError: an observation is not finite, or there are not as many of something as observations.
         """
+        fault = not_finite(observation)
+        if fault is not None:
+            raise ValueError(fault)
         tensor, vectorized = self.obs_to_tensor(observation)
         batch = _batch_size(tensor)
         state = self.initial_state(batch) if state is None else state.clone()
@@ -352,7 +359,9 @@ class ExpireSpanPolicy(BasePolicy):
         if episode_start is None:
             first_B = state.clock_B == 0
         else:
-            first_B = torch.as_tensor(np.asarray(episode_start), device=self.device).bool().view(batch)
+            first_B = torch.as_tensor(np.asarray(episode_start), device=self.device).bool().reshape(-1)
+            if len(first_B) != batch:
+                raise ValueError(f"episode_start is of {len(first_B)} environments, not of {batch}")
         with self.watching():
             features = self.encoder.preprocess(tensor)
             decision = self.act(features, state, first_B, deterministic=deterministic)
@@ -370,6 +379,18 @@ class ExpireSpanPolicy(BasePolicy):
             case spaces.Discrete() | spaces.MultiDiscrete():
                 array = array + self.action_space.start
         return array.astype(self.action_space.dtype)  # of MultiBinary torch draws floats
+
+
+def not_finite(observation: object) -> str | None:
+    """What is wrong with observations of which a number is NaN or infinite; None: nothing."""
+    parts = observation.items() if isinstance(observation, dict) else [("", observation)]
+    for name, part in parts:
+        values = np.asarray(part)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            row, *_ = (int(index[0]) for index in np.nonzero(~np.isfinite(np.atleast_2d(values))))
+            what = f"the observation {name!r}" if name else "the observation"
+            return f"{what} of environment {row} is not finite"
+    return None
 
 
 def _batch_size(observation: PyTorchObs) -> int:

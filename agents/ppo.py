@@ -66,7 +66,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             memory_and_algorithm_kwargs: further arguments.
 
         Raises:
-            ValueError: `batch_size` is not a whole number of rollouts.
+            ValueError: `batch_size` is not a whole number of rollouts, or a number is out of its range.
         """
         super().__init__(
             policy,
@@ -82,6 +82,9 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             sde_sample_freq=-1,
             **memory_and_algorithm_kwargs,  # type: ignore[arg-type]
         )
+        for name, value in (("batch_size", batch_size), ("n_epochs", n_epochs)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if batch_size % n_steps:
             raise ValueError(
                 f"batch_size ({batch_size}) must be a multiple of n_steps ({n_steps}): "
@@ -121,7 +124,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             if name != "ratio_deviation":
                 self.logger.record(f"train/{name}", total / num_minibatches)
         self.logger.record("train/explained_variance", self.explained_variance())
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/n_updates", self._n_updates)
         self.logger.record("train/clip_range", clip_range)
 
     def _loss(

@@ -36,7 +36,7 @@ class SpanPenaltySettings:
     shrinkage: float = 0.9
     """factor on the ceiling per update while it does not"""
     target_success: float = 0.97
-    """the worst class of episodes must succeed this often for any penalty to be paid"""
+    """nothing is charged before the worst class of episodes succeeds more often than this"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work; raises ValueError."""

@@ -254,7 +254,7 @@ class MemoryLayer(nn.Module):
         self.attention_out = orthogonal(nn.Linear(width, width))
         self.retention = make_retention(settings)
         if self.position_window:
-            # Oldest first: entry j belongs to age P - j, as `_positions_in_block` wants it.
+            # Oldest first: entry j belongs to age P - j, as `agents.relative_positions` wants it.
             self.position_HPK = nn.Parameter(torch.zeros(heads, self.position_window, self.head_size))
 
     def initial_memory(self, batch: int) -> LayerMemory:

@@ -73,7 +73,7 @@ def resolve(name: str) -> str:
 
     Raises:
         ValueError: nobody knows the name (the message lists the short names and the nearest match), or the
-            module is there and cannot be imported.
+            module is missing or cannot be imported.
     """
     if name in ENTRIES:
         return ENTRIES[name].id
@@ -82,7 +82,9 @@ def resolve(name: str) -> str:
         if module:
             _import(module)
         gym.spec(env_id)
-    except (ModuleNotFoundError, gym.error.Error) as error:
+    except ModuleNotFoundError as error:
+        raise ValueError(f"env: of {name!r} there is no module {error.name!r} to import") from error
+    except gym.error.Error as error:
         known = [*ENTRIES, *gym.registry]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."

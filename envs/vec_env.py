@@ -141,7 +141,7 @@ class GymnasiumVecEnv(VecEnv):
         infos = self._present_infos(info)
         ended = np.flatnonzero(dones).tolist()
         if ended:
-            self._check_final(info["final_obs"], ended)
+            self._take_final(info["final_obs"], ended)
         for index in ended:
             infos[index] |= self._ending(index, info, bool(truncated[index] and not terminated[index]))
         self._returns[dones] = 0.0
@@ -194,12 +194,22 @@ class GymnasiumVecEnv(VecEnv):
             part = observation if name is None else observation[name]
             self._check_values(_part_name("the observation", name), part, limits, range(self.num_envs))
 
-    def _check_final(self, final_obs: NDArray[Any], ended: Sequence[int]) -> None:
-        """The last observation of an episode matters too: a truncated one is valued by it."""
-        for name, limits in self._checks:
-            parts = [final_obs[index] if name is None else final_obs[index][name] for index in ended]
-            what = _part_name("an episode's last observation", name)
-            self._check_values(what, np.stack(parts), limits, ended)
+    def _take_final(self, final_obs: NDArray[Any], ended: Sequence[int]) -> None:
+        """The last observation of an episode matters too: a truncated one is valued by it.
+
+        All others have passed through the batch's arrays, which cast them; these come as they are.
+        """
+        for index in ended:
+            for name, limits in self._checks:
+                part = np.asarray(final_obs[index] if name is None else final_obs[index][name])
+                if np.can_cast(part.dtype, limits.low.dtype, "same_kind"):
+                    part = part.astype(limits.low.dtype, copy=False)
+                what = _part_name("an episode's last observation", name)
+                self._check_values(what, part[np.newaxis], limits, [index])
+                if name is None:
+                    final_obs[index] = part
+                else:
+                    final_obs[index] = {**final_obs[index], name: part}
 
     def _check_values(self, what: str, part: NDArray[Any], limits: _Limits, indices: Sequence[int]) -> None:
         """Refuse what lies outside its space; row k is of environment `indices[k]`."""
@@ -207,7 +217,7 @@ class GymnasiumVecEnv(VecEnv):
         if part.shape[1:] != low.shape or part.dtype != low.dtype:
             raise EnvironmentFault(
                 f"{what} has the shape {part.shape[1:]} and dtype {part.dtype}, its space says "
-                f"{low.shape} and {low.dtype} {self._where()}"
+                f"{low.shape} and {low.dtype} {self._where(indices[0] if len(indices) == 1 else None)}"
             )
         flat = part.reshape(len(indices), -1)
         low, high = low.reshape(-1), high.reshape(-1)

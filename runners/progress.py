@@ -208,6 +208,11 @@ class _PatientConsole(Console):
         os.close(nowhere)
 
 
+def counted(number: int, what: str) -> str:
+    """Like "1 layer" or "2 layers"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: `2 h 05 min`, `3 min 20 s`."""
     minutes, whole_seconds = divmod(round(seconds), 60)

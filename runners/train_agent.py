@@ -44,7 +44,7 @@ from runners.agent_factory import (
 )
 from runners.evaluation import EvaluationInterrupted, EvaluationResult, evaluate_as_configured
 from runners.interrupts import EXIT_SAVED, GracefulStop
-from runners.progress import ProgressDisplay
+from runners.progress import ProgressDisplay, counted
 from runners.run_folder import RunFolder, RunFolderError
 from runners.tracking import make_logger
 from runners.training_callback import Outcome, TrainingCallback
@@ -200,7 +200,7 @@ def _facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: RunFolde
     return {
         "environment": f"{config.env} x {config.num_envs}",
         "algorithm": f"{config.algo.upper()}, up to {config.total_steps:,} steps",
-        "policy": f"{policy.num_layers} layers of width {policy.width}, {parameters:,} parameters",
+        "policy": f"{counted(policy.num_layers, 'layer')} of width {policy.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
         "device": f"{agent.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
         + (f", {agent.ranks.count} ranks" if agent.ranks.are_several else ""),

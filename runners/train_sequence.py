@@ -36,7 +36,7 @@ from configs.sequence_schema import SequenceConfig, load
 from envs.sequences.stream import Stream
 from runners.agent_factory import check_same_run, choose_device, last_checkpoint, open_run_folder, shown
 from runners.interrupts import EXIT_SAVED, GracefulStop
-from runners.progress import ProgressDisplay
+from runners.progress import ProgressDisplay, counted
 from runners.run_folder import RunFolder, RunFolderError
 from runners.sequences.evaluation import NOTHING_SCORED, SequenceScore, evaluate
 from runners.sequences.factory import load_weights, make_model, open_stream
@@ -324,7 +324,7 @@ def _facts(config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder) 
     return {
         "task": f"{config.task}{arguments}; {config.num_rows} rows in blocks of {config.block_size}",
         "training": f"up to {config.total_updates:,} updates of {config.tokens_per_update:,} tokens",
-        "model": f"{model.num_layers} layers of width {model.width}, {parameters:,} parameters",
+        "model": f"{counted(model.num_layers, 'layer')} of width {model.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
         "device": f"{trainer.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
         + (f", {ranks.count} ranks" if ranks.count > 1 else ""),

@@ -21,6 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import MemoryA2C, MemoryPPO
 from agents.encoders import ObservationEncoder
@@ -304,6 +305,11 @@ def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
         MemoryPPO.load(tmp_path / "model", env=vec(Endless))
     changed = MemoryPPO.load(tmp_path / "model", custom_objects={"learning_rate": 1e-5}, device="cpu")
     assert changed.learning_rate == 1e-5
+    scheduled = ppo(vec(RepeatFirst), clip_range=lambda progress: 0.2 * progress)
+    scheduled.save(tmp_path / "scheduled")
+    with pytest.raises(ValueError, match=r"clip_range of the saved model was .*custom_objects={'clip_range'"):
+        MemoryPPO.load(tmp_path / "scheduled")
+    assert MemoryPPO.load(tmp_path / "scheduled", clip_range=0.1, device="cpu").clip_range(1.0) == 0.1
 
 
 @pytest.mark.parametrize(
@@ -404,6 +410,66 @@ def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights() -> No
     assert all(torch.equal(part, before[name]) for name, part in model.policy.state_dict().items())
 
 
+class NotFinite(gym.ObservationWrapper[Any, Any, Any]):
+    """One observation of one environment is not finite."""
+
+    def __init__(self, value: float, *, in_dict: bool, at_step: int) -> None:
+        numbers = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        super().__init__(AnySpace(spaces.Dict({"x": numbers}) if in_dict else numbers, spaces.Discrete(2)))
+        self.value, self.left = value, at_step
+
+    def observation(self, observation: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            number = observation["x"] if isinstance(observation, dict) else observation
+            number[1] = self.value
+        return observation
+
+
+@pytest.mark.parametrize("in_dict", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_observation_that_is_not_finite_stops_before_it_reaches_anything(
+    value: float, in_dict: bool
+) -> None:
+    """SB3's own environments check nothing; one such number would stay in the statistics for ever."""
+    steps = iter([1000, 6, 1000])
+    model = ppo(vec(lambda: NotFinite(value, in_dict=in_dict, at_step=next(steps)), count=3))
+    what = r"the observation 'x'" if in_dict else "the observation"
+    with pytest.raises(ValueError, match=f"{what} of environment 1 is not finite, at step 15"):
+        model.learn(1000)
+    assert bool(model.policy.encoder.seen_F.isfinite().all())
+    observation: Any = np.zeros((2, 2), np.float32)
+    observation[1, 0] = value
+    with pytest.raises(ValueError, match=f"{what} of environment 1 is not finite"):
+        model.predict({"x": observation} if in_dict else observation)
+
+
+def test_predict_refuses_starts_of_another_number_of_environments() -> None:
+    model = ppo(vec(RepeatFirst))
+    observation = np.stack([model.observation_space.sample() for _ in range(2)])
+    with pytest.raises(ValueError, match="episode_start is of 1 environments, not of 2"):
+        model.predict(observation, episode_start=np.array([True]))
+
+
+@pytest.mark.parametrize("make", [ppo, a2c])
+def test_all_that_is_logged_reaches_tensorboard(make: Any, tmp_path: Path) -> None:
+    """Under the same names, in a folder that is called after the algorithm, as with SB3's own."""
+    model = make(vec(RepeatFirst), tensorboard_log=str(tmp_path))
+    recorder = Recorder()
+
+    class Keeps(BaseCallback):
+        def _on_training_start(self) -> None:
+            self.logger.output_formats.append(recorder)
+
+        def _on_step(self) -> bool:
+            return True
+
+    model.learn(128, callback=Keeps())
+    folder = tmp_path / f"{type(model).__name__}_1"
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    assert {*tags["scalars"], *tags["histograms"]} == set().union(*recorder.rows)
+
+
 def test_an_infinite_gradient_stops_before_it_reaches_the_weights() -> None:
     """The root of zero is zero, but its slope is not finite."""
     model = ppo(vec(RepeatFirst))
@@ -493,6 +559,17 @@ def test_impossible_arguments_are_refused() -> None:
         ppo(vec(lambda: AnySpace(spaces.Discrete(2), spaces.MultiDiscrete([[2, 3], [2, 2]]))))
     with pytest.raises(ValueError, match=r"batch_size \(24\) must be a multiple of n_steps \(16\)"):
         ppo(vec(RepeatFirst), batch_size=24)
+    for name, value, allowed in (
+        ("n_steps", 0, "at least 1"),
+        ("batch_size", 0, "at least 1"),
+        ("n_epochs", 0, "at least 1"),
+        ("gamma", 2.0, r"in \[0, 1\]"),
+        ("gae_lambda", -0.1, r"in \[0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} must (be|lie) {allowed}, got {value}"):
+            ppo(vec(RepeatFirst), **{name: value})
+    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
+        a2c(vec(RepeatFirst), n_steps=0)
     with pytest.raises(ValueError, match="policy must be ExpireSpanPolicy, got 'MlpPolicy'"):
         MemoryPPO("MlpPolicy", vec(RepeatFirst))
     with pytest.raises(ValueError, match="'observation' has the space"):

@@ -206,6 +206,50 @@ def test_the_last_observation_of_an_episode_is_checked_too(truncates: bool) -> N
         env.step(np.zeros(2, dtype=np.int64))
 
 
+@pytest.mark.parametrize("in_dict", [False, True])
+@pytest.mark.parametrize(
+    "given", [lambda o: o.astype(np.float64), lambda o: o.tolist(), lambda o: o.astype(np.int64)]
+)
+def test_the_last_observation_of_an_episode_is_cast_like_all_others(given: Any, in_dict: bool) -> None:
+    """A batch's arrays cast what is written into them; this one is not."""
+
+    def casual(env: Counter) -> gym.Env[Any, Any]:
+        space = env.observation_space
+        if in_dict:
+            space = spaces.Dict({"count": space})
+        return gym.wrappers.TransformObservation(
+            env, lambda o: {"count": given(o)} if in_dict else given(o), space
+        )
+
+    env = GymnasiumVecEnv(
+        SyncVectorEnv([lambda: casual(Counter(2))] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    )
+    env.reset()
+    for _ in range(2):
+        _, _, dones, infos = env.step(np.zeros(2, dtype=np.int64))
+    assert dones.all()
+    last = infos[1]["terminal_observation"]
+    last = last["count"] if in_dict else last
+    assert last.dtype == np.float32
+    assert last.tolist() == [2.0]
+
+
+def test_a_last_observation_of_another_shape_is_a_fault_of_its_environment() -> None:
+    def strange(env: Counter) -> gym.Env[Any, Any]:
+        return gym.wrappers.TransformObservation(
+            env, lambda o: np.zeros(2, np.float32) if o >= 2 else o, env.observation_space
+        )
+
+    makers = [lambda: Counter(100), lambda: strange(Counter(2))]
+    env = GymnasiumVecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP), seed=4)
+    env.reset()
+    env.step(np.zeros(2, dtype=np.int64))
+    with pytest.raises(
+        EnvironmentFault, match=r"last observation has the shape \(2,\).*environment 1 of 2, seed 5"
+    ):
+        env.step(np.zeros(2, dtype=np.int64))
+
+
 def test_faults_in_parts_of_a_dict_are_named() -> None:
     def nested(env: Counter) -> gym.Env[Any, Any]:
         space = spaces.Dict({"count": env.observation_space, "kind": spaces.Discrete(2)})
@@ -320,7 +364,9 @@ def test_a_module_that_cannot_be_imported_is_no_unknown_name(
     ) as refused:
         resolve("broken_module:Mine/Cue-v0")
     assert said in str(refused.value)
-    with pytest.raises(ValueError, match="nobody knows 'broken_module_2:Mine/Cue-v0'"):
+    with pytest.raises(
+        ValueError, match="'broken_module_2:Mine/Cue-v0' there is no module 'broken_module_2'"
+    ):
         resolve("broken_module_2:Mine/Cue-v0")
 
 
@@ -357,7 +403,8 @@ def test_a_short_name_makes_the_batched_twin_and_any_id_works() -> None:
     [
         ("corridor-lnog", {}, "did you mean 'corridor-long'.*corridor-short"),
         ("nothing-like-it", {}, "Short names are corridor-short"),
-        ("no_such_module:Env-v0", {}, "nobody knows"),
+        ("no_such_module:Env-v0", {}, "there is no module 'no_such_module' to import"),
+        ("json:Env-v0", {}, "nobody knows 'json:Env-v0'"),
         (
             "corridor-long",
             {"lenght": 3},
