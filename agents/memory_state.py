@@ -65,7 +65,7 @@ class LayerMemory:
 
     def select(self, rows: Tensor) -> LayerMemory:
         """The same memories for some rows only (a copy)."""
-        return self.each(lambda part: part[rows])
+        return self.each(lambda part: part.index_select(0, rows))
 
     def split(self, size: int) -> list[LayerMemory]:
         """So many rows each, every part as narrow as its fullest row allows (views)."""
@@ -88,9 +88,11 @@ class LayerMemory:
 
     def gather(self, slots_BV: Int[Tensor, "B V"], birth_BV: Int[Tensor, "B V"]) -> LayerMemory:
         """Keep only the given slots of each row, in that order, with these times of birth."""
-        wide = slots_BV.unsqueeze(-1).expand(-1, -1, self.hidden_BWD.shape[-1])
+        batch, num_slots, width = self.hidden_BWD.shape
+        first_B1 = num_slots * torch.arange(batch, device=slots_BV.device).unsqueeze(1)
+        place_N = (first_B1 + slots_BV).flatten()  # whole rows are copied faster than numbers are gathered
         return LayerMemory(
-            self.hidden_BWD.gather(1, wide),
+            self.hidden_BWD.flatten(0, 1).index_select(0, place_N).view(batch, slots_BV.shape[1], width),
             birth_BV,
             self.tag_BW.gather(1, slots_BV),
             self.pooled_BW.gather(1, slots_BV),

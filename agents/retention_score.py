@@ -16,7 +16,7 @@ Shape letters:
     B  environments
     W  slots of a layer's store
     C  cue numbers
-    U  those of them that a step uses for the last time
+    R  environments that use one of them for the last time
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class PendingScore(NamedTuple):
     used_BC: NDArray[np.bool_]
     """needed cues that the step used for the last time"""
     held_BC: Tensor
-    later_UB: Tensor
-    """for how many of the next steps some memory of a cue will be seen: of the U numbers that are used"""
+    later_of: Sequence[Int[Tensor, " R"]]
+    """for how many of the next steps some memory of a cue will be seen: for each number that is used, by the
+    rows that use it"""
 
 
 class StepScore(NamedTuple):
@@ -137,7 +138,7 @@ class RetentionScore:
         """
         if not reports:
             nothing = np.zeros((0, 0), dtype=bool)
-            return PendingScore(nothing, nothing, torch.zeros(0, 0), torch.zeros(0, 0))
+            return PendingScore(nothing, nothing, torch.zeros(0, 0), [])
         needed_BC = self.needed_BC if playing_B is None else self.needed_BC & playing_B[:, None]
         held_BC = self._held_BC
         if held_BC is None:  # all cues are number 1: what the reports count
@@ -146,12 +147,12 @@ class RetentionScore:
         used_BC = done_B[:, None] == np.arange(1, needed_BC.shape[1] + 1)
         used_BC |= ended_B[:, None]
         used_BC &= needed_BC
-        later = [
-            _visible_steps(transformer, state, number + 1, limit_B1)
-            for number in np.flatnonzero(used_BC.any(0)).tolist()
-        ]
-        later_UB = torch.stack(later) if later else state.clock_B.new_zeros(0, state.batch_size)
-        pending = PendingScore(needed_BC.copy(), used_BC, held_BC, later_UB)
+        later_of = []
+        for number in np.flatnonzero(used_BC.any(0)).tolist():
+            rows = torch.as_tensor(np.flatnonzero(used_BC[:, number]), device=state.clock_B.device)
+            limit_R1 = None if limit_B1 is None else limit_B1[rows]
+            later_of.append(_visible_steps(transformer, state.select(rows), number + 1, limit_R1))
+        pending = PendingScore(needed_BC.copy(), used_BC, held_BC, later_of)
         self.needed_BC &= ~used_BC
         self._see(cue_B)
         return pending
@@ -205,14 +206,15 @@ class RetentionScore:
 
 def settled(pending: Sequence[PendingScore]) -> list[StepScore]:
     """The scores of steps, fetched from the device at once."""
-    parts = _on_host([part.long() for step in pending for part in (step.held_BC, step.later_UB)])
+    parts = iter(_on_host([part.long() for step in pending for part in (step.held_BC, *step.later_of)]))
     scores = []
-    for step, held, later_UB in zip(pending, parts[::2], parts[1::2], strict=True):
-        held_BC = held > 0
+    for step in pending:
+        held_BC = next(parts) > 0
         ends = []
-        for later_B, number in zip(later_UB, np.flatnonzero(step.used_BC.any(0)).tolist(), strict=True):
-            for row in np.flatnonzero(step.used_BC[:, number]).tolist():
-                ends.append(CueEnd(number + 1, row, bool(held_BC[row, number]), int(later_B[row])))
+        for number in np.flatnonzero(step.used_BC.any(0)).tolist():
+            rows = np.flatnonzero(step.used_BC[:, number]).tolist()
+            for row, later in zip(rows, next(parts).tolist(), strict=True):
+                ends.append(CueEnd(number + 1, row, bool(held_BC[row, number]), later))
         recalled = int((step.needed_BC & held_BC).sum())
         scores.append(StepScore(int(step.needed_BC.sum()), recalled, ends))
     return scores

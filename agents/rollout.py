@@ -58,7 +58,7 @@ class Rollout:
 
     def begin(self, state: MemoryState) -> None:
         """Start over, from this memory (copied)."""
-        self.state = state.select(torch.arange(self.num_envs, device=self.device))
+        self.state = state.clone()
         self.position = 0
 
     def add(
