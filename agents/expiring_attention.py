@@ -142,7 +142,7 @@ class ExpiringAttention(torch.autograd.Function):
         ctx.save_for_backward(query_BTHQ, key, value, attention, kept_mask_BTGM, read_BTHQ, blind_BTG1)
         ctx.num_stored, ctx.num_sets, ctx.as_stored = num_stored, num_sets, value_BSMQ is None
         ctx.num_written = [part.shape[1] for part in written]
-        ctx.positions, ctx.window = positions, position_BTHP.shape[3]
+        ctx.positions = positions
         return read_BTHQ, kept_mask_BTGM, attention_BTHM
 
     @staticmethod
@@ -179,7 +179,7 @@ class ExpiringAttention(torch.autograd.Function):
             grad_log_mask_BTGM = grad_score_BTHM.sum(2, keepdim=True) if shared else grad_score_BTHM
             grad_expiry = (grad_log_mask_BTGM / mask_BTGM.masked_fill(flat_BTGM, torch.inf)).sum(1)
         if ctx.positions is not None:
-            grad_position = ctx.positions.gradient(grad_score_BTHM, ctx.window)
+            grad_position = ctx.positions.gradient(grad_score_BTHM)
         grads = grad_query, grad_key, grad_value, grad_position, grad_expiry
         return *grads, None, None, None, None, None, None, None, *grad_written
 

@@ -38,6 +38,8 @@ class BlockPositions(NamedTuple):
 
     index_BNE: Int[Tensor, "B N E"]
     """which of a query's P numbers a memory gains; P: none"""
+    window: int
+    """P"""
 
     @classmethod
     def of(cls, age_BW: Int[Tensor, "B W"], *, num_steps: int, window: int) -> BlockPositions:
@@ -56,32 +58,32 @@ class BlockPositions(NamedTuple):
         age_BNN = (step_N.unsqueeze(1) - step_N).expand(len(age_BW), -1, -1)
         age_BNE = torch.cat([age_BNC, age_BNN], 2)
         has_one_BNE = (age_BNE >= 1) & (age_BNE <= window)
-        return cls(torch.where(has_one_BNE, window - age_BNE, window))
+        return cls(torch.where(has_one_BNE, window - age_BNE, window), window)
 
     def add_to(self, score_BTHM: Float[Tensor, "B T H M"], position_BTHP: Float[Tensor, "B T H P"]) -> None:
         """Add to the scores, in place."""
-        heads, window = position_BTHP.shape[2:]
-        num_queries = self.index_BNE.shape[1]
-        early_BNHP = F.pad(position_BTHP[:, :num_queries], (0, 1))
-        early_BNHE = early_BNHP.gather(3, self.index_BNE.unsqueeze(2).expand(-1, -1, heads, -1))
+        early_BNHP = F.pad(position_BTHP[:, : self.index_BNE.shape[1]], (0, 1))
+        early_BNHE = early_BNHP.gather(3, self._index_for(position_BTHP.shape[2]))
         stored_BNHC, written_BNHN = self._looked_up(score_BTHM)
         num_columns = stored_BNHC.shape[3]
         stored_BNHC += early_BNHE[..., :num_columns]
         written_BNHN += early_BNHE[..., num_columns:]
-        if score_BTHM.shape[1] > window:
-            _shifted(score_BTHM, window).add_(position_BTHP[:, window:])
+        if score_BTHM.shape[1] > self.window:
+            _shifted(score_BTHM, self.window).add_(position_BTHP[:, self.window :])
 
-    def gradient(self, grad_score_BTHM: Float[Tensor, "B T H M"], window: int) -> Float[Tensor, "B T H P"]:
-        """What `add_to` passes on to the positions; `window` is P."""
+    def gradient(self, grad_score_BTHM: Float[Tensor, "B T H M"]) -> Float[Tensor, "B T H P"]:
+        """What `add_to` passes on to the positions."""
         early_BNHE = torch.cat(self._looked_up(grad_score_BTHM), 3)
-        heads = early_BNHE.shape[2]
+        early_BNHP = early_BNHE.new_zeros(*early_BNHE.shape[:3], self.window + 1)
         # No sum: of the memories that a query sees, each has another age.
-        early_BNHP = early_BNHE.new_zeros(*early_BNHE.shape[:3], window + 1).scatter_(
-            3, self.index_BNE.unsqueeze(2).expand(-1, -1, heads, -1), early_BNHE
-        )[..., :window]
-        if grad_score_BTHM.shape[1] <= window:
+        early_BNHP.scatter_(3, self._index_for(early_BNHE.shape[2]), early_BNHE)
+        early_BNHP = early_BNHP[..., : self.window]
+        if grad_score_BTHM.shape[1] <= self.window:
             return early_BNHP
-        return torch.cat([early_BNHP, _shifted(grad_score_BTHM, window)], 1)
+        return torch.cat([early_BNHP, _shifted(grad_score_BTHM, self.window)], 1)
+
+    def _index_for(self, heads: int) -> Int[Tensor, "B N H E"]:
+        return self.index_BNE.unsqueeze(2).expand(-1, -1, heads, -1)
 
     def _looked_up(self, score_BTHM: Tensor) -> tuple[Tensor, Tensor]:
         """Views of the scores that are looked up: of stored memories, and of those written in the block."""

@@ -16,7 +16,7 @@ Shape letters:
     B  environments
     W  slots of a layer's store
     C  cue numbers
-    R  environments that use one of them for the last time
+    U  those of them that a step uses for the last time      R  environments that do
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ class PendingScore(NamedTuple):
     used_BC: NDArray[np.bool_]
     """needed cues that the step used for the last time"""
     held_BC: Tensor
-    later_of: Sequence[Int[Tensor, " R"]]
-    """for how many of the next steps some memory of a cue will be seen: for each number that is used, by the
-    rows that use it"""
+    later_RU: Tensor
+    """for how many of the next steps some memory of these cues will be seen, in these rows"""
 
 
 class StepScore(NamedTuple):
@@ -107,9 +106,9 @@ class RetentionScore:
         self._held_BC = None
         if self.needed_BC.shape[1] > 1:
             numbers = range(1, self.needed_BC.shape[1] + 1)
-            later = [_visible_steps(transformer, state, number, limit_B1) > 0 for number in numbers]
+            later_BC = _visible_steps(transformer, state, numbers, limit_B1)
             goes_on_B = torch.as_tensor(~is_first_B, device=state.clock_B.device)
-            self._held_BC = torch.stack(later, 1) & goes_on_B.unsqueeze(1)
+            self._held_BC = (later_BC > 0) & goes_on_B.unsqueeze(1)
 
     def after_step(
         self,
@@ -138,7 +137,7 @@ class RetentionScore:
         """
         if not reports:
             nothing = np.zeros((0, 0), dtype=bool)
-            return PendingScore(nothing, nothing, torch.zeros(0, 0), [])
+            return PendingScore(nothing, nothing, torch.zeros(0, 0), torch.zeros(0, 0))
         needed_BC = self.needed_BC if playing_B is None else self.needed_BC & playing_B[:, None]
         held_BC = self._held_BC
         if held_BC is None:  # all cues are number 1: what the reports count
@@ -147,12 +146,13 @@ class RetentionScore:
         used_BC = done_B[:, None] == np.arange(1, needed_BC.shape[1] + 1)
         used_BC |= ended_B[:, None]
         used_BC &= needed_BC
-        later_of = []
-        for number in np.flatnonzero(used_BC.any(0)).tolist():
-            rows = torch.as_tensor(np.flatnonzero(used_BC[:, number]), device=state.clock_B.device)
+        later_RU = torch.zeros(0, 0)
+        if used_BC.any():
+            row_R, column_U = _used(used_BC)
+            rows = torch.as_tensor(row_R, device=state.clock_B.device)
             limit_R1 = None if limit_B1 is None else limit_B1[rows]
-            later_of.append(_visible_steps(transformer, state.select(rows), number + 1, limit_R1))
-        pending = PendingScore(needed_BC.copy(), used_BC, held_BC, later_of)
+            later_RU = _visible_steps(transformer, state.select(rows), (column_U + 1).tolist(), limit_R1)
+        pending = PendingScore(needed_BC.copy(), used_BC, held_BC, later_RU)
         self.needed_BC &= ~used_BC
         self._see(cue_B)
         return pending
@@ -206,15 +206,17 @@ class RetentionScore:
 
 def settled(pending: Sequence[PendingScore]) -> list[StepScore]:
     """The scores of steps, fetched from the device at once."""
-    parts = iter(_on_host([part.long() for step in pending for part in (step.held_BC, *step.later_of)]))
+    parts = _on_host([part.long() for step in pending for part in (step.held_BC, step.later_RU)])
     scores = []
-    for step in pending:
-        held_BC = next(parts) > 0
-        ends = []
-        for number in np.flatnonzero(step.used_BC.any(0)).tolist():
-            rows = np.flatnonzero(step.used_BC[:, number]).tolist()
-            for row, later in zip(rows, next(parts).tolist(), strict=True):
-                ends.append(CueEnd(number + 1, row, bool(held_BC[row, number]), later))
+    for step, held, later_RU in zip(pending, parts[::2], parts[1::2], strict=True):
+        held_BC = held > 0
+        row_R, column_U = _used(step.used_BC)
+        ends = [
+            CueEnd(column + 1, row, bool(held_BC[row, column]), int(later_RU[r, u]))
+            for u, column in enumerate(column_U.tolist())
+            for r, row in enumerate(row_R.tolist())
+            if step.used_BC[row, column]
+        ]
         recalled = int((step.needed_BC & held_BC).sum())
         scores.append(StepScore(int(step.needed_BC.sum()), recalled, ends))
     return scores
@@ -231,20 +233,26 @@ def cue_done_numbers(infos: list[dict[str, Any]]) -> NDArray[np.int64]:
     return np.fromiter((int(info.get("cue_done", 0)) for info in infos), dtype=np.int64, count=len(infos))
 
 
+def _used(used_BC: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The rows and the columns in which something is used."""
+    return np.flatnonzero(used_BC.any(1)), np.flatnonzero(used_BC.any(0))
+
+
 @torch.no_grad()
 def _visible_steps(
-    transformer: MemoryTransformer, state: MemoryState, number: int, limit_B1: Tensor | None
-) -> Int[Tensor, " B"]:
-    """For how many of the next steps some memory of a cue will be seen, per environment."""
-    longest_B = torch.zeros_like(state.clock_B)
+    transformer: MemoryTransformer, state: MemoryState, numbers: Sequence[int], limit_B1: Tensor | None
+) -> Int[Tensor, "B U"]:
+    """For how many of the next steps some memory of these cues will be seen, per environment."""
+    longest_BU = state.clock_B.new_zeros(state.batch_size, len(numbers))
     for layer, memory in zip(transformer.layers, state.layers, strict=False):
         span_BGW = layer.retention.spans_of(memory)
         remaining_BW = _remaining(span_BGW, memory, state.clock_B, limit_B1)
         margin = layer.retention.ramp * (1.0 - SMALLEST_MASK)
-        steps_BW = torch.ceil(remaining_BW + margin).clamp(min=0).masked_fill(memory.tag_BW != number, 0)
+        steps_BW = torch.ceil(remaining_BW + margin).clamp(min=0).long()
         if memory.num_slots:
-            longest_B = torch.maximum(longest_B, steps_BW.amax(1).long())
-    return longest_B
+            of_each = [steps_BW.masked_fill(memory.tag_BW != number, 0).amax(1) for number in numbers]
+            longest_BU = torch.maximum(longest_BU, torch.stack(of_each, 1))
+    return longest_BU
 
 
 def _on_host(parts: Sequence[Tensor]) -> list[NDArray[np.int64]]:

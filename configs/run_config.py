@@ -215,7 +215,7 @@ def _file_to_read(kind: type[Config], given: Mapping[str, object], presets: Path
     if given.get("resume") is not None:
         file = Path(str(given["resume"])) / "config.yaml"
         if not file.is_file():
-            reason = f"it has no {file.name}" if file.parent.is_dir() else "it does not exist"
+            reason = f"it has no {file.name}" if file.parent.is_dir() else "there is no such folder"
             raise ValueError(f"resume: {file.parent} is not a run folder, {reason}")
         return file
     name = given.get(kind.PRESET_OPTION, getattr(kind(), kind.PRESET_OPTION))

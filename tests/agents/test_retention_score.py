@@ -147,3 +147,24 @@ def test_the_state_can_be_saved() -> None:
 
 def test_infos_without_the_word_mean_nothing_is_done() -> None:
     assert cue_done_numbers([{}, {"cue_done": 2}, {"cue_done": True}]).tolist() == [0, 2, 1]
+
+
+def test_each_row_has_its_own_limit_of_spans() -> None:
+    """A cue in three rows at step 0, done at step 2 in one of them. Limit 6 and ramp 4: seen up to age 9."""
+    settings = TransformerSettings(width=4, num_layers=1, num_heads=1, max_span=100, ramp=4)
+    model = MemoryTransformer(settings).eval()
+    limit_B1 = torch.tensor([[3.0], [8.0], [6.0]])
+    for row, slack in enumerate((4, 9, 7)):
+        score, state = RetentionScore(3), model.initial_state(3)
+        for t in range(3):
+            first, tag = np.full(3, t == 0), np.full(3, int(t == 0))
+            score.before_step(model, state, first, limit_B1)
+            output = model.step(
+                torch.zeros(3, 4), state, torch.as_tensor(first), limit_B1, tag_B=torch.as_tensor(tag)
+            )
+            state, done = output.state, (np.arange(3) == row) * int(t == 2)
+            pending = score.after_step(
+                model, state, output.reports, tag, done, np.zeros(3, bool), limit_B1=limit_B1
+            )
+            score.add(*settled([pending]))
+        assert (score.premature_rate(), score.slack_mean()) == (0.0, slack)

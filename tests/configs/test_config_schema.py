@@ -284,7 +284,7 @@ BAD_COMMAND_LINES = {
     "--env=": "env must name an environment",
     "--env-arg length": "env_args must be given as KEY=VALUE",
     "--env-arg a-b.c=1": "env_args.a_b.c must be named like a Python argument",
-    "--run a --resume b": "resume: b is not a run folder, it does not exist",
+    "--run a --resume b": "resume: b is not a run folder, there is no such folder",
     "--resume .": "resume: . is not a run folder, it has no config.yaml",
     "--config missing.yaml": "missing.yaml cannot be read: No such file or directory",
     "corridor-long": "unexpected 'corridor-long'",
