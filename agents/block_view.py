@@ -22,7 +22,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from agents.memory_state import LayerMemory, MemoryState
+from agents.layer_memory import LayerMemory
+from agents.memory_state import MemoryState
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from agents.block_view import BlockView
-from agents.memory_state import NEVER, LayerMemory
+from agents.layer_memory import NEVER, LayerMemory
 from agents.retention import FixedSpan, Pooled
 
 

@@ -173,7 +173,7 @@ def retained_ages(
     """Ages of all memories that the next step will see, in steps, by name in the log."""
     ages = {}
     for number, (layer, memory) in enumerate(zip(transformer.layers, state.layers, strict=False), start=1):
-        alive_BW = layer.seen(memory, state.clock_B, limit_B1)
-        age_BW = state.clock_B.unsqueeze(1) - memory.birth_BW
-        ages[f"memory/layer{number}/age_histogram"] = age_BW[alive_BW].cpu().numpy()
+        alive_FS = layer.seen(memory, state.clock_B, limit_B1)
+        age_FS = memory.for_pages(state.clock_B).unsqueeze(1) - memory.slots.birth_BW
+        ages[f"memory/layer{number}/age_histogram"] = age_FS[alive_FS].cpu().numpy()
     return ages

@@ -277,7 +277,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         env = self.env  # a callback may have changed it
         assert env is not None
         assert self._memory is not None
-        rollout.begin(self._memory)
+        memory = self._memory.in_rows()  # a callback may have stopped in the middle of a rollout
+        rollout.begin(memory)
+        self._memory = policy.transformer.for_acting(memory)
         self.memory_statistics.begin_rollout()
         seen_before = policy.encoder.seen_F.clone() if ranks.are_several else None
 

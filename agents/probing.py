@@ -37,7 +37,9 @@ import torch
 from numpy.typing import NDArray
 
 from agents.episode_record import EpisodeRecord
-from agents.memory_state import NEVER, LayerMemory, MemoryState
+from agents.layer_memory import NEVER, LayerMemory
+from agents.memory_pages import Store
+from agents.memory_state import MemoryState
 from agents.policies import ExpireSpanPolicy
 from agents.recording import PROBABILITIES, Agent, EpisodePlayer, choices_of
 
@@ -267,7 +269,7 @@ class Probe:
     def state_before(self, step: int, edits: Sequence[Edit]) -> MemoryState:
         """The memory as it stood before a step, once for each edit, with that edit."""
         device = self.policy.device
-        layers = []
+        layers: list[Store] = []
         for number, layer in enumerate(self.record.layers, start=1):
             seen = layer.at(step)
             assert layer.content_MD is not None

@@ -222,8 +222,9 @@ class _Writer:
             step = self._player.step
             rows = []
             for layer in self._player.state.layers:
-                slot = int((layer.birth_BW[0] == step).nonzero()[0])
-                rows.append(layer.hidden_BWD[0, slot].cpu().numpy().astype(np.float32))
+                store = layer.in_rows()
+                slot = int((store.birth_BW[0] == step).nonzero()[0])
+                rows.append(store.hidden_BWD[0, slot].cpu().numpy().astype(np.float32))
             self._content.append(rows)
 
     def finish(self, facts: dict[str, Any]) -> EpisodeRecord:

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from agents.block_view import BlockView
-from agents.memory_state import LayerMemory
+from agents.layer_memory import LayerMemory
 
 SMALLEST_MASK = 1e-6
 """A mask at or below this counts as 0. Attention is renormalized (equation 4), so a single memory with

@@ -31,7 +31,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.memory_state import LayerMemory, MemoryState
+from agents.memory_state import MemoryState
 from agents.retention import SMALLEST_MASK
 from agents.transformer import MemoryTransformer, StepReport
 
@@ -245,13 +245,13 @@ def _visible_steps(
     """For how many of the next steps some memory of these cues will be seen, per environment."""
     longest_BU = state.clock_B.new_zeros(state.batch_size, len(numbers))
     for layer, memory in zip(transformer.layers, state.layers, strict=False):
-        span_BGW = layer.retention.spans_of(memory)
-        remaining_BW = _remaining(span_BGW, memory, state.clock_B, limit_B1)
+        remaining_FS = layer.remaining(memory, state.clock_B, limit_B1)
         margin = layer.retention.ramp * (1.0 - SMALLEST_MASK)
-        steps_BW = torch.ceil(remaining_BW + margin).clamp(min=0).long()
-        if memory.num_slots:
-            of_each = [steps_BW.masked_fill(memory.tag_BW != number, 0).amax(1) for number in numbers]
-            longest_BU = torch.maximum(longest_BU, torch.stack(of_each, 1))
+        steps_FS = torch.ceil(remaining_FS + margin).clamp(min=0).long()
+        if memory.slots.num_slots:
+            tag_FS = memory.slots.tag_BW
+            of_each = [steps_FS.masked_fill(tag_FS != number, 0).amax(1) for number in numbers]
+            longest_BU = torch.maximum(longest_BU, memory.largest_of_pages(torch.stack(of_each, 1)))
     return longest_BU
 
 
@@ -260,10 +260,3 @@ def _on_host(parts: Sequence[Tensor]) -> list[NDArray[np.int64]]:
     flat = torch.cat([part.flatten() for part in parts]).cpu().numpy() if parts else np.zeros(0)
     ends = np.cumsum([part.numel() for part in parts])
     return [piece.reshape(part.shape) for piece, part in zip(np.split(flat, ends[:-1]), parts, strict=True)]
-
-
-def _remaining(span_BGW: Tensor, memory: LayerMemory, clock_B: Tensor, limit_B1: Tensor | None) -> Tensor:
-    """r_ti of the head that sees a memory longest, as the next step will see it; long past where none is."""
-    if limit_B1 is not None:
-        span_BGW = torch.minimum(span_BGW, limit_B1.unsqueeze(1))
-    return span_BGW.amax(1) - (clock_B.unsqueeze(1) - memory.birth_BW)

@@ -57,8 +57,8 @@ class Rollout:
         self.position = 0
 
     def begin(self, state: MemoryState) -> None:
-        """Start over, from this memory (copied)."""
-        self.state = state.clone()
+        """Start over, from this memory, which must stay as it is."""
+        self.state = state
         self.position = 0
 
     def add(

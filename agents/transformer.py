@@ -12,6 +12,7 @@ Shape letters (logical dimensions, always in this order):
     D  model width                K  size of one head
     Q  D or K, as memories are    P  recent steps that have a relative position
        read as stored or not      N  queries of which it is asked what memories are good for
+    F  pages of a store that is in pages, S  slots of a page; else F and S are B and W
     O  memories taken away in all layers, one at a time     C  the same in one layer: one for each head
 """
 
@@ -32,8 +33,10 @@ from agents.compressive import Compressive
 from agents.expire_span import ExpireSpan
 from agents.expiring_attention import INVISIBLE, ExpiringAttention, projecting_pays
 from agents.fused_attention import fused_attention, obstacle
+from agents.layer_memory import LayerMemory
 from agents.leave_one_out import Ablation, leave_one_out
-from agents.memory_state import NEVER, LayerMemory, MemoryState
+from agents.memory_pages import Store, in_pages
+from agents.memory_state import MemoryState
 from agents.relative_positions import BlockPositions, positions_of_ages
 from agents.retention import FixedSpan, PenaltyKind, Retention, span_shortfall
 
@@ -46,8 +49,6 @@ LONG_AGO = -(2**30)
 """Births, relative to a block, that count as one when ages are 32 bits wide: none of them has a position."""
 SCORES_IN_CACHE = 2**18
 """Scores (one number per query, head and memory) that attention handles at a time on a CPU: one MiB."""
-SPARE_SLOTS = 4
-"""Empty slots left in the fullest row by a compaction, so that the next steps need not grow it."""
 
 
 MemoryKind = Literal["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]
@@ -275,85 +276,97 @@ class MemoryLayer(nn.Module):
     def step(
         self,
         x_BD: Float[Tensor, "B D"],
-        memory: LayerMemory,
+        memory: Store,
         clock_B: Int[Tensor, " B"],
         limit_B1: Float[Tensor, "B 1"] | None,
         tag_B: Int[Tensor, " B"] | None,
         *,
         write: bool,
         details: list[MemoryDetail] | None = None,
-    ) -> tuple[Tensor, LayerMemory, StepReport]:
+    ) -> tuple[Tensor, Store, StepReport]:
         """One step; `memory` is updated in place (and returned, since it may have grown)."""
         batch, heads = x_BD.shape[0], self.num_heads
-        retention = self.retention
+        retention, slots = self.retention, memory.slots
         h_BD = self.memory_norm(x_BD)
         question_BHD, position_BHP = self._ask(h_BD, projected=False)
         # One pass over the memories gives the scores of all heads and, last, what the spans depend on.
         probe_1D = retention.probe_1D
         if probe_1D is not None:
             question_BHD = torch.cat([question_BHD, probe_1D.expand(batch, 1, -1)], 1)
-        answer = torch.bmm(question_BHD, memory.hidden_BWD.transpose(1, 2))
-        score_BHW = answer[:, :heads]
-        span_BGW = retention.spans(answer[:, heads:], memory.birth_BW, memory.pooled_BW)
+        answer = torch.bmm(memory.for_pages(question_BHD), slots.hidden_BWD.transpose(1, 2))
+        score_FHS = answer[:, :heads]
+        span_FGS = retention.spans(answer[:, heads:], slots.birth_BW, slots.pooled_BW)
         if limit_B1 is not None:
-            span_BGW = torch.minimum(span_BGW, limit_B1.unsqueeze(1))
-        age_BW = clock_B.unsqueeze(1) - memory.birth_BW
-        mask_BGW = retention.mask(span_BGW - age_BW.unsqueeze(1))
-        strongest_BW = _largest(mask_BGW)
-        seen_BW = strongest_BW > 0.0
-        retained_B = seen_BW.sum(1)
+            span_FGS = torch.minimum(span_FGS, memory.for_pages(limit_B1).unsqueeze(1))
+        age_FS = memory.for_pages(clock_B).unsqueeze(1) - slots.birth_BW
+        mask_FGS = retention.mask(span_FGS - age_FS.unsqueeze(1))
+        strongest_FS = _largest(mask_FGS)
+        seen_FS = strongest_FS > 0.0
         if self.position_window:
-            score_BHW += positions_of_ages(position_BHP, self._position_ages(age_BW, memory))
-        score_BHW += _log_mask(mask_BGW)
-        # Equation 4: softmax(a + log m) = m exp(a) / sum m exp(a); a null memory has a score of 0.
-        if self.null_memory:
-            attention_BHW = F.pad(score_BHW, (0, 1)).softmax(-1)[..., :-1]
-        else:
-            attention_BHW = score_BHW.softmax(-1) * (mask_BGW > 0.0).any(2, keepdim=True)
-        read_BHD = torch.bmm(attention_BHW, memory.hidden_BWD)
+            position_FHP = memory.for_pages(position_BHP)
+            score_FHS += positions_of_ages(position_FHP, self._position_ages(age_FS, slots))
+        attention_FHS = self._attention(score_FHS, mask_FGS, memory)
+        read_BHD = memory.sum_of_pages(torch.bmm(attention_FHS, slots.hidden_BWD))
         y_BD = self.feedforward(x_BD + self._out(read_BHD, projected=False))
 
         written_BGT = retention.spans(
             retention.products(h_BD.unsqueeze(1)), clock_B.unsqueeze(1), pooled_BM=None
         )
+        retained_B = memory.sum_of_pages(seen_FS.sum(1))
         report = StepReport(
             span_BG=written_BGT.squeeze(2),
             retained_B=retained_B,
-            on_ramp_B=retained_B - (strongest_BW == 1.0).sum(1),
-            tagged_B=(seen_BW & (memory.tag_BW > 0)).sum(1),
+            on_ramp_B=retained_B - memory.sum_of_pages((strongest_FS == 1.0).sum(1)),
+            tagged_B=memory.sum_of_pages((seen_FS & (slots.tag_BW > 0)).sum(1)),
         )
         if details is not None:
-            seen_BHW = attention_BHW * (mask_BGW > 0.0)
-            details.append(MemoryDetail(memory.birth_BW.clone(), _largest(span_BGW), strongest_BW, seen_BHW))
+            seen_FHS = attention_FHS * (mask_FGS > 0.0)
+            details.append(MemoryDetail(slots.birth_BW.clone(), _largest(span_FGS), strongest_FS, seen_FHS))
         if write:
-            gone_BW = retention.merge(memory, retention.expired(_largest(span_BGW) - (age_BW + 1)))
-            memory = self._write(h_BD, memory, clock_B, gone_BW, tag_B)
+            gone_FS = retention.merge(slots, retention.expired(_largest(span_FGS) - (age_FS + 1)))
+            memory = self._write(h_BD, memory, clock_B, gone_FS, tag_B)
         return y_BD, memory, report
+
+    def _attention(
+        self, score_FHS: Float[Tensor, "F H S"], mask_FGS: Float[Tensor, "F G S"], memory: Store
+    ) -> Float[Tensor, "F H S"]:
+        """What a step attends to.
+
+        Equation 4: softmax(a + log m) = m exp(a) / sum m exp(a). A null memory has a score of 0.
+        """
+        if isinstance(memory, LayerMemory):
+            score_FHS += _log_mask(mask_FGS)
+            if self.null_memory:
+                return F.pad(score_FHS, (0, 1)).softmax(-1)[..., :-1]
+            return score_FHS.softmax(-1) * (mask_FGS > 0.0).any(2, keepdim=True)
+        score_FHS.masked_fill_(mask_FGS == 0.0, INVISIBLE)
+        top_BH = memory.largest_of_pages(score_FHS.amax(2))
+        if self.null_memory:
+            top_BH = top_BH.clamp_min(0.0)
+        weight_FHS = (score_FHS - memory.for_pages(top_BH).unsqueeze(2)).exp_().mul_(mask_FGS)
+        total_BH = memory.sum_of_pages(weight_FHS.sum(2))
+        if self.null_memory:
+            total_BH += (-top_BH).exp()
+        else:  # a head that sees nothing attends to nothing
+            total_BH = total_BH.masked_fill(total_BH == 0.0, 1.0)
+        return weight_FHS / memory.for_pages(total_BH).unsqueeze(2)
 
     def _write(
         self,
         h_BD: Float[Tensor, "B D"],
-        memory: LayerMemory,
+        memory: Store,
         clock_B: Int[Tensor, " B"],
-        gone_BW: Bool[Tensor, "B W"],
+        gone_FS: Bool[Tensor, "F S"],
         tag_B: Int[Tensor, " B"] | None,
-    ) -> LayerMemory:
-        """Put h_i where an expired memory lay; widen the store if a row has no such slot."""
-        num_slots = memory.num_slots
-        if memory.free_slots == 0:
-            enough = WRITES_PER_LOOK.get(h_BD.device.type, 1)
-            memory.free_slots = int(gone_BW.sum(1).min()) if num_slots else 0
-            if memory.free_slots < enough:
-                memory = memory.grown(max(SPARE_SLOTS, num_slots // 4, enough))
-                gone_BW = F.pad(gone_BW, (0, memory.num_slots - num_slots), value=True)
-        memory.free_slots -= 1  # of every row: none writes more, and what has expired does not return
-        slot_B = gone_BW.to(torch.uint8).argmax(1)
-        row_B = torch.arange(h_BD.shape[0], device=h_BD.device)
-        memory.hidden_BWD[row_B, slot_B] = h_BD
-        memory.birth_BW[row_B, slot_B] = clock_B
-        memory.tag_BW[row_B, slot_B] = 0 if tag_B is None else tag_B
+    ) -> Store:
+        """Put h_i where an expired memory lay; make room if a row has no such slot."""
+        memory, page_B, slot_B = memory.with_room(gone_FS, WRITES_PER_LOOK.get(h_BD.device.type, 1))
+        slots = memory.slots
+        slots.hidden_BWD[page_B, slot_B] = h_BD
+        slots.birth_BW[page_B, slot_B] = clock_B
+        slots.tag_BW[page_B, slot_B] = 0 if tag_B is None else tag_B
         if self.retention.pools:
-            memory.pooled_BW[row_B, slot_B] = False
+            slots.pooled_BW[page_B, slot_B] = False
         return memory
 
     # -- learning -------------------------------------------------------------------------------
@@ -527,23 +540,35 @@ class MemoryLayer(nn.Module):
         everything = LayerMemory.joined(contents)
         remaining_BGM = torch.cat(spans, 2) + (view.relative(everything.birth_BW) - num_steps).unsqueeze(1)
         alive_BM = ~retention.expired(_largest(remaining_BGM))
-        return _keep(everything, alive_BM & (torch.cat(episodes, 1) == view.episode_BT[:, -1:]))
+        return everything.kept(alive_BM & (torch.cat(episodes, 1) == view.episode_BT[:, -1:]))
+
+    def remaining(
+        self, memory: Store, clock_B: Int[Tensor, " B"], limit_B1: Float[Tensor, "B 1"] | None
+    ) -> Float[Tensor, "F S"]:
+        """r_ti of the head that sees a memory longest, for a query at this time; long past where none is."""
+        span_FGS = self.retention.spans_of(memory.slots)
+        if limit_B1 is not None:
+            span_FGS = torch.minimum(span_FGS, memory.for_pages(limit_B1).unsqueeze(1))
+        return _largest(span_FGS) - (memory.for_pages(clock_B).unsqueeze(1) - memory.slots.birth_BW)
 
     def seen(
-        self, memory: LayerMemory, clock_B: Int[Tensor, " B"], limit_B1: Float[Tensor, "B 1"] | None
-    ) -> Bool[Tensor, "B W"]:
+        self, memory: Store, clock_B: Int[Tensor, " B"], limit_B1: Float[Tensor, "B 1"] | None
+    ) -> Bool[Tensor, "F S"]:
         """The slots whose memories a query at this time would see."""
-        span_BGW = self.retention.spans_of(memory)
-        if limit_B1 is not None:
-            span_BGW = torch.minimum(span_BGW, limit_B1.unsqueeze(1))
-        age_BW = clock_B.unsqueeze(1) - memory.birth_BW
-        return ~self.retention.expired(_largest(span_BGW) - age_BW)
+        return ~self.retention.expired(self.remaining(memory, clock_B, limit_B1))
 
     def compacted(
-        self, memory: LayerMemory, clock_B: Int[Tensor, " B"], limit_B1: Float[Tensor, "B 1"] | None
+        self, memory: Store, clock_B: Int[Tensor, " B"], limit_B1: Float[Tensor, "B 1"] | None
     ) -> LayerMemory:
         """Only what a query at this time would see, in the narrowest store."""
-        return _keep(memory, self.seen(memory, clock_B, limit_B1))
+        return memory.kept(self.seen(memory, clock_B, limit_B1))
+
+    def for_acting(self, memory: LayerMemory) -> Store:
+        """A copy, in pages where that makes steps cheaper."""
+        # On a GPU a step of a small model is launches, not slots; and pooled memories go from slot to slot.
+        in_rows_only = memory.hidden_BWD.device.type != "cpu" or self.retention.pools
+        pages = None if in_rows_only else in_pages(memory)
+        return memory.clone() if pages is None else pages
 
     def _ask(
         self, h: Float[Tensor, "*N D"], *, projected: bool
@@ -622,7 +647,7 @@ class MemoryTransformer(nn.Module):
     def initial_state(self, batch: int) -> MemoryState:
         """Empty memories for `batch` rows."""
         device = self.final_norm.weight.device
-        layers = [layer.initial_memory(batch) for layer in self._remembering()]
+        layers: list[Store] = [layer.initial_memory(batch) for layer in self._remembering()]
         return MemoryState(torch.zeros(batch, dtype=torch.long, device=device), layers)
 
     @torch.no_grad()
@@ -651,13 +676,15 @@ class MemoryTransformer(nn.Module):
         """
         assert limit_B1 is None or self.learns_spans
         if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
-            state = self.compact(state, limit_B1)
+            state = self.for_acting(self.compact(state, limit_B1))
         reports = []
         for index, layer in enumerate(self.layers):
             if not self.settings.remembers:
                 x_BD = layer.feedforward(x_BD)
                 continue
             memory = state.layers[index].without_rows(is_first_B)
+            if details is not None:
+                memory = memory.in_rows()
             x_BD, memory, report = layer.step(
                 x_BD, memory, state.clock_B, limit_B1, tag_B, write=write, details=details
             )
@@ -698,7 +725,7 @@ class MemoryTransformer(nn.Module):
         assert limit_BT is None or self.learns_spans
         view = BlockView.of(state, is_first_BT, limit_BT, tag_BT, asked_BT, x_BTD.dtype)
         lasting = view if limit_forgets else replace(view, limit_BT=None)
-        layers: list[LayerMemory] = []
+        layers: list[Store] = []
         reports = []
         ablation: Ablation | None = None
         for index, layer in enumerate(self.layers):
@@ -706,7 +733,7 @@ class MemoryTransformer(nn.Module):
             if not self.settings.remembers:
                 x_BTD = x_BTD if skipped else layer.feedforward(x_BTD)
                 continue
-            memory = state.layers[index]
+            memory = state.layers[index].in_rows()
             y_BTD, h_BTD, report, with_own = layer.block(x_BTD, memory, view, penalty, ablation)
             if not skipped:
                 x_BTD, ablation = y_BTD, with_own
@@ -726,26 +753,23 @@ class MemoryTransformer(nn.Module):
     @torch.no_grad()
     def compact(self, state: MemoryState, limit_B1: Float[Tensor, "B 1"] | None = None) -> MemoryState:
         """Narrow every store to its fullest row, expired memories left out, under the present weights."""
-        layers = [
+        layers: list[Store] = [
             layer.compacted(memory, state.clock_B, limit_B1)
             for layer, memory in zip(self._remembering(), state.layers, strict=True)
         ]
         return MemoryState(state.clock_B, layers)
 
+    def for_acting(self, state: MemoryState) -> MemoryState:
+        """A copy of a compacted state for `step` to use up, laid out as acting is fastest."""
+        layers = [
+            layer.for_acting(memory.in_rows())
+            for layer, memory in zip(self._remembering(), state.layers, strict=True)
+        ]
+        return replace(state, clock_B=state.clock_B.clone(), layers=layers)
+
     def _remembering(self) -> list[MemoryLayer]:
         """The layers that have a memory: all, or none in the memory-free control."""
         return [layer for layer in self.layers if layer.remembers]
-
-
-def _keep(memory: LayerMemory, alive_BW: Bool[Tensor, "B W"]) -> LayerMemory:
-    """Only the memories marked True, newest first, in a store `SPARE_SLOTS` wider than the fullest row."""
-    fullest = int(alive_BW.sum(1).max()) if alive_BW.numel() else 0
-    num_slots = min(memory.num_slots, fullest + SPARE_SLOTS)
-    birth_BW, order_BW = memory.birth_BW.masked_fill(~alive_BW, NEVER).sort(
-        dim=1, descending=True, stable=True
-    )
-    kept = memory.gather(order_BW[:, :num_slots], birth_BW[:, :num_slots])
-    return replace(kept, free_slots=num_slots - fullest)
 
 
 def _joined(parts: list[_Reading]) -> _Reading:

@@ -44,12 +44,17 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
         for name, attempt in _race(chosen, command).items():
             found[name].append(attempt)
     seconds = {name: Spread(tuple(one.seconds for one in attempts)) for name, attempts in found.items()}
+    rates = {
+        name: Spread(tuple(one.steps / one.seconds for one in attempts)) for name, attempts in found.items()
+    }
     rows: dict[str, dict[str, Spread | str]] = {
         name: {
             SOLVED: f"{sum(one.solved for one in attempts)} of {len(attempts)} seeds",
             SECONDS: seconds[name],
             "seconds against ours": seconds[name].against(seconds[OURS]),
             "steps": Spread(tuple(one.steps for one in attempts)),
+            "steps/s": rates[name],
+            "steps/s against RecurrentPPO": rates[name].against(rates[RECURRENT]),
             "success then": Spread(tuple(one.success for one in attempts)),
         }
         for name, attempts in found.items()

@@ -7,7 +7,6 @@ import time
 import torch
 from stable_baselines3.common.logger import Logger
 
-from agents.memory_state import NEVER
 from agents.on_policy import MemoryOnPolicyAlgorithm
 from configs.schema import TrainConfig
 from runners.agent_factory import make_agent, make_training_env
@@ -75,8 +74,7 @@ def _update_operations(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> f
     width = policy.width
     total = 0.0
     features = len(agent.policy.encoder.mean_F)
-    for layer in state.layers:
-        stored = int((layer.birth_BW != NEVER).sum())
+    for stored in state.retained_LB.sum(1).tolist():
         pairs = stored * ppo.n_steps + tokens * (ppo.n_steps - 1) / 2
         projections = tokens * (4 * width**2 + 2 * policy.feedforward_multiplier * width**2)
         projections += stored * 2 * width**2

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from agents.memory_state import NEVER, MemoryState
 from agents.sequence_model import SequenceModel
 from agents.transformer import BlockReport
 from envs.sequences.stream import IGNORE, Block, Stream
@@ -113,13 +112,6 @@ class SequenceScore:
         return value if self.targets else None
 
 
-def retained_per_layer(state: MemoryState) -> NDArray[np.int64]:
-    """Memories of each layer and row [L, B]."""
-    if not state.layers:
-        return np.zeros((0, state.batch_size), dtype=np.int64)
-    return torch.stack([(layer.birth_BW != NEVER).sum(1) for layer in state.layers]).cpu().numpy()
-
-
 def to_device(block: Block, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens, targets and beginnings as tensors."""
     tokens, targets, first = (
@@ -196,7 +188,7 @@ def evaluate(
         correct_B += right.sum(1).cpu().numpy()
         targets_B += scored.sum(1).cpu().numpy()
         tokens_seen += block.tokens.size
-        counts = retained_per_layer(state)
+        counts = state.retained_LB.cpu().numpy()
         retained += counts.mean(1)
         most = np.maximum(most, counts.max(1, initial=0))
         held += state.bytes_held

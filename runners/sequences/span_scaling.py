@@ -23,7 +23,8 @@ from typing import Any, Literal
 import torch
 
 from agents.expire_span import ExpireSpan
-from agents.memory_state import NEVER, LayerMemory, MemoryState
+from agents.layer_memory import NEVER, LayerMemory
+from agents.memory_state import MemoryState
 from agents.sequence_model import SequenceModel
 from agents.transformer import AttentionKind, TransformerSettings
 from configs import command_line
@@ -272,7 +273,7 @@ def _holding(model: SequenceModel, counts: list[int]) -> MemoryState:
     for row, count in enumerate(counts):
         birth_BW[row, count:] = NEVER
     for index, layer in enumerate(state.layers):
-        wide = layer.grown(width)
+        wide = layer.in_rows().grown(width)
         hidden = torch.randn(wide.hidden_BWD.shape)
         state.layers[index] = LayerMemory(hidden, birth_BW, wide.tag_BW, wide.pooled_BW)
     return state

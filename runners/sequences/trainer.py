@@ -17,7 +17,7 @@ from agents.retention import PenaltyKind
 from agents.sequence_model import SequenceModel
 from configs.sequence_schema import SequenceConfig
 from envs.sequences.stream import IGNORE, Stream
-from runners.sequences.evaluation import retained_per_layer, span_limit, to_device
+from runners.sequences.evaluation import span_limit, to_device
 
 BETA1 = 0.9
 """decay of Adam's first moment"""
@@ -160,7 +160,7 @@ class SequenceTrainer:
         self.optimizer.step()
         self.state = state
         self.updates += 1
-        held = self.ranks.gather_everywhere((retained_per_layer(state), spans, state.bytes_held))
+        held = self.ranks.gather_everywhere((state.retained_LB.cpu().numpy(), spans, state.bytes_held))
         retained_of_ranks, spans_of_ranks, bytes_of_ranks = zip(*held, strict=True)
         return UpdateReport(
             loss if num_targets else math.nan,

@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents import MemoryA2C, MemoryPPO
 from agents.encoders import ObservationEncoder
-from agents.memory_state import NEVER
+from agents.layer_memory import NEVER
 from agents.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
 from agents.span_penalty import SpanPenaltySettings
 from envs.vec_env import GymnasiumVecEnv, make_vec_env

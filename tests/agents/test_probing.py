@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 import envs  # noqa: F401  (registers)
 from agents import MemoryPPO
-from agents.memory_state import NEVER
+from agents.layer_memory import NEVER
 from agents.probing import Edit, Effect, Probe, content_of, exchange, insertion
 from agents.recording import EpisodePlayer, choices_of, record_episode
 from tests.agents.small_envs import AnySpace

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agents.memory_state import NEVER
+from agents.layer_memory import NEVER
 from agents.sequence_model import SequenceModel
 from agents.transformer import TransformerSettings
 

@@ -15,7 +15,8 @@ from agents import transformer
 from agents.adaptive_span import AdaptiveSpan
 from agents.block_view import BlockView
 from agents.expire_span import ExpireSpan
-from agents.memory_state import NEVER, MemoryState
+from agents.layer_memory import NEVER
+from agents.memory_state import MemoryState
 from agents.retention import SMALLEST_MASK, PenaltyForm, PenaltyKind
 from agents.transformer import MemoryKind, MemoryTransformer, TransformerSettings, make_retention
 from tests.agents.reference_transformer import reference

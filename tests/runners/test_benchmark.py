@@ -149,7 +149,12 @@ def test_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_solving_ends_when_the_time_is_used_up(tmp_path: Path) -> None:
     rows = measured(tmp_path, "--parts", "solving", "--solving-seconds", "0.5")["solving"]["rows"]
     assert [row["solved"] for row in rows.values()] == ["0 of 1 seeds"] * 2
-    assert all(row["seconds"]["median"] >= 0.5 for row in rows.values())
+    for row in rows.values():
+        assert row["seconds"]["median"] >= 0.5
+        assert row["steps/s"]["median"] == pytest.approx(row["steps"]["median"] / row["seconds"]["median"])
+    mine, recurrent = rows.values()
+    ratio = mine["steps/s"]["median"] / recurrent["steps/s"]["median"]
+    assert mine["steps/s against RecurrentPPO"]["median"] == pytest.approx(ratio)
 
 
 # -- mistakes -----------------------------------------------------------------------------------------
