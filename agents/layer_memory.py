@@ -95,7 +95,7 @@ class LayerMemory:
         return self
 
     def kept(self, alive_BW: Bool[Tensor, "B W"]) -> LayerMemory:
-        """Only the memories marked True, newest first, and `SPARE_SLOTS` empty slots in the fullest row."""
+        """Only the memories marked True, newest first, with up to `SPARE_SLOTS` slots to spare."""
         fullest = int(alive_BW.sum(1).max()) if alive_BW.numel() else 0
         num_slots = min(self.num_slots, fullest + SPARE_SLOTS)
         birth_BW, order_BW = self.birth_BW.masked_fill(~alive_BW, NEVER).sort(

@@ -25,7 +25,7 @@ from agents.layer_memory import NEVER, SPARE_SLOTS, LayerMemory
 PAGE_SLOTS = 32
 """S. Half a page of each row is empty in the mean, and each row has at least one."""
 LEAST_SLOTS = 2**13
-"""Stores of fewer slots stay as they are: that they are looked up by page costs more than they do."""
+"""Stores of fewer slots stay as they are: to look up pages costs more than empty slots do."""
 LEAST_SAVING = 1.5
 """So many times as many slots a store must have as its pages would have."""
 
@@ -56,23 +56,26 @@ class PagedMemory:
     def kept(self, alive_FS: Bool[Tensor, "F S"]) -> LayerMemory:
         """See `LayerMemory.kept`."""
         page_N, slot_N = alive_FS.nonzero(as_tuple=True)
-        row_N, order_N = self.row_F[page_N].sort(stable=True)
-        source_N = (PAGE_SLOTS * page_N + slot_N)[order_N]
+        place_N = PAGE_SLOTS * page_N + slot_N
+        birth_N = self.slots.birth_BW.flatten()[place_N]
+        newest_first_N = birth_N.argsort(descending=True, stable=True)
+        row_N, order_N = self.row_F[page_N[newest_first_N]].sort(stable=True)
+        source_N = place_N[newest_first_N[order_N]]
         count_B = row_N.bincount(minlength=self.num_rows)
-        fullest = int(count_B.max())
-        sizes = self.num_rows, fullest + SPARE_SLOTS
-        place = row_N, _rank_in_group(row_N, count_B)
-        birth_BW = self.row_F.new_full(sizes, NEVER)
-        birth_BW[place] = self.slots.birth_BW.flatten()[source_N]
-        source_BW = self.row_F.new_zeros(sizes)
-        source_BW[place] = source_N
-        birth_BW, order_BW = birth_BW.sort(dim=1, descending=True, stable=True)
-        source = source_BW.gather(1, order_BW).flatten()
-        hidden_BWD, _, tag_BW, pooled_BW = (
-            part.flatten(0, 1).index_select(0, source).view(*sizes, *part.shape[2:])
-            for part in self.slots.tensors()
+        num_slots = int(count_B.max()) + SPARE_SLOTS
+        target_N = num_slots * row_N + _rank_in_group(row_N, count_B)
+
+        def moved(part: Tensor, nothing: int = 0) -> Tensor:
+            return _moved(part, source_N, target_N, (self.num_rows, num_slots), nothing)
+
+        slots = self.slots
+        return LayerMemory(
+            moved(slots.hidden_BWD),
+            moved(slots.birth_BW, NEVER),
+            moved(slots.tag_BW),
+            moved(slots.pooled_BW),
+            free_slots=SPARE_SLOTS,
         )
-        return LayerMemory(hidden_BWD, birth_BW, tag_BW, pooled_BW, free_slots=SPARE_SLOTS)
 
     def select(self, rows: Tensor) -> PagedMemory:
         """The same memories for some rows only (a copy)."""
@@ -105,7 +108,7 @@ class PagedMemory:
         return largest.scatter_reduce_(0, index, of_pages, "amax", include_self=False)
 
     def with_room(self, gone_FS: Bool[Tensor, "F S"], enough: int) -> tuple[PagedMemory, Tensor, Tensor]:
-        """See `LayerMemory.with_room`; rows get pages of their own."""
+        """See `LayerMemory.with_room`; a row that has too few free slots gets one more page."""
         memory = self
         if memory.free_slots == 0:
             free_B = memory.sum_of_pages(gone_FS.sum(1))
@@ -116,8 +119,10 @@ class PagedMemory:
                 free_B[full] += PAGE_SLOTS
             memory.free_slots = int(free_B.min())
         memory.free_slots -= 1
-        number_F = torch.arange(len(gone_FS), device=gone_FS.device)
-        page_B = memory.largest_of_pages(torch.where(gone_FS.any(1), number_F, -1))
+        num_pages = len(gone_FS)
+        number_F = torch.arange(num_pages, device=gone_FS.device)
+        # A page of its own even if all are full, should more have been known to be free than is.
+        page_B = memory.largest_of_pages(number_F + num_pages * gone_FS.any(1)) % num_pages
         return memory, page_B, gone_FS[page_B].to(torch.uint8).argmax(1)
 
     def _grown(self, rows: Tensor) -> PagedMemory:
@@ -139,7 +144,7 @@ class PagedMemory:
 
 
 Store = LayerMemory | PagedMemory
-"""What acting may find."""
+"""A layer's memories, in rows or in pages."""
 
 
 def in_pages(memory: LayerMemory) -> PagedMemory | None:
@@ -159,24 +164,29 @@ def in_pages(memory: LayerMemory) -> PagedMemory | None:
         return None
     row_N, slot_N = used_BW.nonzero(as_tuple=True)
     first_page_B = pages_B.cumsum(0) - pages_B
-    place_N = PAGE_SLOTS * first_page_B[row_N] + _rank_in_group(row_N, count_B)
+    target_N = PAGE_SLOTS * first_page_B[row_N] + _rank_in_group(row_N, count_B)
     source_N = memory.num_slots * row_N + slot_N
 
-    def moved(part: Tensor, pages: int, nothing: int) -> Tensor:
-        sizes = (pages * PAGE_SLOTS, *part.shape[2:])
-        whole = part.new_full(sizes, nothing) if nothing else part.new_zeros(sizes)  # these take no time
-        whole.index_copy_(0, place_N, part.flatten(0, 1).index_select(0, source_N))
-        return whole.view(pages, PAGE_SLOTS, *part.shape[2:])
+    def moved(part: Tensor, pages: int = num_pages, nothing: int = 0) -> Tensor:
+        return _moved(part, source_N, target_N, (pages, PAGE_SLOTS), nothing)
 
-    room_FSD = moved(memory.hidden_BWD, num_pages + memory.num_rows, 0)
+    room_FSD = moved(memory.hidden_BWD, num_pages + memory.num_rows)
     slots = LayerMemory(
         room_FSD[:num_pages],
-        moved(memory.birth_BW, num_pages, NEVER),
-        moved(memory.tag_BW, num_pages, 0),
-        moved(memory.pooled_BW, num_pages, 0),
+        moved(memory.birth_BW, nothing=NEVER),
+        moved(memory.tag_BW),
+        moved(memory.pooled_BW),
     )
     row_F = torch.arange(memory.num_rows, device=pages_B.device).repeat_interleave(pages_B)
     return PagedMemory(slots, row_F, memory.num_rows, room_FSD)
+
+
+def _moved(part: Tensor, source_N: Tensor, target_N: Tensor, sizes: tuple[int, int], nothing: int) -> Tensor:
+    """A tensor of so many rows and slots with some slots of another, by their places in the flat ones."""
+    flat_sizes = (sizes[0] * sizes[1], *part.shape[2:])
+    flat = part.new_full(flat_sizes, nothing) if nothing else part.new_zeros(flat_sizes)  # these take no time
+    flat.index_copy_(0, target_N, part.flatten(0, 1).index_select(0, source_N))
+    return flat.view(*sizes, *part.shape[2:])
 
 
 def _rank_in_group(group_N: Int[Tensor, " N"], count_B: Int[Tensor, " B"]) -> Int[Tensor, " N"]:

@@ -563,12 +563,12 @@ class MemoryLayer(nn.Module):
         """Only what a query at this time would see, in the narrowest store."""
         return memory.kept(self.seen(memory, clock_B, limit_B1))
 
-    def for_acting(self, memory: LayerMemory) -> Store:
-        """A copy, in pages where that makes steps cheaper."""
+    def paged(self, memory: LayerMemory) -> Store:
+        """The same memories in pages (a copy) where that makes steps cheaper, else as they are."""
         # On a GPU a step of a small model is launches, not slots; and pooled memories go from slot to slot.
         in_rows_only = memory.hidden_BWD.device.type != "cpu" or self.retention.pools
         pages = None if in_rows_only else in_pages(memory)
-        return memory.clone() if pages is None else pages
+        return memory if pages is None else pages
 
     def _ask(
         self, h: Float[Tensor, "*N D"], *, projected: bool
@@ -676,7 +676,7 @@ class MemoryTransformer(nn.Module):
         """
         assert limit_B1 is None or self.learns_spans
         if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
-            state = self.for_acting(self.compact(state, limit_B1))
+            state = self._paged(self.compact(state, limit_B1))
         reports = []
         for index, layer in enumerate(self.layers):
             if not self.settings.remembers:
@@ -761,11 +761,17 @@ class MemoryTransformer(nn.Module):
 
     def for_acting(self, state: MemoryState) -> MemoryState:
         """A copy of a compacted state for `step` to use up, laid out as acting is fastest."""
+        paged, state = self._paged(state), state.in_rows()
+        pairs = zip(paged.layers, state.layers, strict=True)
+        layers = [store.clone() if store is memory else store for store, memory in pairs]
+        return replace(state, clock_B=state.clock_B.clone(), layers=layers)
+
+    def _paged(self, state: MemoryState) -> MemoryState:
         layers = [
-            layer.for_acting(memory.in_rows())
+            layer.paged(memory.in_rows())
             for layer, memory in zip(self._remembering(), state.layers, strict=True)
         ]
-        return replace(state, clock_B=state.clock_B.clone(), layers=layers)
+        return replace(state, layers=layers)
 
     def _remembering(self) -> list[MemoryLayer]:
         """The layers that have a memory: all, or none in the memory-free control."""

@@ -60,8 +60,8 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
         for name, attempts in found.items()
     }
     what = (
-        f"{subject.config.env} until {command.solving_success:.0%} of the last {WINDOW_EPISODES:,} training "
-        f"episodes succeed, or {command.solving_seconds:g} s have passed (which then count)"
+        f"{subject.config.env} until {100.0 * command.solving_success:g}% of the last {WINDOW_EPISODES:,} "
+        f"training episodes succeed, or {command.solving_seconds:g} s have passed (which then count)"
     )
     return [Table(NAME, what, rows)]
 

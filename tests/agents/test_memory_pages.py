@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from agents import memory_pages, transformer
 from agents.layer_memory import NEVER, LayerMemory
 from agents.memory_pages import LEAST_SLOTS, PAGE_SLOTS, PagedMemory, Store, in_pages
 from agents.memory_state import MemoryState
+from agents.memory_statistics import retained_ages
 from agents.ppo import MemoryPPO
 from agents.retention_score import RetentionScore
 from agents.transformer import MemoryDetail, MemoryKind, MemoryTransformer, StepOutput
@@ -145,6 +147,7 @@ def test_pages_are_made_where_they_save_work_and_only_there() -> None:
     too_few = [*[1] * 7, 1000]
     assert LEAST_SLOTS > 8 * 1000
     assert in_pages(store_of(too_few)) is None
+    assert in_pages(store_of(too_few, gaps=300)) is None
 
 
 def outputs(
@@ -169,6 +172,7 @@ def outputs(
     window=st.sampled_from([0, 4]),
     rate=st.sampled_from([0.0, 0.1]),
     page_slots=st.sampled_from([1, 3, 32]),
+    gain=st.sampled_from([1.0, 300.0]),
     seed=st.integers(0, 2**16),
 )
 def test_steps_in_pages_equal_steps_in_rows(
@@ -178,13 +182,19 @@ def test_steps_in_pages_equal_steps_in_rows(
     window: int,
     rate: float,
     page_slots: int,
+    gain: float,
     seed: int,
 ) -> None:
-    """Outputs, reports and what is left, from rows that hold nothing or much, past a compaction."""
+    """Outputs, reports and what is left, from rows that hold nothing or much, past a compaction.
+
+    With the larger gain, scores differ by thousands, those of expired memories too.
+    """
     chosen = replace(
         SMALL, memory=kind, null_memory=null_memory, position_window=window, max_span=60, memory_size=25
     )
     model = lively(chosen, seed, spread=4.0)
+    for layer in model.layers:
+        layer.query.weight.data *= gain
     batch, before, steps = 5, 30, transformer.COMPACTION_INTERVAL_STEPS + 20
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, before + steps, 8, dtype=torch.float64, generator=generator)
@@ -202,18 +212,23 @@ def test_steps_in_pages_equal_steps_in_rows(
     with pages_always(page_slots):
         start = model.for_acting(state)
         assert all(isinstance(memory, PagedMemory) for memory in start.layers)
+        was = [contents(memory.in_rows()) for memory in state.layers], state.clock_B.tolist()
         pages = outputs(model, start, x, first, tag_B=tag_B, limit_B1=limit_B1)
         assert all(isinstance(memory, PagedMemory) for memory in pages[-1].state.layers)
         for mine, theirs in zip(pages, rows, strict=True):
             torch.testing.assert_close(mine.y_BD, theirs.y_BD)
             for report, expected in zip(mine.reports, theirs.reports, strict=True):
                 torch.testing.assert_close(report, expected)
+        assert was == ([contents(memory.in_rows()) for memory in state.layers], state.clock_B.tolist())
+        assert pages[-1].state.steps_since_compaction == rows[-1].state.steps_since_compaction
         limit = None if limit_B1 is None else limit_B1[:, :1]
         mine, theirs = model.compact(pages[-1].state, limit), model.compact(rows[-1].state, limit)
     for memory, other in zip(mine.layers, theirs.layers, strict=True):
-        assert [row.keys() for row in contents(memory.in_rows())] == [
-            row.keys() for row in contents(other.in_rows())
-        ]
+        tags, expected = (
+            [{birth: tag for birth, (_, tag, _) in row.items()} for row in contents(store.in_rows())]
+            for store in (memory, other)
+        )
+        assert tags == expected
 
 
 @pytest.mark.parametrize("writes_per_look", [1, 16])
@@ -266,13 +281,56 @@ def test_asking_copying_and_saving_leave_pages_as_they_are() -> None:
         assert [contents(memory.in_rows()) for memory in both.layers] == [row + row for row in before]
 
 
+@pytest.mark.parametrize("how", ["clone", "select"])
+def test_copies_go_on_alone(how: str) -> None:
+    """Past the step at which they need pages that the original has room for."""
+    model = lively(replace(SMALL, max_span=200, initial_span_fraction=0.9), spread=0.1)
+    with pages_always():
+        state = paged_state(model)
+        rows = torch.tensor([2, 0, 1]) if how == "select" else torch.arange(3)
+        before = [held(memory) for memory in state.layers]
+        copy = state.select(rows) if how == "select" else state.clone()
+        expected = state.in_rows().select(rows)
+        x, first = torch.randn(3, 15, 8, dtype=torch.float64), torch.zeros(3, 15, dtype=torch.bool)
+        for mine, theirs in zip(
+            outputs(model, copy, x, first), outputs(model, expected, x, first), strict=True
+        ):
+            torch.testing.assert_close(mine.y_BD, theirs.y_BD)
+        assert [held(memory) for memory in state.layers] == before
+
+
+def test_an_unknown_number_of_free_slots_never_takes_another_rows_page() -> None:
+    """As where `free_slots` counts on memories that a change of the weights has brought back."""
+    with pages_always():
+        pages = in_pages(store_of([4, 5, 6]))
+        assert pages is not None
+        pages.free_slots = 1
+        everything_is_needed = torch.zeros_like(pages.slots.birth_BW, dtype=torch.bool)
+        memory, page_B, _ = pages.with_room(everything_is_needed, 1)
+        assert memory.row_F[page_B].tolist() == [0, 1, 2]
+
+
+def test_what_is_not_a_number_stays_in_its_row() -> None:
+    memory = store_of([4, 5, 6])
+    memory.hidden_BWD[0] = torch.nan
+    with pages_always():
+        pages = in_pages(memory)
+        assert pages is not None
+        assert pages.in_rows().hidden_BWD.isnan().flatten(1).any(1).tolist() == [True, False, False]
+
+
 def test_bytes_held_counts_room_for_pages_to_come() -> None:
+    """Per memory its content, the time of birth, a tag and a mark; per page its row."""
     model = lively(SMALL)
     with pages_always():
         state = paged_state(model)
-        sizes = [memory.room_FSD.numel() * 8 for memory in state.layers if isinstance(memory, PagedMemory)]
-        assert len(sizes) == 2
-        assert state.bytes_held > sum(sizes)
+        size = state.clock_B.numel() * 8
+        for memory in state.layers:
+            assert isinstance(memory, PagedMemory)
+            num_pages = len(memory.row_F)
+            assert len(memory.room_FSD) > num_pages
+            size += len(memory.room_FSD) * 3 * 8 * 8 + num_pages * 3 * (8 + 8 + 1) + num_pages * 8
+        assert state.bytes_held == size
 
 
 def test_details_of_pages_are_those_of_rows() -> None:
@@ -292,27 +350,27 @@ def test_details_of_pages_are_those_of_rows() -> None:
 
 def test_cues_are_found_in_pages() -> None:
     """How long a cue will still be seen is asked of the store while it is in pages."""
-    model = lively(replace(SMALL, max_span=60))
-    x, nobody = torch.randn(3, 8, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
-    tag_B = torch.tensor([1, 0, 2])
-    slack = []
+    model = lively(replace(SMALL, max_span=200, initial_span_fraction=0.5), spread=0.5)
+    x, nobody = torch.randn(9, 3, 8, dtype=torch.float64), np.zeros(3, dtype=bool)
+    found = []
     with pages_always():
         start = paged_state(model)
-        for state in (start, start.in_rows()):
+        for state in (start.clone(), start.in_rows().clone()):
             score = RetentionScore(3)
-            cue_B, done_B = tag_B.numpy(), tag_B.numpy() * 0
-            for _ in range(4):
-                score.before_step(model, state, nobody.numpy())
-                output = model.step(x, state, nobody, tag_B=tag_B)
+            for t in range(9):  # several memories of each cue, in several pages
+                cue_B = np.array([1 + t % 2, 0, 2])
+                done_B = np.array([1, 0, 2]) if t == 8 else np.zeros(3, dtype=np.int64)
+                score.before_step(model, state, nobody)
+                output = model.step(x[t], state, torch.as_tensor(nobody), tag_B=torch.as_tensor(cue_B))
                 state = output.state
-                pending = score.after_step(
-                    model, state, output.reports, cue_B, done_B, nobody.numpy(), limit_B1=None
-                )
-                tag_B, cue_B = tag_B * 0, cue_B * 0
-            slack.append((pending.held_BC.tolist(), score.needed_BC.tolist()))
-            tag_B = torch.tensor([1, 0, 2])
-    assert slack[0] == slack[1]
-    assert slack[0][1] == [[True, False], [False, False], [False, True]]
+                pending = score.after_step(model, state, output.reports, cue_B, done_B, nobody)
+            found.append((pending.held_BC.tolist(), pending.later_RU.tolist()))
+            ages = retained_ages(model, state, None)
+            found[-1] += (sorted(np.concatenate(list(ages.values())).tolist()),)
+    assert found[0] == found[1]
+    held_BC, later_RU, _ = found[0]
+    assert held_BC == [[True, True], [False, False], [False, True]]
+    assert max(map(max, later_RU)) > 10
 
 
 def test_pooled_memories_stay_in_rows() -> None:
