@@ -15,7 +15,7 @@ from agents import transformer
 from agents.adaptive_span import AdaptiveSpan
 from agents.block_view import BlockView
 from agents.expire_span import ExpireSpan
-from agents.layer_memory import NEVER
+from agents.layer_memory import NEVER, SPARE_SLOTS
 from agents.memory_state import MemoryState
 from agents.retention import SMALLEST_MASK, PenaltyForm, PenaltyKind
 from agents.transformer import MemoryKind, MemoryTransformer, TransformerSettings, make_retention
@@ -476,6 +476,20 @@ def test_no_more_slots_count_as_free_than_are(
             assert 0 <= memory.free_slots <= int(free_B.min())
             known.append(memory.free_slots)
     assert max(known) >= min(4, writes_per_look)  # and it is known of some
+
+
+@every_kind
+def test_a_compaction_while_acting_knows_how_many_slots_it_left(kind: MemoryKind) -> None:
+    """Else the next step looks again, which on a GPU is to wait for it."""
+    model = lively(replace(SMALL, memory=kind))
+    x, first = torch.randn(2, 12, 8, dtype=torch.float64), torch.zeros(2, 12, dtype=torch.bool)
+    state = model.block(x, model.initial_state(2), first).state
+    assert state is not None
+    state.layers[:] = [memory.in_rows().grown(8) for memory in state.layers]
+    state.steps_since_compaction = transformer.COMPACTION_INTERVAL_STEPS
+    after = model.step(x[:, 0], state, first[:, 0]).state
+    assert after.steps_since_compaction == 1
+    assert [memory.free_slots for memory in after.layers] == [SPARE_SLOTS - 1] * 2
 
 
 @every_kind
