@@ -124,25 +124,6 @@ class LayerMemory:
         row_B = torch.arange(len(gone_BW), device=gone_BW.device)
         return memory, row_B, gone_BW.to(torch.uint8).argmax(1)
 
-    # As pages see it (`agents.memory_pages`): each row is a page of its own.
-
-    @property
-    def slots(self) -> LayerMemory:
-        """The slots themselves, by page."""
-        return self
-
-    def for_pages(self, of_rows: Tensor) -> Tensor:
-        """What belongs to rows, for the pages of each."""
-        return of_rows
-
-    def sum_of_pages(self, of_pages: Tensor) -> Tensor:
-        """For each row, the sum over its pages."""
-        return of_pages
-
-    def largest_of_pages(self, of_pages: Tensor) -> Tensor:
-        """For each row, the largest number of its pages."""
-        return of_pages
-
     def gather(self, slots_BV: Int[Tensor, "B V"], birth_BV: Int[Tensor, "B V"]) -> LayerMemory:
         """Keep only the given slots of each row, in that order, with these times of birth."""
         batch, num_slots, width = self.hidden_BWD.shape
@@ -164,3 +145,22 @@ class LayerMemory:
             F.pad(self.pooled_BW, (0, extra)),
             free_slots=self.free_slots + extra,
         )
+
+    # As pages see it (`agents.memory_pages`): each row is a page of its own.
+
+    @property
+    def slots(self) -> LayerMemory:
+        """The slots themselves, by page."""
+        return self
+
+    def for_pages(self, of_rows: Tensor) -> Tensor:
+        """What belongs to rows, for the pages of each."""
+        return of_rows
+
+    def sum_of_pages(self, of_pages: Tensor) -> Tensor:
+        """For each row, the sum over its pages."""
+        return of_pages
+
+    def largest_of_pages(self, of_pages: Tensor) -> Tensor:
+        """For each row, the largest number of its pages."""
+        return of_pages

@@ -761,8 +761,8 @@ class MemoryTransformer(nn.Module):
 
     def for_acting(self, state: MemoryState) -> MemoryState:
         """A copy of a compacted state for `step` to use up, laid out as acting is fastest."""
-        paged, state = self._paged(state), state.in_rows()
-        pairs = zip(paged.layers, state.layers, strict=True)
+        state = state.in_rows()
+        pairs = zip(self._paged(state).layers, state.layers, strict=True)
         layers = [store.clone() if store is memory else store for store, memory in pairs]
         return replace(state, clock_B=state.clock_B.clone(), layers=layers)
 
