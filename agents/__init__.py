@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agents.a2c import MemoryA2C
-from agents.policies import ExpireSpanPolicy
-from agents.ppo import MemoryPPO
-from agents.span_penalty import SpanPenaltySettings
+from memory_suite.agents.algorithms.a2c import MemoryA2C
+from memory_suite.agents.algorithms.ppo import MemoryPPO
+from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+from memory_suite.agents.policy.policy import MemoryPolicy
 
-__all__ = ["ExpireSpanPolicy", "MemoryA2C", "MemoryPPO", "SpanPenaltySettings"]
+__all__ = ["MemoryA2C", "MemoryPPO", "MemoryPolicy", "SpanPenaltySettings"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.run_config import to_dict, to_yaml
-from configs.schema import TrainConfig, from_dict, load
+from memory_suite.configs.agent_schema import TrainConfig, from_dict, load
+from memory_suite.configs.run_config import to_dict, to_yaml
 
 __all__ = ["TrainConfig", "from_dict", "load", "to_dict", "to_yaml"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.ranges import check
+from memory_suite.configs.ranges import check
 
 MemoryKind = Literal["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]
 AttentionKind = Literal["auto", "plain", "fused"]

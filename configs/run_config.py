@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import tyro
 import yaml
 
-from configs import command_line
-from configs.command_line import Scalar, Setting
-from configs.ranges import check
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import Scalar, Setting
+from memory_suite.configs.ranges import check
 
 RUNS_OF = {"env": "agent", "task": "sequence"}
 """by the option that picks a preset: of what such runs are, in the names of the programs for them"""

@@ -1,4 +1,4 @@
-"""Every knob of training on a sequence task, in one place; see `configs.schema` for how it is read."""
+"""Every knob of training on a sequence task, in one place; see `configs.agent_schema` for how it is read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from configs import command_line, run_config
-from configs.command_line import Scalar
-from configs.model import MemoryConfig, ModelConfig
-from configs.ranges import check, check_optional
-from configs.run_config import RunConfig
+from memory_suite.configs import command_line, run_config
+from memory_suite.configs.command_line import Scalar
+from memory_suite.configs.model import MemoryConfig, ModelConfig
+from memory_suite.configs.ranges import check, check_optional
+from memory_suite.configs.run_config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +113,7 @@ class SequenceConfig(RunConfig):
     wins. Options may be written with hyphens or underscores, as --name value or --name=value.
     """
 
-    PRESETS: ClassVar[Path] = Path(__file__).parent / "sequences"
+    PRESETS: ClassVar[Path] = Path(__file__).parent / "presets" / "sequences"
     PRESET_OPTION: ClassVar[str] = "task"
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         *RunConfig.RESUME_MAY_CHANGE,

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from envs.names import register_all
+from memory_suite.envs.registration import register_all
 
 register_all()

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
 from numpy.typing import NDArray
 
-from envs.window import Window
+from memory_suite.envs.window import Window
 
 Observation = NDArray[np.uint8]
 

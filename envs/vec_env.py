@@ -20,10 +20,10 @@ from gymnasium.vector.async_vector_env import AsyncState
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-import envs  # noqa: F401  (registers the environments)
-from envs.minigrid_observation import MiniGridObservation
-from envs.names import ENTRIES, resolve
-from envs.text_observation import TokenizeText, has_text
+import memory_suite.envs  # noqa: F401  (registers the environments)
+from memory_suite.envs.minigrid_observation import MiniGridObservation
+from memory_suite.envs.registration import ENTRIES, resolve
+from memory_suite.envs.text_observation import TokenizeText, has_text
 
 Vectorization = Literal["sync", "async"]
 WORKER_TIMEOUT_S = 600.0
@@ -377,7 +377,7 @@ def make_vec_env(
     """Environments by short name or Gymnasium id; the batched twin where there is one.
 
     Args:
-        name: see `envs.names.resolve`.
+        name: see `envs.registration.resolve`.
         num_envs: how many.
         seed: of the first reset; environment i gets `seed + i`.
         env_kwargs: arguments of the environment.

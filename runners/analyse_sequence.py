@@ -12,28 +12,28 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agents.archive import write_file_atomically
-from configs import command_line
-from configs.command_line import or_exit
-from configs.sequence_schema import SequenceConfig, from_yaml
-from runners.progress import ProgressDisplay
-from runners.run_folder import RunFolder
-from runners.sequences.analysis import (
+from memory_suite.agents.serialization.archive import write_file_atomically
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.sequence_schema import SequenceConfig, from_yaml
+from memory_suite.runners.plotting.matplotlib_style import require_matplotlib
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.progress import ProgressDisplay
+from memory_suite.runners.sequences.analysis.measure import (
     Edit,
     TextAnalysis,
     WholeText,
     analyse_stream,
     parse_replacement,
 )
-from runners.sequences.analysis_page import Output, of_stream, of_text
-from runners.sequences.pictures import require_matplotlib
-from runners.sequences.trained import TrainedOptions
+from memory_suite.runners.sequences.analysis.page import Output, of_stream, of_text
+from memory_suite.runners.sequences.loading import TrainedOptions
 
 TEXT_TOKENS = 32_768
 TASK_TOKENS = 262_144

@@ -12,8 +12,8 @@ task is solved). Rivals alternate, so that a busy machine slows all of them; med
 The peers are an extra: `.[bench]`.
 
 `sequence` and `spans` are commands of their own, with options of their own: the efficiency of memories on
-sequence tasks (`runners/sequences/efficiency.py`), and what a longer maximum span costs
-(`runners/sequences/span_scaling.py`).
+sequence tasks (`runners/benchmarks/sequence_efficiency.py`), and what a longer maximum span costs
+(`runners/benchmarks/span_scaling.py`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 import os
 import platform
@@ -31,18 +31,19 @@ from typing import Any
 
 import torch
 
-from configs import command_line
-from configs.command_line import or_exit
-from runners.benchmarks import acting, environments, ranks, rivals, solving, training, update
-from runners.benchmarks.own_process import BenchmarkError
-from runners.benchmarks.pictures import draw
-from runners.benchmarks.subject import PARTS, BenchmarkCommand, Part, Subject
-from runners.benchmarks.tables import Table
-from runners.progress import ProgressDisplay
-from runners.run_folder import write_json_atomically
-from runners.sequences import efficiency, span_scaling
-from runners.sequences.pictures import require_matplotlib
-from runners.sweeps.pictures import image_bytes
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import or_exit
+from memory_suite.runners.benchmarks import acting, environments, ranks, span_scaling, training, update
+from memory_suite.runners.benchmarks import baselines as rivals
+from memory_suite.runners.benchmarks import sequence_efficiency as efficiency
+from memory_suite.runners.benchmarks import time_to_solve as solving
+from memory_suite.runners.benchmarks.figures import draw
+from memory_suite.runners.benchmarks.options import PARTS, BenchmarkCommand, Part, Subject
+from memory_suite.runners.benchmarks.tables import Table
+from memory_suite.runners.benchmarks.worker_process import BenchmarkError
+from memory_suite.runners.plotting.matplotlib_style import image_bytes, require_matplotlib
+from memory_suite.runners.run.folder import write_json_atomically
+from memory_suite.runners.run.progress import ProgressDisplay
 
 MEASURES: dict[Part, Callable[[Subject, BenchmarkCommand], list[Table]]] = {
     "envs": environments.measure,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from configs import command_line
-from configs.command_line import or_exit
-from envs.sequences.oracle import WINDOWS, errors_by_window
-from envs.sequences.stream import IGNORE, UNKNOWN, Block
-from runners.progress import ProgressDisplay
-from runners.run_folder import write_json_atomically
-from runners.sequences.evaluation import SequenceScore, evaluate
-from runners.sequences.trained import TrainedOptions
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import or_exit
+from memory_suite.envs.streams.oracle import WINDOWS, errors_by_window
+from memory_suite.envs.streams.stream import IGNORE, UNKNOWN, Block
+from memory_suite.runners.run.folder import write_json_atomically
+from memory_suite.runners.run.progress import ProgressDisplay
+from memory_suite.runners.sequences.evaluation import SequenceScore, evaluate
+from memory_suite.runners.sequences.loading import TrainedOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +100,7 @@ class ErrorByDistance:
     """Losses by how far back the needed token lies, in powers of 4, and what a window could do at best."""
 
     def __init__(self, chance_accuracy: float | None) -> None:
-        """Nothing yet; a task that knows how good guessing is has an oracle (`envs.sequences.oracle`)."""
+        """Nothing yet; a task that knows how good guessing is has an oracle (`envs.streams.oracle`)."""
         self._chance_accuracy = chance_accuracy
         self._sums: NDArray[np.float64] = np.zeros((2, 32))
         self._distances: list[NDArray[np.int32]] = []

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,10 +25,10 @@ from gymnasium import spaces
 from minigrid.core.actions import Actions
 from minigrid.minigrid_env import MiniGridEnv
 
-from configs import command_line
-from configs.command_line import Scalar, or_exit
-from envs.names import resolve
-from envs.window import Window
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import Scalar, or_exit
+from memory_suite.envs.registration import resolve
+from memory_suite.envs.window import Window
 
 LEAVE = ("escape", "q")
 """keys, and words in the terminal, that end the program"""

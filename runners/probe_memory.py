@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,33 +22,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
-from agents.episode_record import EpisodeRecord
-from agents.probing import ROUNDING, Content, Edit, Effect, Probe, exchange, insertion
-from configs import command_line
-from configs.command_line import or_exit
-from runners.colors import CURSOR, CURVE, FAINT_INK, INK, PAPER, RULE
-from runners.episodes import AgentOptions, TrainedAgent
-from runners.evaluation import wilson_interval
-from runners.overlay import (
-    MARGIN,
-    WIDTH,
-    LifelinePanel,
-    choice_name,
-    draw_diamond,
-    fitted,
-    thumbnail,
-    title,
-    write_text,
-)
-from runners.progress import ProgressDisplay, duration
-from runners.run_folder import write_json_atomically
-from runners.video import write_png
+from memory_suite.agents.episodes.probe import Content, Edit, Effect, Probe, exchange, insertion
+from memory_suite.agents.episodes.record import EpisodeRecord
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import or_exit
+from memory_suite.runners.rendering.panel import choice_name, favorite_action, title
+from memory_suite.runners.rendering.sweep_picture import SHOWN, _small, draw_sweep
+from memory_suite.runners.rendering.video import write_png
+from memory_suite.runners.run.folder import write_json_atomically
+from memory_suite.runners.run.progress import ProgressDisplay, duration
+from memory_suite.runners.training.evaluation import wilson_interval
+from memory_suite.runners.training.trained_agent import AgentOptions, TrainedAgent
 
-SHOWN = 10
-"""memories in the picture of a sweep"""
 TIMED = 4
 """memories of a sweep after which it is known how long the others take"""
 OTHER_CUE = 1e-3
@@ -270,81 +256,6 @@ def _steps(words: str, record: EpisodeRecord, cues: tuple[int, ...]) -> tuple[in
         raise ValueError(f"steps must be numbers such as 3 or 0,1, or the word cue, got {words!r}") from None
 
 
-def draw_sweep(
-    record: EpisodeRecord, effects: Sequence[Effect], together: Effect | None
-) -> NDArray[np.uint8]:
-    """The ranking of a sweep: what each memory saw, and what dropping it changes."""
-    shown = list(effects[:SHOWN])
-    rows = ([together] if together is not None else []) + shown
-    row_height, head = 66, 112
-    panel = LifelinePanel(record, 1, max(1, len(record.layers)))
-    panel.top = head + len(rows) * row_height + 20
-    height = panel.top + panel.height + 16
-    image = Image.new("RGB", (WIDTH, height + height % 2), PAPER)
-    pen = ImageDraw.Draw(image)
-    first = effects[0]
-    write_text(image, (MARGIN, 14), title(record), 22)
-    subtitle = f"memory dropped before step {first.edited_at}; what that changes at step {first.decided_at}"
-    write_text(image, (MARGIN, 46), subtitle, 16, FAINT_INK)
-    bar_left, bar_width = 400, 440
-    columns = [
-        (bar_left, "change of the decision (0 to 1)", "la"),
-        (990, "value", "ra"),
-        (1110, "return", "ra"),
-    ]
-    for x, name, anchor in columns:
-        write_text(image, (x, 84), name, 15, FAINT_INK, anchor=anchor)
-    for index, effect in enumerate(rows):
-        y = head + index * row_height
-        group = together is not None and index == 0
-        if group:
-            name, side = f"all cues ({len(effect.births)})", 52
-        else:
-            rank = index + (0 if together is not None else 1)
-            name, side = f"{rank}. step {effect.births[0]}", 52
-        for place, birth in enumerate(effect.births[:3] if group else effect.births[:1]):
-            image.paste(thumbnail(record, birth, side), (MARGIN + 170 + place * 60, y + 2))
-        write_text(image, (MARGIN + 22, y + 16), name, 17)
-        if effect.is_cue:
-            draw_diamond(pen, (MARGIN + 8, y + 27), 6)
-        pen.rectangle((bar_left, y + 16, bar_left + bar_width, y + 38), fill=(238, 240, 244))
-        length = round(bar_width * effect.change)
-        if length:
-            pen.rectangle((bar_left, y + 16, bar_left + length, y + 38), fill=CURVE)
-        write_text(image, (bar_left + bar_width + 12, y + 17), _small(effect.change), 16)
-        write_text(image, (990, y + 17), _small(effect.value_change, signed=True), 16, anchor="ra")
-        if effect.return_after is not None:
-            arrow = f"{effect.return_before:g} to {effect.return_after:g}"
-            write_text(image, (1110, y + 17), arrow, 16, anchor="ra")
-        if effect.turned:
-            words = f"turns to {_favorite(record, effect.choice_after)}"
-            write_text(image, (1126, y + 17), fitted(words, 16, WIDTH - 1126 - 8), 16)
-        if group:
-            pen.line((MARGIN, y + row_height - 5, WIDTH - MARGIN, y + row_height - 5), fill=RULE)
-    panel.prepare(image)
-    panel.draw(image, record.num_steps)
-    for step, name in ((first.edited_at, "dropped"), (first.decided_at, "decided")):
-        x = panel.column_of(step)
-        bottom = panel.chart_top + panel.chart_height
-        pen.line((x, panel.chart_top, x, bottom), fill=CURSOR, width=2)
-        anchor = "la" if x < WIDTH // 2 else "ra"
-        at = (x + (6 if anchor == "la" else -6), bottom - 20)
-        write_text(image, at, name, 15, PAPER, anchor=anchor, outline=INK)
-    return np.asarray(image)
-
-
-def _small(number: float, *, signed: bool = False) -> str:
-    """A number one can read, exact zeros apart from tiny ones."""
-    if abs(number) <= ROUNDING:
-        return "0"
-    sign = "+" if signed else ""
-    return f"{number:{sign}.3f}" if abs(number) >= 0.001 else f"{number:{sign}.0e}"
-
-
-def _favorite(record: EpisodeRecord, choice: Sequence[float]) -> str:
-    return choice_name(record, int(np.argmax(choice))) if record.action_T.ndim == 1 else "act otherwise"
-
-
 def _effect_json(effect: Effect) -> dict[str, Any]:
     return asdict(effect) | {"births": list(effect.births), "value_change": effect.value_change}
 
@@ -354,7 +265,7 @@ def _effect_rows(record: EpisodeRecord, effect: Effect) -> dict[str, object]:
         "episode": title(record),
         "changed": f"memory of step {', '.join(map(str, effect.births))}, before step {effect.edited_at}",
         "decision": f"of step {effect.decided_at} changes by {_small(effect.change)}"
-        + (f" and turns to {_favorite(record, effect.choice_after)}" if effect.turned else ""),
+        + (f" and turns to {favorite_action(record, effect.choice_after)}" if effect.turned else ""),
     }
     for index, (before, after) in enumerate(zip(effect.choice_before, effect.choice_after, strict=True)):
         names = len(effect.choice_before)

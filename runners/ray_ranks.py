@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 import contextlib
 import socket
@@ -22,10 +22,10 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from configs import command_line
-from configs.command_line import or_exit
-from runners.interrupts import EXIT_SAVED, GracefulStop
-from runners.sweeps.ray_tune import connect
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import or_exit
+from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
+from memory_suite.runners.sweeps.ray_tune import connect
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 1.0

@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 from dataclasses import dataclass
 
-from configs import command_line
-from configs.command_line import or_exit
-from runners.episodes import AgentOptions
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import or_exit
+from memory_suite.runners.training.trained_agent import AgentOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

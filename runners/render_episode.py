@@ -8,17 +8,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 from dataclasses import dataclass
 
-from agents.episode_record import EpisodeRecord
-from configs import command_line
-from configs.command_line import or_exit
-from runners.episodes import EpisodeOptions
-from runners.overlay import EpisodePicture, draw_sheet
-from runners.video import write_gif, write_mp4, write_png
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import or_exit
+from memory_suite.runners.rendering.render import render
+from memory_suite.runners.training.trained_agent import EpisodeOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,30 +48,6 @@ def main(argv: list[str] | None = None) -> int:
     facts = record.facts
     print(f"{record.num_steps:,} steps, return {facts['return']:g}: {command.out}")
     return 0
-
-
-def render(record: EpisodeRecord, out: Path, *, layer: int | None = None, fps: float = 10.0) -> None:
-    """Draw an episode into a file; its ending says how.
-
-    Args:
-        record: the episode.
-        out: .mp4, .gif or .png (one sheet).
-        layer: show only this layer's memories, from 1; None: all.
-        fps: pictures per second.
-
-    Raises:
-        ValueError: there is no such layer, or the ending is another.
-    """
-    if out.suffix == ".png":
-        write_png(draw_sheet(record, layer=layer), out)
-        return
-    pictures = EpisodePicture(record, layer=layer).steps()
-    if out.suffix == ".mp4":
-        write_mp4(pictures, out, fps)
-    elif out.suffix == ".gif":
-        write_gif(pictures, out, fps)
-    else:
-        raise ValueError(f"out must end in .mp4, .gif or .png, got {out}")
 
 
 if __name__ == "__main__":

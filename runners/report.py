@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 import base64
 import html
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from agents.archive import write_file_atomically
-from configs import command_line
-from configs.command_line import or_exit
-from configs.schema import TrainConfig, from_yaml
-from runners.episodes import TrainedAgent
-from runners.overlay import draw_sheet
-from runners.run_folder import RunFolder
-from runners.tracking import STEP_KEY, Row, read_metrics
-from runners.video import png_bytes
+from memory_suite.agents.serialization.archive import write_file_atomically
+from memory_suite.configs import command_line
+from memory_suite.configs.agent_schema import TrainConfig, from_yaml
+from memory_suite.configs.command_line import or_exit
+from memory_suite.runners.rendering.picture import draw_sheet
+from memory_suite.runners.rendering.video import png_bytes
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.metrics_file import STEP_KEY, Row, read_metrics
+from memory_suite.runners.training.trained_agent import TrainedAgent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,21 +12,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from configs import command_line
-from configs.command_line import Scalar, or_exit
-from configs.model import MemoryKind
-from configs.schema import TrainConfig
-from envs.names import resolve
-from runners.sweeps.command import run_sweep
-from runners.sweeps.folder import Evaluation, Member, Sweep, SweepError
-from runners.sweeps.options import SweepOptions, given_options, member_config
-from runners.sweeps.pictures import draw_length_maps
+from memory_suite.configs import command_line
+from memory_suite.configs.agent_schema import TrainConfig
+from memory_suite.configs.command_line import Scalar, or_exit
+from memory_suite.configs.model import MemoryKind
+from memory_suite.envs.registration import resolve
+from memory_suite.runners.sweeps.command import run_sweep
+from memory_suite.runners.sweeps.figures import draw_length_maps
+from memory_suite.runners.sweeps.folder import Evaluation, Member, Sweep, SweepError
+from memory_suite.runners.sweeps.options import SweepOptions, given_options, member_config
 
 LENGTH_ARGUMENTS = {
     "Corridor": ("min_length", "max_length"),

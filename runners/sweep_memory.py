@@ -12,19 +12,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from configs import command_line
-from configs.command_line import Scalar, or_exit
-from configs.model import MemoryKind
-from runners.sweeps.command import run_sweep
-from runners.sweeps.folder import Member, Sweep
-from runners.sweeps.options import SweepOptions, given_options, member_config
-from runners.sweeps.pictures import draw_memory_curves
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import Scalar, or_exit
+from memory_suite.configs.model import MemoryKind
+from memory_suite.runners.sweeps.command import run_sweep
+from memory_suite.runners.sweeps.figures import draw_memory_curves
+from memory_suite.runners.sweeps.folder import Member, Sweep
+from memory_suite.runners.sweeps.options import SweepOptions, given_options, member_config
 
 RESERVED = ("memory.kind", "memory.size", "memory.compressed_size", "memory.max_span")
 INITIAL_SPAN_FRACTION = 0.5

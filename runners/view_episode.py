@@ -8,17 +8,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # started as a script: import from the checkout, not from runners/
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:  # started as a script: import from the checkout, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
 import webbrowser
 from dataclasses import dataclass
 
-from agents.archive import write_file_atomically
-from configs import command_line
-from configs.command_line import or_exit
-from runners.episodes import EpisodeOptions
-from runners.viewer import viewer_html
+from memory_suite.agents.serialization.archive import write_file_atomically
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import or_exit
+from memory_suite.runners.rendering.viewer import viewer_html
+from memory_suite.runners.training.trained_agent import EpisodeOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,17 @@ from minigrid.core.grid import Grid
 from minigrid.core.world_object import Ball, Door, Wall
 from numpy.typing import NDArray
 
-from envs.corridor.rules import CorridorRules, Episodes, class_index, class_name
-from envs.grid_world import COLORS, EMPTY, STEPS, TILE_PIXELS, GridEnv, Move, Observation, symbolic_space
+from memory_suite.envs.corridor.rules import CorridorRules, Episodes, class_index, class_name
+from memory_suite.envs.grid_world import (
+    COLORS,
+    EMPTY,
+    STEPS,
+    TILE_PIXELS,
+    GridEnv,
+    Move,
+    Observation,
+    symbolic_space,
+)
 
 ROW = 1
 """the corridor's row in a grid three cells high"""

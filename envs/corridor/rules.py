@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.grid_world import COLORS, Move
+from memory_suite.envs.grid_world import COLORS, Move
 
 CHUNK = 64
 """episodes drawn at a time, so that a reset of the batched twin costs little"""

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.batched import BatchedEnv, Values
-from envs.corridor.env import CorridorEnv, ball
-from envs.corridor.rules import CHUNK, CLASS_BOUNDS, CorridorRules, Episodes, class_name
-from envs.grid_world import Move, symbolic_space
+from memory_suite.envs.batched import BatchedEnv, Values
+from memory_suite.envs.corridor.env import CorridorEnv, ball
+from memory_suite.envs.corridor.rules import CHUNK, CLASS_BOUNDS, CorridorRules, Episodes, class_name
+from memory_suite.envs.grid_world import Move, symbolic_space
 
 
 class CorridorVectorEnv(BatchedEnv):

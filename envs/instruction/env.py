@@ -11,9 +11,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.instruction.grammar import LINE_LENGTH, VOCABULARY, encode
-from envs.instruction.page import PAGE_LINES, Entry, as_picture, as_text
-from envs.instruction.rules import Episodes, InstructionRules, class_index, class_name
+from memory_suite.envs.instruction.grammar import LINE_LENGTH, VOCABULARY, encode
+from memory_suite.envs.instruction.page import PAGE_LINES, Entry, as_picture, as_text
+from memory_suite.envs.instruction.rules import Episodes, InstructionRules, class_index, class_name
 
 Observation = NDArray[np.int64]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from envs.instruction.grammar import MESSAGES
+from memory_suite.envs.instruction.grammar import MESSAGES
 
 PAGE_LINES = 8
 """the present line and those before it"""

@@ -31,7 +31,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.instruction.grammar import CHARACTERS, MESSAGES, Grammar, grammar
+from memory_suite.envs.instruction.grammar import CHARACTERS, MESSAGES, Grammar, grammar
 
 CHUNK_LINES = 8_192
 """as many episodes are drawn at a time as surely fit into so many lines, at least one, so that a reset of the

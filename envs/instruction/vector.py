@@ -23,10 +23,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.instruction.env import RENDER_MODES, InstructionEnv, check_render_mode, observation_space
-from envs.instruction.grammar import LINE_LENGTH
-from envs.instruction.page import PAGE_LINES, Entry, as_picture, as_text
-from envs.instruction.rules import CLASS_BOUNDS, InstructionRules, class_name
+from memory_suite.envs.instruction.env import (
+    RENDER_MODES,
+    InstructionEnv,
+    check_render_mode,
+    observation_space,
+)
+from memory_suite.envs.instruction.grammar import LINE_LENGTH
+from memory_suite.envs.instruction.page import PAGE_LINES, Entry, as_picture, as_text
+from memory_suite.envs.instruction.rules import CLASS_BOUNDS, InstructionRules, class_name
 
 
 class InstructionVectorEnv(VectorEnv[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]):

@@ -11,8 +11,25 @@ from minigrid.core.grid import Grid
 from minigrid.core.world_object import Door, Wall
 from numpy.typing import NDArray
 
-from envs.grid_world import COLORS, EMPTY, STEPS, TILE_PIXELS, GridEnv, Move, Observation, symbolic_space
-from envs.portal.rules import CELLS, ROOM_SIDE, Episodes, Look, PortalRules, door_direction, oracle_action
+from memory_suite.envs.grid_world import (
+    COLORS,
+    EMPTY,
+    STEPS,
+    TILE_PIXELS,
+    GridEnv,
+    Move,
+    Observation,
+    symbolic_space,
+)
+from memory_suite.envs.portal.rules import (
+    CELLS,
+    ROOM_SIDE,
+    Episodes,
+    Look,
+    PortalRules,
+    door_direction,
+    oracle_action,
+)
 
 AGENT = (OBJECT_TO_IDX["agent"], 0, 0)
 """code of the agent's cell in the view of the whole room"""

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.grid_world import COLORS, STEPS, Move
+from memory_suite.envs.grid_world import COLORS, STEPS, Move
 
 ROOM_SIDE = 5
 """cells, walls included"""

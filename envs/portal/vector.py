@@ -21,10 +21,10 @@ from minigrid.core.constants import OBJECT_TO_IDX, STATE_TO_IDX
 from minigrid.core.world_object import Wall
 from numpy.typing import NDArray
 
-from envs.batched import BatchedEnv, Values
-from envs.grid_world import EMPTY, STEPS, Move, symbolic_space
-from envs.portal.env import AGENT, PortalEnv
-from envs.portal.rules import (
+from memory_suite.envs.batched import BatchedEnv, Values
+from memory_suite.envs.grid_world import EMPTY, STEPS, Move, symbolic_space
+from memory_suite.envs.portal.env import AGENT, PortalEnv
+from memory_suite.envs.portal.rules import (
     CELL_CHUNK,
     CELLS,
     CHUNK,

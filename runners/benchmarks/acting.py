@@ -11,16 +11,16 @@ from functools import partial
 import numpy as np
 import torch
 
-from agents.memory_state import MemoryState
-from agents.policies import ExpireSpanPolicy
-from agents.transformer import COMPACTION_INTERVAL_STEPS
-from configs.schema import TrainConfig, load
-from envs.vec_env import GymnasiumVecEnv, make_vec_env
-from runners.agent_factory import check_spaces, make_agent, make_training_env, restore_agent
-from runners.benchmarks.own_process import OwnProcess, Turn, peak_mebibytes
-from runners.benchmarks.subject import BenchmarkCommand, Subject, shorten_spans
-from runners.benchmarks.tables import Spread, Table, in_turns
-from runners.run_folder import RunFolder
+from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS
+from memory_suite.agents.policy.policy import MemoryPolicy
+from memory_suite.configs.agent_schema import TrainConfig, load
+from memory_suite.envs.vec_env import GymnasiumVecEnv, make_vec_env
+from memory_suite.runners.benchmarks.options import BenchmarkCommand, Subject, shorten_spans
+from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, peak_mebibytes
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.training.build import check_spaces, make_agent, make_training_env, restore_agent
 
 BY_AGE, BY_SPAN = "acting, by age of the episode", "acting, by maximum span"
 ENV = "corridor-endless"
@@ -75,7 +75,7 @@ class _Age:
 class _Player:
     """An agent in the middle of its episodes."""
 
-    def __init__(self, policy: ExpireSpanPolicy, env: GymnasiumVecEnv) -> None:
+    def __init__(self, policy: MemoryPolicy, env: GymnasiumVecEnv) -> None:
         """Begin."""
         self.policy, self.env = policy, env
         self.observation = env.reset()
@@ -146,7 +146,7 @@ def check(subject: Subject) -> None:
         _endless_policy(subject, make_vec_env(ENV, 1))
 
 
-def _endless_policy(subject: Subject, env: GymnasiumVecEnv) -> ExpireSpanPolicy:
+def _endless_policy(subject: Subject, env: GymnasiumVecEnv) -> MemoryPolicy:
     """The subject's policy, if it is a trained one; else that of the endless corridor's preset."""
     if subject.run is not None:
         checkpoint = RunFolder.open(subject.run).best_checkpoint()

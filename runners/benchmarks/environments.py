@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
-from envs.names import ENTRIES, resolve
-from runners.benchmarks.subject import BenchmarkCommand, Subject
-from runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.envs.registration import ENTRIES, resolve
+from memory_suite.runners.benchmarks.options import BenchmarkCommand, Subject
+from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
 
 NAME = "environments"
 SPEED = "steps/s"

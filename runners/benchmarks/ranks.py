@@ -11,12 +11,12 @@ from dataclasses import replace
 import torch
 from stable_baselines3.common.logger import Logger
 
-from agents.ranks import Ranks
-from configs.schema import TrainConfig
-from runners.agent_factory import choose_device, make_agent, make_training_env
-from runners.benchmarks.own_process import OwnProcess, Turn, cores, stay_on
-from runners.benchmarks.subject import MATURE_ROLLOUTS, BenchmarkCommand, Subject
-from runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.agents.distributed import Ranks
+from memory_suite.configs.agent_schema import TrainConfig
+from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, BenchmarkCommand, Subject
+from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, cores, stay_on
+from memory_suite.runners.training.build import choose_device, make_agent, make_training_env
 
 NAME = "ranks"
 SPEED = "samples/s"

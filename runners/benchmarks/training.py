@@ -7,10 +7,10 @@ from contextlib import ExitStack
 import torch
 from stable_baselines3.common.logger import Logger
 
-from runners.benchmarks.own_process import OwnProcess, Turn, peak_mebibytes
-from runners.benchmarks.rivals import NAMES, RECURRENT, make_rival
-from runners.benchmarks.subject import MATURE_ROLLOUTS, BenchmarkCommand, Subject
-from runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners.benchmarks.baselines import NAMES, RECURRENT, make_rival
+from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, BenchmarkCommand, Subject
+from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, peak_mebibytes
 
 NAME = "training"
 SPEED = "steps/s"

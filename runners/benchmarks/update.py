@@ -7,11 +7,11 @@ import time
 import torch
 from stable_baselines3.common.logger import Logger
 
-from agents.on_policy import MemoryOnPolicyAlgorithm
-from configs.schema import TrainConfig
-from runners.agent_factory import make_agent, make_training_env
-from runners.benchmarks.subject import MATURE_ROLLOUTS, BenchmarkCommand, Subject
-from runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.configs.agent_schema import TrainConfig
+from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, BenchmarkCommand, Subject
+from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners.training.build import make_agent, make_training_env
 
 NAME = "update"
 MATRIX_SIZE = 1_024

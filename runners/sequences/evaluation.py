@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from agents.sequence_model import SequenceModel
-from agents.transformer import BlockReport
-from envs.sequences.stream import IGNORE, Block, Stream
-from runners.evaluation import wilson_interval
+from memory_suite.agents.model.layer import BlockReport
+from memory_suite.agents.model.sequence_model import SequenceModel
+from memory_suite.envs.streams.stream import IGNORE, Block, Stream
+from memory_suite.runners.training.evaluation import wilson_interval
 
 NOTHING_SCORED = "nothing scored"
 """what is shown where there is no loss"""

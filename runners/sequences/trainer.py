@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agents.memory_state import MemoryState
-from agents.random_state import random_state, set_random_state
-from agents.ranks import Ranks
-from agents.retention import PenaltyKind
-from agents.sequence_model import SequenceModel
-from configs.sequence_schema import SequenceConfig
-from envs.sequences.stream import IGNORE, Stream
-from runners.sequences.evaluation import span_limit, to_device
+from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.sequence_model import SequenceModel
+from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.serialization.random_state import random_state, set_random_state
+from memory_suite.configs.sequence_schema import SequenceConfig
+from memory_suite.envs.streams.stream import IGNORE, Stream
+from memory_suite.runners.sequences.evaluation import span_limit, to_device
 
 BETA1 = 0.9
 """decay of Adam's first moment"""

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from configs.command_line import EXIT_USAGE
-from runners.interrupts import GracefulStop
-from runners.sweeps.folder import Member, Sweep
-from runners.sweeps.watch import Watch
+from memory_suite.configs.command_line import EXIT_USAGE
+from memory_suite.runners.run.signals import GracefulStop
+from memory_suite.runners.sweeps.folder import Member, Sweep
+from memory_suite.runners.sweeps.watch import Watch
 
 POLL_SECONDS = 0.2
 

@@ -5,7 +5,7 @@ runs/NAME/                  its run folder, as `train_agent.py` makes it
 evaluations/NAME/WHAT.json  its further evaluations
 logs/NAME.txt               what its processes printed
 locks/NAME                  held by the process that trains it, and its number
-table.*, summary.*, options.yaml, *.png, *.pdf   results (`runners.sweeps.results`, `runners.sweeps.pictures`)
+table.*, summary.*, options.yaml, *.png, *.pdf   results (`runners.sweeps.results`, `runners.sweeps.figures`)
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.archive import write_file_atomically
-from configs.command_line import Scalar
-from configs.run_config import to_dict, to_yaml
-from configs.schema import TrainConfig, from_yaml
-from runners.run_folder import RunFolder, write_json_atomically
-from runners.tracking import STEP_KEY, Row, read_metrics
+from memory_suite.agents.serialization.archive import write_file_atomically
+from memory_suite.configs.agent_schema import TrainConfig, from_yaml
+from memory_suite.configs.command_line import Scalar
+from memory_suite.configs.run_config import to_dict, to_yaml
+from memory_suite.runners.run.folder import RunFolder, write_json_atomically
+from memory_suite.runners.run.metrics_file import STEP_KEY, Row, read_metrics
 
 HOUSEKEEPING = (
     *("run", "resume", "track", "tensorboard", "csv", "checkpoint_every", "keep_checkpoints"),

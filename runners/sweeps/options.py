@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from configs import command_line, schema
-from configs.command_line import Scalar
-from configs.schema import TrainConfig
-from envs.vec_env import make_vec_env
-from runners.run_folder import RUNS
-from runners.sweeps.folder import Member, SweepError
+from memory_suite.configs import agent_schema as schema
+from memory_suite.configs import command_line
+from memory_suite.configs.agent_schema import TrainConfig
+from memory_suite.configs.command_line import Scalar
+from memory_suite.envs.vec_env import make_vec_env
+from memory_suite.runners.run.folder import RUNS
+from memory_suite.runners.sweeps.folder import Member, SweepError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,12 +13,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from runners.interrupts import GracefulStop
-from runners.sweeps.folder import Sweep, SweepError
-from runners.sweeps.trial import run_trial
-from runners.sweeps.watch import RUNNING, Watch
-
-_CHECKOUT = Path(__file__).resolve().parents[2]
+from memory_suite.runners import IMPORT_PATH
+from memory_suite.runners.run.signals import GracefulStop
+from memory_suite.runners.sweeps.folder import Sweep, SweepError
+from memory_suite.runners.sweeps.trial import run_trial
+from memory_suite.runners.sweeps.watch import RUNNING, Watch
 
 
 def connect(address: str | None, cores: int | None, *, show_output: bool = False) -> None:
@@ -43,7 +42,7 @@ def connect(address: str | None, cores: int | None, *, show_output: bool = False
             address=address or "local",
             num_cpus=None if address is not None else cores,
             include_dashboard=None if address is not None else False,
-            runtime_env={"env_vars": {"PYTHONPATH": str(_CHECKOUT)}},
+            runtime_env={"env_vars": {"PYTHONPATH": str(IMPORT_PATH)}},
             log_to_driver=show_output,
             logging_level=logging.ERROR,
         )

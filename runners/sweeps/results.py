@@ -18,9 +18,15 @@ from typing import Any
 
 import yaml
 
-from configs.command_line import Scalar
-from runners.robust_statistics import Estimate, Statistic, estimate, interquartile_mean, mean
-from runners.sweeps.folder import Evaluation, Member, Sweep, SweepError, flat_options
+from memory_suite.configs.command_line import Scalar
+from memory_suite.runners.sweeps.folder import Evaluation, Member, Sweep, SweepError, flat_options
+from memory_suite.runners.sweeps.robust_statistics import (
+    Estimate,
+    Statistic,
+    estimate,
+    interquartile_mean,
+    mean,
+)
 
 TableRow = dict[str, Scalar | None]
 

@@ -12,17 +12,16 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from configs.command_line import Scalar
-from runners.sweeps.folder import Sweep, SweepError
-from runners.sweeps.worker import print_into_log, train_member, why_it_ended
+from memory_suite.configs.command_line import Scalar
+from memory_suite.runners import IMPORT_PATH
+from memory_suite.runners.sweeps.folder import Sweep, SweepError
+from memory_suite.runners.sweeps.worker import print_into_log, train_member, why_it_ended
 
 POLL_SECONDS = {"slurm": 5.0, "local": 0.2}
 _DEFAULTS: dict[str, Scalar] = {"timeout_min": 24 * 60, "cpus_per_task": 1}
 """submitit's own time limit is 5 minutes."""
-_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def make_start(
@@ -43,7 +42,7 @@ def make_start(
     import submitit
 
     # Jobs unpickle a function of this checkout, which need not be installed.
-    paths = [str(_CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(IMPORT_PATH), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     try:
         chosen = submitit.AutoExecutor(folder=str(sweep.path / "slurm"), cluster=executor)

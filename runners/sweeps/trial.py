@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MEMBER_SCRIPT = Path(__file__).resolve().parents[1] / "sweep_member.py"
+MEMBER_SCRIPT = Path(__file__).resolve().with_name("run_member.py")
 
 
 def run_trial(settings: dict[str, str]) -> None:

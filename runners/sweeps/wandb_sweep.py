@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from runners.interrupts import GracefulStop
-from runners.sweeps.folder import Member, Sweep, SweepError
-from runners.sweeps.trial import MEMBER_SCRIPT
-from runners.sweeps.watch import Watch
-from runners.tracking import PROJECT
+from memory_suite.runners.run.signals import GracefulStop
+from memory_suite.runners.run.wandb_writer import PROJECT
+from memory_suite.runners.sweeps.folder import Member, Sweep, SweepError
+from memory_suite.runners.sweeps.trial import MEMBER_SCRIPT
+from memory_suite.runners.sweeps.watch import Watch
 
 DEFINITION = "wandb_sweep.yaml"
 

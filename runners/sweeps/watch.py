@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from configs.command_line import Scalar
-from runners.progress import ProgressDisplay, duration
-from runners.sweeps.folder import Member, Sweep
-from runners.tracking import STEP_KEY
+from memory_suite.configs.command_line import Scalar
+from memory_suite.runners.run.metrics_file import STEP_KEY
+from memory_suite.runners.run.progress import ProgressDisplay, duration
+from memory_suite.runners.sweeps.folder import Member, Sweep
 
 WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", "failed", "stopped"
 

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import torch
 
-from configs.command_line import or_exit
-from runners import evaluate_agent, train_agent
-from runners.evaluate_agent import EvaluateCommand
-from runners.run_folder import write_json_atomically
-from runners.sweeps.folder import Evaluation, Member, Sweep, SweepError
+from memory_suite.configs.agent_schema import load
+from memory_suite.configs.command_line import or_exit
+from memory_suite.runners.run.folder import write_json_atomically
+from memory_suite.runners.sweeps.folder import Evaluation, Member, Sweep, SweepError
+from memory_suite.runners.training import evaluate_run, run
+from memory_suite.runners.training.evaluate_run import EvaluateCommand
 
 try:
     import fcntl
@@ -57,7 +58,7 @@ def train_member(sweep: Sweep, name: str, extra_words: Sequence[str] = ()) -> in
             if words[0] != "--resume":
                 # What is there has no checkpoint, so nothing is lost.
                 shutil.rmtree(sweep.run_path(name), ignore_errors=True)
-            code = train_agent.main([*words, *extra_words])
+            code = run.train(load([*words, *extra_words]))
             if code != 0:
                 return code
         for evaluation in sweep.evaluations_left(member):
@@ -142,7 +143,7 @@ def _leave_with_parent() -> None:
 def _evaluate(sweep: Sweep, member: Member, evaluation: Evaluation) -> None:
     chosen = member.config.evaluation
     torch.set_num_threads(member.config.threads)
-    result, _ = evaluate_agent.run(
+    result, _ = evaluate_run.run(
         EvaluateCommand(
             run=sweep.run_path(member.name),
             episodes=chosen.episodes,

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from agents.adaptive_span import AdaptiveSpan
-from agents.compressive import Compressive
-from agents.expire_span import ExpireSpan
-from agents.retention import SMALLEST_MASK, FixedSpan
-from agents.transformer import MemoryLayer, MemoryTransformer
+from memory_suite.agents.model.layer import MemoryLayer
+from memory_suite.agents.model.retention.adaptive_span import AdaptiveSpan
+from memory_suite.agents.model.retention.base import SMALLEST_MASK, FixedSpan
+from memory_suite.agents.model.retention.compressive import Compressive
+from memory_suite.agents.model.retention.expire_span import ExpireSpan
+from memory_suite.agents.model.transformer import MemoryTransformer
 
 
 class Written(NamedTuple):

@@ -23,12 +23,12 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import MemoryA2C, MemoryPPO
-from agents.encoders import ObservationEncoder
-from agents.layer_memory import NEVER
-from agents.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
-from agents.span_penalty import SpanPenaltySettings
-from envs.vec_env import GymnasiumVecEnv, make_vec_env
+from memory_suite.agents import MemoryA2C, MemoryPPO
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
+from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+from memory_suite.agents.model.store.rows import NEVER
+from memory_suite.agents.policy.encoders import ObservationEncoder
+from memory_suite.envs.vec_env import GymnasiumVecEnv, make_vec_env
 from tests.agents.small_envs import AnySpace, Endless, RepeatFirst
 
 TINY: dict[str, Any] = {
@@ -57,12 +57,12 @@ def ppo(env: Any, **changes: Any) -> MemoryPPO:
         "device": "cpu",
     } | changes
     settings["policy_kwargs"] = {**TINY, **settings.get("policy_kwargs", {})}
-    return MemoryPPO("ExpireSpanPolicy", env, **settings)
+    return MemoryPPO("MemoryPolicy", env, **settings)
 
 
 def a2c(env: Any, **changes: Any) -> MemoryA2C:
     settings: dict[str, Any] = {"n_steps": 16, "seed": 0, "device": "cpu", "policy_kwargs": TINY} | changes
-    return MemoryA2C("ExpireSpanPolicy", env, **settings)
+    return MemoryA2C("MemoryPolicy", env, **settings)
 
 
 def a2c_with_adam(env: Any, **changes: Any) -> MemoryA2C:
@@ -570,7 +570,7 @@ def test_impossible_arguments_are_refused() -> None:
             ppo(vec(RepeatFirst), **{name: value})
     with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
         a2c(vec(RepeatFirst), n_steps=0)
-    with pytest.raises(ValueError, match="policy must be ExpireSpanPolicy, got 'MlpPolicy'"):
+    with pytest.raises(ValueError, match="policy must be MemoryPolicy or ExpireSpanPolicy, got 'MlpPolicy'"):
         MemoryPPO("MlpPolicy", vec(RepeatFirst))
     with pytest.raises(ValueError, match="'observation' has the space"):
         ObservationEncoder(spaces.Sequence(spaces.Discrete(2)), 8)
@@ -580,11 +580,11 @@ def test_a_bare_vector_environment_is_refused_with_what_to_do() -> None:
     """In a process of its own: here annotations are enforced, and would speak first."""
     program = """
 import gymnasium, envs
-from agents import MemoryPPO
-from envs.vec_env import GymnasiumVecEnv
+from memory_suite.agents import MemoryPPO
+from memory_suite.envs.vec_env import GymnasiumVecEnv
 twin = gymnasium.make_vec("MemorySuite/CorridorShort-v0", 2, vectorization_mode="vector_entry_point")
-MemoryPPO("ExpireSpanPolicy", GymnasiumVecEnv(twin), n_steps=8, batch_size=8).learn(16)
-MemoryPPO("ExpireSpanPolicy", twin)
+MemoryPPO("MemoryPolicy", GymnasiumVecEnv(twin), n_steps=8, batch_size=8).learn(16)
+MemoryPPO("MemoryPolicy", twin)
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert found.stderr.splitlines()[-1].startswith(

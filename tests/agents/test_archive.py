@@ -25,8 +25,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import archive
-from agents.archive import ArchiveError, read_archive, write_archive, write_file_atomically
+from memory_suite.agents.serialization import archive
+from memory_suite.agents.serialization.archive import (
+    ArchiveError,
+    read_archive,
+    write_archive,
+    write_file_atomically,
+)
 
 DATA: dict[str, Any] = {"text": "a", "list": [1, 2.5, None, True], "nested": {"generator": 2**127 + 1}}
 DTYPES = [

@@ -9,7 +9,14 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.encoders import FLAT, PADDING, PHRASE_LENGTH, LineEncoder, ObservationEncoder, _argmax_dim1
+from memory_suite.agents.policy.encoders import (
+    FLAT,
+    PADDING,
+    PHRASE_LENGTH,
+    LineEncoder,
+    ObservationEncoder,
+    _argmax_dim1,
+)
 
 
 def plain_line(encoder: LineEncoder, words: list[int]) -> torch.Tensor:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.expire_span import ExpireSpan
-from agents.retention import SMALLEST_MASK, ramp_penalty
+from memory_suite.agents.model.retention.base import SMALLEST_MASK
+from memory_suite.agents.model.retention.expire_span import ExpireSpan
+from memory_suite.agents.model.retention.penalty import ramp_penalty
 
 
 def spans(module: ExpireSpan, hidden: Tensor) -> Tensor:

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from agents.expiring_attention import ExpiringAttention, projecting_pays
-from agents.relative_positions import BlockPositions
-from agents.transformer import MemoryTransformer, TransformerSettings
-from configs import schema, sequence_schema
+from memory_suite.agents.model.attention.expiring import ExpiringAttention, projecting_pays
+from memory_suite.agents.model.attention.positions import BlockPositions
+from memory_suite.agents.model.settings import TransformerSettings
+from memory_suite.agents.model.transformer import MemoryTransformer
+from memory_suite.configs import agent_schema as schema
+from memory_suite.configs import sequence_schema
 
 
 def plain_attention(
@@ -229,7 +231,7 @@ def test_a_stored_memory_costs_the_products_that_the_choice_goes_by(
 ) -> None:
     """Counted by torch: 4 T H D as stored, 6 T D + 4 D D projected, forward and backward."""
     steps, width, heads = 6, 8, 4
-    monkeypatch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
+    monkeypatch.setattr("memory_suite.agents.model.layer.projecting_pays", lambda **_: projected)
     settings = TransformerSettings(width=width, num_heads=heads, num_layers=1, memory="transformer-xl")
     model = MemoryTransformer(replace(settings, memory_size=99))
     first = torch.zeros(1, steps, dtype=torch.bool)

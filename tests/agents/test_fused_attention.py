@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex_module
 
-from agents import fused_attention as fused_module
-from agents import transformer as transformer_module
-from agents.block_view import BlockView
-from agents.fused_attention import fused_attention, seen_by
-from agents.memory_state import MemoryState
-from agents.retention import SMALLEST_MASK, PenaltyKind
-from agents.transformer import AttentionKind, MemoryKind, MemoryTransformer, TransformerSettings
+from memory_suite.agents.model import layer as layer_module
+from memory_suite.agents.model.attention import flex as fused_module
+from memory_suite.agents.model.attention.flex import fused_attention, seen_by
+from memory_suite.agents.model.retention.base import SMALLEST_MASK
+from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.settings import AttentionKind, MemoryKind, TransformerSettings
+from memory_suite.agents.model.store.block_view import BlockView
+from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.model.transformer import MemoryTransformer
 from tests.agents.test_transformer import KINDS, SMALL, episode_starts, lively
 
 # torch, tracing an operator that is given tensors of a larger graph.
@@ -51,7 +53,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         asked.append(args)
         return fused_attention(*args)
 
-    monkeypatch.setattr(transformer_module, "fused_attention", spy)
+    monkeypatch.setattr(layer_module, "fused_attention", spy)
     return asked
 
 

@@ -16,10 +16,12 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents import on_policy, transformer
-from agents.ranks import Ranks
-from agents.step_record import OwnStep, StepRecord, of_all_ranks
-from envs.vec_env import make_vec_env
+from memory_suite.agents.algorithms import on_policy
+from memory_suite.agents.diagnostics.step_records import OwnStep, StepRecord, of_all_ranks
+from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.model import layer as layer_module
+from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS
+from memory_suite.envs.vec_env import make_vec_env
 from tests.agents.small_envs import Endless, RepeatFirst
 from tests.agents.test_algorithms import FEW_MEMORIES, ppo, vec
 
@@ -77,7 +79,7 @@ def test_a_step_of_a_rollout_looks_at_nothing_but_its_actions(
     make: Callable[[], VecEnv], memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Limits are drawn, where spans are learned, whenever an episode begins."""
-    monkeypatch.setattr(transformer, "WRITES_PER_LOOK", {"cpu": 16})
+    monkeypatch.setattr(layer_module, "WRITES_PER_LOOK", {"cpu": 16})
     policy = {"memory": memory, "num_layers": 2, **FEW_MEMORIES}
     changes = {"policy_kwargs": policy, "random_shortening": memory == "expire-span"}
     few, many = (looks_in_a_rollout(make, steps, **changes) for steps in (SHORT, LONG))
@@ -86,5 +88,5 @@ def test_a_step_of_a_rollout_looks_at_nothing_but_its_actions(
     assert extra.pop("cpu") == steps  # the actions
     layers = 0 if memory == "none" else 2
     free_slots = layers * steps // 16
-    compactions = layers * steps // transformer.COMPACTION_INTERVAL_STEPS
+    compactions = layers * steps // COMPACTION_INTERVAL_STEPS
     assert extra.total() <= free_slots + compactions + layers, extra

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
-from agents.leave_one_out import LARGEST_EFFECT, SMALLEST_EFFECT, leave_one_out
-from agents.policies import ExpireSpanPolicy
-from agents.retention import PenaltyKind
-from agents.transformer import MemoryKind, MemoryTransformer
+from memory_suite.agents.model.attention.leave_one_out import LARGEST_EFFECT, SMALLEST_EFFECT, leave_one_out
+from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.settings import MemoryKind
+from memory_suite.agents.model.transformer import MemoryTransformer
+from memory_suite.agents.policy.policy import MemoryPolicy
 from tests.agents.reference_transformer import Seen, Written, attention, read, seen
 from tests.agents.test_transformer import SMALL, episode_starts, lively
 
@@ -88,7 +89,7 @@ def test_it_is_as_if_the_memory_had_been_deleted(
     first = episode_starts(seed, 2, 14, rate)
     asked = torch.rand(2, 14, generator=torch.Generator().manual_seed(seed)) < share
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
+        patch.setattr("memory_suite.agents.model.layer.projecting_pays", lambda **_: projected)
         state = model.initial_state(2)
         if cut:
             carried = model.block(x[:, :cut], state, first[:, :cut]).state
@@ -186,7 +187,7 @@ ACTIONS: dict[str, spaces.Space[Any]] = {
 }
 
 
-def by_hand(policy: ExpireSpanPolicy, y: Tensor, other: Tensor) -> Tensor:
+def by_hand(policy: MemoryPolicy, y: Tensor, other: Tensor) -> Tensor:
     """KL of what is done from what would be done, summed over the action's parts."""
     theirs = policy.action_net(other)
     mine = policy.action_net(y).expand_as(theirs)
@@ -208,7 +209,7 @@ def by_hand(policy: ExpireSpanPolicy, y: Tensor, other: Tensor) -> Tensor:
 def test_an_effect_is_what_the_action_would_change_by(action: str) -> None:
     """The penalty of a block, put together again from the ablation that the transformer gives."""
     torch.manual_seed(0)
-    policy = ExpireSpanPolicy(
+    policy = MemoryPolicy(
         spaces.Box(-1.0, 1.0, (8,)), ACTIONS[action], lambda _: 1e-3,
         width=8, num_layers=2, num_heads=2, max_span=30, ramp=2, null_memory=True,
     )  # fmt: skip

@@ -16,15 +16,18 @@ from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from agents import memory_pages, transformer
-from agents.layer_memory import NEVER, LayerMemory
-from agents.memory_pages import LEAST_SLOTS, PAGE_SLOTS, PagedMemory, Store, in_pages
-from agents.memory_state import MemoryState
-from agents.memory_statistics import retained_ages
-from agents.ppo import MemoryPPO
-from agents.retention_score import RetentionScore
-from agents.transformer import MemoryDetail, MemoryKind, MemoryTransformer, StepOutput
-from envs.vec_env import make_vec_env
+from memory_suite.agents.algorithms.ppo import MemoryPPO
+from memory_suite.agents.diagnostics.cue_retention import RetentionScore
+from memory_suite.agents.diagnostics.memory_metrics import retained_ages
+from memory_suite.agents.model import layer as layer_module
+from memory_suite.agents.model.layer import MemoryDetail
+from memory_suite.agents.model.settings import MemoryKind
+from memory_suite.agents.model.store import pages as memory_pages
+from memory_suite.agents.model.store.pages import LEAST_SLOTS, PAGE_SLOTS, PagedMemory, Store, in_pages
+from memory_suite.agents.model.store.rows import NEVER, LayerMemory
+from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS, MemoryTransformer, StepOutput
+from memory_suite.envs.vec_env import make_vec_env
 from tests.agents.small_envs import RepeatFirst
 from tests.agents.test_algorithms import TINY, ppo, vec
 from tests.agents.test_transformer import SMALL, lively
@@ -195,7 +198,7 @@ def test_steps_in_pages_equal_steps_in_rows(
     model = lively(chosen, seed, spread=4.0)
     for layer in model.layers:
         layer.query.weight.data *= gain
-    batch, before, steps = 5, 30, transformer.COMPACTION_INTERVAL_STEPS + 20
+    batch, before, steps = 5, 30, COMPACTION_INTERVAL_STEPS + 20
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, before + steps, 8, dtype=torch.float64, generator=generator)
     first = torch.rand(batch, before + steps, generator=generator) < rate
@@ -234,7 +237,7 @@ def test_steps_in_pages_equal_steps_in_rows(
 @pytest.mark.parametrize("writes_per_look", [1, 16])
 def test_no_more_slots_count_as_free_than_are(writes_per_look: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a memory that is still needed would be written over."""
-    monkeypatch.setattr(transformer, "WRITES_PER_LOOK", {"cpu": writes_per_look})
+    monkeypatch.setattr(layer_module, "WRITES_PER_LOOK", {"cpu": writes_per_look})
     model = lively(replace(SMALL, max_span=40), spread=4.0)
     x = torch.randn(4, 200, 8, dtype=torch.float64)
     first = torch.rand(4, 200) < 0.02

@@ -11,11 +11,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-import envs  # noqa: F401  (registers)
-from agents import MemoryPPO
-from agents.layer_memory import NEVER
-from agents.probing import Edit, Effect, Probe, content_of, exchange, insertion
-from agents.recording import EpisodePlayer, choices_of, record_episode
+import memory_suite.envs  # noqa: F401  (registers)
+from memory_suite.agents import MemoryPPO
+from memory_suite.agents.episodes.probe import Edit, Effect, Probe, content_of, exchange, insertion
+from memory_suite.agents.episodes.recorder import EpisodePlayer, choices_of, record_episode
+from memory_suite.agents.model.store.rows import NEVER
 from tests.agents.small_envs import AnySpace
 from tests.agents.test_recording import lively_model
 

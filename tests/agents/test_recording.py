@@ -14,11 +14,17 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-import envs  # noqa: F401  (registers)
-from agents import MemoryPPO
-from agents.episode_record import UNKNOWN_CELL, EpisodeFileError, EpisodeRecord, FrameStore, LayerRecord
-from agents.recording import EpisodePlayer, record_episode
-from agents.transformer import MemoryLayer
+import memory_suite.envs  # noqa: F401  (registers)
+from memory_suite.agents import MemoryPPO
+from memory_suite.agents.episodes.record import (
+    UNKNOWN_CELL,
+    EpisodeFileError,
+    EpisodeRecord,
+    FrameStore,
+    LayerRecord,
+)
+from memory_suite.agents.episodes.recorder import EpisodePlayer, record_episode
+from memory_suite.agents.model.layer import MemoryLayer
 from tests.agents.small_envs import AnySpace
 
 SMALL = {"width": 16, "num_layers": 2, "num_heads": 2, "max_span": 40, "ramp": 4, "position_window": 3}
@@ -27,7 +33,7 @@ SMALL = {"width": 16, "num_layers": 2, "num_heads": 2, "max_span": 40, "ramp": 4
 def lively_model(env: gym.Env[Any, Any], seed: int = 0, **policy: Any) -> MemoryPPO:
     """An untrained model whose memories have different spans and whose attention is not uniform."""
     model = MemoryPPO(
-        "ExpireSpanPolicy",
+        "MemoryPolicy",
         env,
         n_steps=8,
         batch_size=8,
@@ -289,7 +295,7 @@ def test_lines_of_text_are_kept(tmp_path: Path) -> None:
 def test_a_memory_free_agent_can_be_recorded(tmp_path: Path) -> None:
     env = corridor(length=5)
     model = MemoryPPO(
-        "ExpireSpanPolicy", env, n_steps=8, batch_size=8, device="cpu", policy_kwargs={"memory": "none"}
+        "MemoryPolicy", env, n_steps=8, batch_size=8, device="cpu", policy_kwargs={"memory": "none"}
     )
     record = record_episode(model, env, seed=0)
     record.save(tmp_path / "episode.npz")

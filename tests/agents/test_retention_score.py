@@ -10,12 +10,13 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents import MemoryPPO
-from agents.recording import record_episode
-from agents.retention_score import RetentionScore, cue_done_numbers, settled
-from agents.transformer import MemoryTransformer, TransformerSettings
-from envs.vec_env import GymnasiumVecEnv
-from runners.evaluation import evaluate
+from memory_suite.agents import MemoryPPO
+from memory_suite.agents.diagnostics.cue_retention import RetentionScore, cue_done_numbers, settled
+from memory_suite.agents.episodes.recorder import record_episode
+from memory_suite.agents.model.settings import TransformerSettings
+from memory_suite.agents.model.transformer import MemoryTransformer
+from memory_suite.envs.vec_env import GymnasiumVecEnv
+from memory_suite.runners.training.evaluation import evaluate
 from tests.agents.test_recording import lively_model
 
 

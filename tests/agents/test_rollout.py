@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.rollout import Rollout
+from memory_suite.agents.algorithms.rollout_buffer import Rollout
 
 
 def rollout_of(rewards: Tensor, values: Tensor, is_first: Tensor) -> Rollout:

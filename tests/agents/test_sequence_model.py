@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from agents.layer_memory import NEVER
-from agents.sequence_model import SequenceModel
-from agents.transformer import TransformerSettings
+from memory_suite.agents.model.sequence_model import SequenceModel
+from memory_suite.agents.model.settings import TransformerSettings
+from memory_suite.agents.model.store.rows import NEVER
 
 KINDS: dict[str, dict[str, Any]] = {
     "expire-span": {"max_span": 40, "ramp": 4, "initial_span_fraction": 0.3},

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.adaptive_span import AdaptiveSpan
-from agents.random_shortening import RandomShortening
-from agents.retention import PenaltyKind, span_cost, span_shortfall
-from agents.span_penalty import SpanPenalty, SpanPenaltySettings
+from memory_suite.agents.algorithms.span_penalty import SpanPenalty, SpanPenaltySettings
+from memory_suite.agents.algorithms.span_shortening import RandomShortening
+from memory_suite.agents.model.retention.adaptive_span import AdaptiveSpan
+from memory_suite.agents.model.retention.penalty import PenaltyKind, span_cost, span_shortfall
 
 
 def by_the_task(**change: Any) -> SpanPenalty:

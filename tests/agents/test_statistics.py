@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents.episode_statistics import SuccessWindow
-from agents.memory_statistics import MemoryStatistics
-from agents.transformer import StepReport, TransformerSettings
+from memory_suite.agents.diagnostics.memory_metrics import MemoryStatistics
+from memory_suite.agents.diagnostics.success_window import SuccessWindow
+from memory_suite.agents.model.layer import StepReport
+from memory_suite.agents.model.settings import TransformerSettings
 
 
 def test_worst_class_is_known_once_every_class_has_enough_episodes() -> None:

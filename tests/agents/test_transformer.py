@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents import transformer
-from agents.adaptive_span import AdaptiveSpan
-from agents.block_view import BlockView
-from agents.expire_span import ExpireSpan
-from agents.layer_memory import NEVER, SPARE_SLOTS
-from agents.memory_state import MemoryState
-from agents.retention import SMALLEST_MASK, PenaltyForm, PenaltyKind
-from agents.transformer import MemoryKind, MemoryTransformer, TransformerSettings, make_retention
+from memory_suite.agents.model import layer as layer_module
+from memory_suite.agents.model.retention.adaptive_span import AdaptiveSpan
+from memory_suite.agents.model.retention.base import SMALLEST_MASK
+from memory_suite.agents.model.retention.expire_span import ExpireSpan
+from memory_suite.agents.model.retention.penalty import PenaltyForm, PenaltyKind
+from memory_suite.agents.model.settings import MemoryKind, TransformerSettings, make_retention
+from memory_suite.agents.model.store.block_view import BlockView
+from memory_suite.agents.model.store.rows import NEVER, SPARE_SLOTS
+from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS, MemoryTransformer
 from tests.agents.reference_transformer import reference
 
 SMALL = TransformerSettings(
@@ -220,7 +222,7 @@ def test_both_ways_to_read_memories_equal_the_reference(
     kind: MemoryKind, projected: bool, null_memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outputs of two blocks, and gradients of one, in float64 and in float32."""
-    monkeypatch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
+    monkeypatch.setattr("memory_suite.agents.model.layer.projecting_pays", lambda **_: projected)
     x, direction = torch.randn(2, 2, 14, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     first = episode_starts(5, 2, 14, 0.1)
 
@@ -255,7 +257,7 @@ def test_both_ways_to_read_memories_teach_the_same_from_carried_ones(
     first = episode_starts(6, 2, 20, 0.05)
 
     def gradients(projected: bool) -> dict[str, Tensor]:
-        monkeypatch.setattr("agents.transformer.projecting_pays", lambda **_: projected)
+        monkeypatch.setattr("memory_suite.agents.model.layer.projecting_pays", lambda **_: projected)
         model.zero_grad()
         state = model.block(x[:, :9], model.initial_state(2), first[:, :9]).state
         assert state is not None
@@ -334,7 +336,7 @@ def test_means_of_single_steps_are_a_longer_transformer_xl(
 
 
 def test_compression_as_drawn() -> None:
-    """The table in the docstring of agents/compressive.py: S = 3, c = 2, N = 2."""
+    """The table in the docstring of agents/model/retention/compressive.py: S = 3, c = 2, N = 2."""
     drawn = replace(
         SMALL, num_layers=1, memory="compressive", memory_size=3, compression_rate=2, compressed_size=2
     )
@@ -464,9 +466,9 @@ def test_no_more_slots_count_as_free_than_are(
     kind: MemoryKind, writes_per_look: int, rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a memory that is still needed would be written over, and nobody would notice."""
-    monkeypatch.setattr(transformer, "WRITES_PER_LOOK", {"cpu": writes_per_look})
+    monkeypatch.setattr(layer_module, "WRITES_PER_LOOK", {"cpu": writes_per_look})
     model = lively(replace(SMALL, memory=kind, max_span=40, memory_size=9), spread=4.0)
-    steps = 3 * transformer.COMPACTION_INTERVAL_STEPS
+    steps = 3 * COMPACTION_INTERVAL_STEPS
     x, first = torch.randn(3, steps, 8, dtype=torch.float64), episode_starts(1, 3, steps, rate)
     state, known = model.initial_state(3), []
     for t in range(steps):
@@ -486,7 +488,7 @@ def test_a_compaction_while_acting_knows_how_many_slots_it_left(kind: MemoryKind
     state = model.block(x, model.initial_state(2), first).state
     assert state is not None
     state.layers[:] = [memory.in_rows().grown(8) for memory in state.layers]
-    state.steps_since_compaction = transformer.COMPACTION_INTERVAL_STEPS
+    state.steps_since_compaction = COMPACTION_INTERVAL_STEPS
     after = model.step(x[:, 0], state, first[:, 0]).state
     assert after.steps_since_compaction == 1
     assert [memory.free_slots for memory in after.layers] == [SPARE_SLOTS - 1] * 2

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs import command_line, model, run_config, schema, sequence_schema
-from configs.run_config import to_dict, to_yaml
-from configs.schema import PRESETS, TrainConfig, from_dict, load
+from memory_suite.configs import agent_schema as schema
+from memory_suite.configs import command_line, model, run_config, sequence_schema
+from memory_suite.configs.agent_schema import PRESETS, TrainConfig, from_dict, load
+from memory_suite.configs.run_config import to_dict, to_yaml
 
 OPTIONS = command_line.options_of(TrainConfig)
 
@@ -222,7 +223,7 @@ def test_a_run_of_the_other_kind_is_named(
 
 
 def test_a_preset_of_the_other_kind_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    file = PRESETS / "sequences" / "copy.yaml"
+    file = sequence_schema.SequenceConfig.PRESETS / "copy.yaml"
     with pytest.raises(SystemExit):
         load(["--config", str(file)])
     said = "is a configuration of train_sequence.py (task copy); use train_sequence.py"

@@ -23,11 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from minigrid.core.constants import OBJECT_TO_IDX
 
-import envs  # noqa: F401  (registers)
-from envs.grid_world import Move
-from envs.names import ENTRIES
-from envs.portal.env import AGENT
-from envs.portal.rules import CELLS, Look, oracle_action, steps_to_door
+import memory_suite.envs  # noqa: F401  (registers)
+from memory_suite.envs.grid_world import Move
+from memory_suite.envs.portal.env import AGENT
+from memory_suite.envs.portal.rules import CELLS, Look, oracle_action, steps_to_door
+from memory_suite.envs.registration import ENTRIES
 from tests.envs.same import assert_same
 
 NAMES = list(ENTRIES)
@@ -143,7 +143,7 @@ def test_a_spec_survives_json(name: str) -> None:
 @every_entry
 def test_runs_in_spawned_processes(name: str) -> None:
     # Nothing of this module: the processes would import all that it imports.
-    makers = [functools.partial(gym.make, f"envs:{ENTRIES[name].id}", disable_env_checker=True)] * 2
+    makers = [functools.partial(gym.make, f"memory_suite:{ENTRIES[name].id}", disable_env_checker=True)] * 2
     options: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
     there, here = AsyncVectorEnv(makers, context="spawn", **options), SyncVectorEnv(makers, **options)
     try:

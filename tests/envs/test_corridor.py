@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from minigrid.core.constants import OBJECT_TO_IDX
 
-from envs.corridor.env import CorridorEnv
-from envs.corridor.rules import CorridorRules, class_index, class_name
-from envs.corridor.vector import CorridorVectorEnv
-from envs.grid_world import Move
+from memory_suite.envs.corridor.env import CorridorEnv
+from memory_suite.envs.corridor.rules import CorridorRules, class_index, class_name
+from memory_suite.envs.corridor.vector import CorridorVectorEnv
+from memory_suite.envs.grid_world import Move
 from tests.envs.same import assert_same
 
 

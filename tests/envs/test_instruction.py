@@ -18,15 +18,15 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import envs  # noqa: F401  (registers)
-from envs.instruction import grammar as words
-from envs.instruction.env import InstructionEnv
-from envs.instruction.grammar import Grammar, decode, encode, grammar
-from envs.instruction.page import HEIGHT, WIDTH
-from envs.instruction.rules import InstructionRules, class_index, class_name
-from envs.instruction.vector import InstructionVectorEnv
-from envs.names import ENTRIES
-from envs.vec_env import make_vec_env
+import memory_suite.envs  # noqa: F401  (registers)
+from memory_suite.envs.instruction import grammar as words
+from memory_suite.envs.instruction.env import InstructionEnv
+from memory_suite.envs.instruction.grammar import Grammar, decode, encode, grammar
+from memory_suite.envs.instruction.page import HEIGHT, WIDTH
+from memory_suite.envs.instruction.rules import InstructionRules, class_index, class_name
+from memory_suite.envs.instruction.vector import InstructionVectorEnv
+from memory_suite.envs.registration import ENTRIES
+from memory_suite.envs.vec_env import make_vec_env
 from tests.envs.same import assert_same
 
 WORLDS = [name for name in ENTRIES if name.startswith("instruction")]
@@ -753,7 +753,7 @@ def test_pictures_are_equally_large_show_the_line_and_agree_between_the_twins() 
 def test_the_longest_lines_fit_into_the_picture(observable: bool) -> None:
     from PIL import ImageFont
 
-    from envs.instruction.page import FONT_SIZE, SPEECH_COLUMN, TEXT_COLUMN
+    from memory_suite.envs.instruction.page import FONT_SIZE, SPEECH_COLUMN, TEXT_COLUMN
 
     font = ImageFont.load_default(FONT_SIZE)
     lines = grammar(16, 16, observable)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from minigrid.core.constants import OBJECT_TO_IDX, STATE_TO_IDX
 
-from envs.grid_world import STEPS, Move
-from envs.portal.env import AGENT, PortalEnv
-from envs.portal.rules import (
+from memory_suite.envs.grid_world import STEPS, Move
+from memory_suite.envs.portal.env import AGENT, PortalEnv
+from memory_suite.envs.portal.rules import (
     CELLS,
     CHUNK,
     MAX_STEPS_PER_ROOM,
@@ -27,7 +27,7 @@ from envs.portal.rules import (
     oracle_action,
     steps_to_door,
 )
-from envs.portal.vector import PortalVectorEnv
+from memory_suite.envs.portal.vector import PortalVectorEnv
 from tests.envs.same import assert_same
 
 DOOR = OBJECT_TO_IDX["door"]

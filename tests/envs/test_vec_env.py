@@ -15,8 +15,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.monitor import Monitor
 
-from envs.names import ENTRIES, resolve
-from envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
+from memory_suite.envs.registration import ENTRIES, resolve
+from memory_suite.envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
 
 Observation = np.ndarray
 
@@ -331,7 +331,7 @@ def test_ids_of_other_packages_work(name: str) -> None:
 
 
 def test_minigrid_ids_are_known_from_the_start() -> None:
-    program = "from envs.names import resolve; resolve('MiniGrid-MemoryS13-v0')"
+    program = "from memory_suite.envs.registration import resolve; resolve('MiniGrid-MemoryS13-v0')"
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 
 

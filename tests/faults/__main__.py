@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from envs.names import ENTRIES
+from memory_suite.envs.registration import ENTRIES
 from tests.faults import (
     checkpoint_write,
     damage,

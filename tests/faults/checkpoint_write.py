@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from configs.schema import TrainConfig
-from runners.run_folder import RunFolder
+from memory_suite.configs.agent_schema import TrainConfig
+from memory_suite.runners.run.folder import RunFolder
 from tests.faults import children
 from tests.faults.harness import Child, Figure, leftovers
 

@@ -21,14 +21,16 @@ import numpy as np
 import torch
 import torch._dynamo  # the first optimizer imports it, which takes longer than a whole run
 
-from agents.archive import read_archive
-from agents.on_policy import MemoryOnPolicyAlgorithm
-from agents.state_tree import join, split
-from configs import command_line
-from envs.vec_env import GymnasiumVecEnv
-from runners import tracking, train_agent, train_sequence, training_callback
-from runners.run_folder import Checkpoint, RunFolder
-from runners.tracking import MetricsFile, Row
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.agents.serialization.archive import read_archive
+from memory_suite.agents.serialization.state_tree import join, split
+from memory_suite.configs import command_line
+from memory_suite.envs.vec_env import GymnasiumVecEnv
+from memory_suite.runners import train_agent, train_sequence
+from memory_suite.runners.run import background_writer, wandb_writer
+from memory_suite.runners.run.folder import Checkpoint, RunFolder
+from memory_suite.runners.run.metrics_file import MetricsFile, Row
+from memory_suite.runners.training import callback as training_callback
 
 
 def train(words: Sequence[str]) -> int:
@@ -128,14 +130,14 @@ def train_tracked(
     Args:
         words: the command.
         environment: variables for W&B; there are no others of it.
-        limits: for constants of `runners.tracking`.
+        limits: for constants of the log writers.
         pause: a file; training waits after some rows for as long as it exists.
     """
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         del os.environ[name]
     os.environ.update(environment)
     for name, seconds in limits.items():
-        setattr(tracking, name, seconds)
+        setattr(wandb_writer if hasattr(wandb_writer, name) else background_writer, name, seconds)
     write = MetricsFile.write
     rows = itertools.count()
 

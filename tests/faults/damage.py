@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from runners.episodes import TrainedAgent
-from runners.run_folder import RunFolder, RunFolderError
+from memory_suite.runners.run.folder import RunFolder, RunFolderError
+from memory_suite.runners.training.trained_agent import TrainedAgent
 from tests.faults.harness import Figure
 
 Damage = Callable[[list[Path], random.Random], list[Path]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from runners.run_folder import RunFolder
+from memory_suite.runners.run.folder import RunFolder
 from tests.faults import children
 from tests.faults.harness import Child, Figure, Reference, leftovers
 

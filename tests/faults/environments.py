@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs import vec_env
-from envs.vec_env import EnvironmentFault, GymnasiumVecEnv, Vectorization, make_vec_env
+from memory_suite.envs import vec_env
+from memory_suite.envs.vec_env import EnvironmentFault, GymnasiumVecEnv, Vectorization, make_vec_env
 from tests.faults.faulty_env import ENV_NAME, WORKER_FAULTS
 from tests.faults.harness import Figure
 

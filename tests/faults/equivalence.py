@@ -19,10 +19,11 @@ from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import MemoryPPO
-from agents.retention import SMALLEST_MASK
-from agents.transformer import MemoryTransformer, TransformerSettings
-from envs.vec_env import make_vec_env
+from memory_suite.agents import MemoryPPO
+from memory_suite.agents.model.retention.base import SMALLEST_MASK
+from memory_suite.agents.model.settings import TransformerSettings
+from memory_suite.agents.model.transformer import MemoryTransformer
+from memory_suite.envs.vec_env import make_vec_env
 from tests.agents import reference_transformer
 from tests.agents.reference_transformer import reference
 from tests.agents.small_envs import AnySpace
@@ -200,7 +201,7 @@ def _policy(settings: TransformerSettings, seed: int) -> Any:
     names += ("span_divisor", "memory_size", "compressed_size", "compression_rate", "position_window")
     arguments = {name: getattr(settings, name) for name in names}
     model = MemoryPPO(
-        "ExpireSpanPolicy", env, n_steps=4, batch_size=8, seed=seed, device="cpu", policy_kwargs=arguments
+        "MemoryPolicy", env, n_steps=4, batch_size=8, seed=seed, device="cpu", policy_kwargs=arguments
     )
     model.policy.set_training_mode(False)
     for head in (model.policy.action_net, model.policy.value_net):
@@ -243,7 +244,7 @@ def acting_against_learning(steps: int, seed: int, num_envs: int = 32) -> Figure
     rollout_steps = 16
     env = make_vec_env("corridor-short", num_envs, seed=seed, env_kwargs={"max_length": 8})
     model = MemoryPPO(
-        "ExpireSpanPolicy",
+        "MemoryPolicy",
         env,
         n_steps=rollout_steps,
         batch_size=num_envs * rollout_steps,
@@ -304,7 +305,7 @@ def advantages_against_double_loop(patterns: int, seed: int, num_envs: int = 8) 
     gamma, gae_lambda, steps = 0.9, 0.8, PATTERN_STEPS
     scripts = [Script(seed + index) for index in range(num_envs)]
     model = MemoryPPO(
-        "ExpireSpanPolicy",
+        "MemoryPolicy",
         DummyVecEnv([partial(_same, script) for script in scripts]),
         n_steps=steps,
         batch_size=num_envs * steps,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runners.run_folder import RunFolder
+from memory_suite.runners.run.folder import RunFolder
 from tests.faults import children
 from tests.faults.harness import Child, bits, rows_of
 

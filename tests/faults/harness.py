@@ -22,8 +22,8 @@ from typing import Any
 
 from torch import Tensor
 
-from envs.instruction import grammar
-from runners.run_folder import Checkpoint, RunFolder
+from memory_suite.envs.instruction import grammar
+from memory_suite.runners.run.folder import Checkpoint, RunFolder
 from tests.faults import children
 
 PATIENCE_S = 120.0

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.a2c import MemoryA2C
-from agents.archive import FORMAT, VERSION, ArchiveError
-from agents.episode_record import EpisodeFileError, EpisodeRecord
-from agents.ppo import MemoryPPO
-from configs.command_line import EXIT_USAGE
-from configs.schema import TrainConfig, load
-from runners.run_folder import RunFolder, RunFolderError
+from memory_suite.agents.algorithms.a2c import MemoryA2C
+from memory_suite.agents.algorithms.ppo import MemoryPPO
+from memory_suite.agents.episodes.record import EpisodeFileError, EpisodeRecord
+from memory_suite.agents.serialization.archive import FORMAT, VERSION, ArchiveError
+from memory_suite.configs.agent_schema import TrainConfig, load
+from memory_suite.configs.command_line import EXIT_USAGE
+from memory_suite.runners.run.folder import RunFolder, RunFolderError
 from tests.faults.harness import Figure
 
 MEMBERS = ("tensors.safetensors", "data.json", "manifest.json")

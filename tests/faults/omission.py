@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agents.archive import read_archive
-from agents.state_tree import join, split
+from memory_suite.agents.serialization.archive import read_archive
+from memory_suite.agents.serialization.state_tree import join, split
 from tests.faults import children
 from tests.faults.harness import TRAINERS, Child, Figure, Reference, bits
 

@@ -8,8 +8,8 @@ import signal
 import time
 from pathlib import Path
 
-from runners.interrupts import EXIT_SAVED
-from runners.run_folder import RunFolder
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.signals import EXIT_SAVED
 from tests.faults import children
 from tests.faults.harness import Child, Figure, Reference
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runners.interrupts import EXIT_SAVED
+from memory_suite.runners.run.signals import EXIT_SAVED
 from tests.faults import children
 from tests.faults.harness import Child, Figure, leftovers
 

@@ -14,7 +14,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs import command_line, schema, sequence_schema
+from memory_suite.configs import agent_schema as schema
+from memory_suite.configs import command_line, sequence_schema
 
 
 class Program(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runners import train_agent
+from memory_suite.runners import train_agent
 from tests.faults import children, damage
 from tests.faults.harness import Child, Reference
 

@@ -9,16 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.vec_env import Vectorization
-from runners.run_folder import RunFolder
+from memory_suite.envs.vec_env import Vectorization
+from memory_suite.runners.run.folder import RunFolder
 from tests.faults import children
-from tests.faults.environments import (
-    fail_in_workers,
-    faulty,
-    names_it,
-    step_until_fault,
-    workers_of,
-)
+from tests.faults.environments import fail_in_workers, faulty, names_it, step_until_fault, workers_of
 from tests.faults.faulty_env import CASTS, ENV_NAME, FAULTS
 from tests.faults.harness import TRAINERS, Child
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from envs.names import ENTRIES
+from memory_suite.envs.registration import ENTRIES
 from tests.faults import worlds
 
 SHORT = ["corridor-short", "portal-short", "instruction-short"]

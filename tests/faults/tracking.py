@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from runners.tracking import STEP_KEY
+from memory_suite.runners.run.metrics_file import STEP_KEY
 from tests.faults import children
 from tests.faults.environments import workers_of
 from tests.faults.harness import Child, Figure, Reference, rows_of

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from envs.grid_world import Move
+from memory_suite.envs.grid_world import Move
 from tests.envs.same import assert_same
 from tests.envs.test_contract import (
     batched,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runners import train_agent
+from memory_suite.runners import train_agent
 
 
 @pytest.fixture(scope="session")

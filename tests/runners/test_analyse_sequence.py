@@ -19,17 +19,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from agents.sequence_model import SequenceModel
-from agents.transformer import TransformerSettings
-from configs.sequence_schema import from_yaml
-from envs.sequences.collision import FRAME_TOKENS
-from envs.sequences.generated import GeneratedStream
-from envs.sequences.tasks import make_stream
-from runners import analyse_sequence, train_sequence
-from runners.colors import black_or_white, difference_color
-from runners.run_folder import RunFolder
-from runners.sequences import pictures
-from runners.sequences.analysis import (
+from memory_suite.agents.model.sequence_model import SequenceModel
+from memory_suite.agents.model.settings import TransformerSettings
+from memory_suite.configs.sequence_schema import from_yaml
+from memory_suite.envs.streams.collision import FRAME_TOKENS
+from memory_suite.envs.streams.generated import GeneratedStream
+from memory_suite.envs.streams.tasks import make_stream
+from memory_suite.runners import analyse_sequence, train_sequence
+from memory_suite.runners.plotting.palette import black_or_white, difference_color
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.sequences.analysis import figures as pictures
+from memory_suite.runners.sequences.analysis.colored_text import NEWLINE, REST, TAB, Scale, cells_of
+from memory_suite.runners.sequences.analysis.measure import (
     Edit,
     TextAnalysis,
     WholeText,
@@ -38,8 +39,7 @@ from runners.sequences.analysis import (
     read_text,
     span_table_of_stream,
 )
-from runners.sequences.colored_text import NEWLINE, REST, TAB, Scale, cells_of
-from runners.sequences.evaluation import evaluate
+from memory_suite.runners.sequences.evaluation import evaluate
 
 pytest.importorskip("matplotlib")
 

@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
-from runners import benchmark
-from runners.benchmarks import acting, environments, ranks, rivals, training
-from runners.benchmarks.own_process import BenchmarkError, OwnProcess, Turn, cores, peak_mebibytes
-from runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners import benchmark
+from memory_suite.runners.benchmarks import acting, environments, ranks, training
+from memory_suite.runners.benchmarks import baselines as rivals
+from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners.benchmarks.worker_process import (
+    BenchmarkError,
+    OwnProcess,
+    Turn,
+    cores,
+    peak_mebibytes,
+)
 
 SMALL = ["--num-envs", "4", "--ppo.n-steps", "8", "--ppo.batch-size", "16", "--policy.width", "16"]
 TINY = ["--env", "corridor-short", "--rounds", "2", *SMALL]

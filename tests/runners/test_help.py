@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.command_line import EXIT_BROKEN_PIPE
+from memory_suite.configs.command_line import EXIT_BROKEN_PIPE
 
 RUNNERS = Path(__file__).resolve().parents[2] / "runners"
 OWN_OPTIONS = {
@@ -17,7 +17,6 @@ OWN_OPTIONS = {
     "benchmark": "--parts",
     "evaluate_agent": "--episodes",
     "evaluate_sequence": "--split",
-    "measure_streams": "--part",
     "play": "--env",
     "probe_memory": "--episodes",
     "ray_ranks": "--ranks-per-node",
@@ -25,7 +24,6 @@ OWN_OPTIONS = {
     "render_episode": "--out",
     "report": "--out",
     "sweep_length": "--train-lengths",
-    "sweep_member": "--member",
     "sweep_memory": "--sizes",
     "train_agent": "--total-steps",
     "train_sequence": "--total-updates",
@@ -46,7 +44,7 @@ def test_help_names_the_options_of_the_command(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
     with pytest.raises(SystemExit) as left:
-        importlib.import_module(f"runners.{name}").main()
+        importlib.import_module(f"memory_suite.runners.{name}").main()
     assert left.value.code == 0
     assert OWN_OPTIONS[name] in capsys.readouterr().out
 

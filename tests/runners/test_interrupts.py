@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.interrupts import EXIT_SAVED, GracefulStop
+from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ def test_sigusr1_asks_to_save_and_go_on() -> None:
 
 PROGRAM = """
 import sys, time
-from runners.interrupts import EXIT_SAVED, GracefulStop
+from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
 patient = sys.argv[1] == "patient"
 with GracefulStop() as stop:
     print("ready", flush=True)

@@ -18,13 +18,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.archive import read_archive
-from configs.schema import load
-from envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
-from runners import evaluate_agent, evaluation, train_agent
-from runners.agent_factory import curriculum_stage, make_agent
-from runners.evaluation import evaluate, wilson_interval
-from runners.run_folder import RunFolder
+from memory_suite.agents.serialization.archive import read_archive
+from memory_suite.configs.agent_schema import load
+from memory_suite.envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
+from memory_suite.runners import evaluate_agent, train_agent
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.training import evaluation
+from memory_suite.runners.training.build import curriculum_stage, make_agent
+from memory_suite.runners.training.evaluation import evaluate, wilson_interval
 from tests.agents.small_envs import AnySpace
 
 ROOT = Path(__file__).resolve().parents[2]

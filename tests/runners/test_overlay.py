@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import envs  # noqa: F401  (registers)
-from agents.episode_record import EpisodeRecord, LayerRecord
-from agents.recording import record_episode
-from runners import overlay, render_episode
-from runners.colors import CURVE, FORECAST, NIGHT, PAPER, attention_color, span_color
-from runners.overlay import EpisodePicture, FramePanel, LifelinePanel, TextPanel, draw_sheet, pack
-from runners.video import write_gif, write_mp4
+import memory_suite.envs  # noqa: F401  (registers)
+from memory_suite.agents.episodes.record import EpisodeRecord, LayerRecord
+from memory_suite.agents.episodes.recorder import record_episode
+from memory_suite.runners import render_episode
+from memory_suite.runners.plotting.palette import CURVE, FORECAST, NIGHT, PAPER, attention_color, span_color
+from memory_suite.runners.rendering.panel import EXPIRED_STEPS, TEXT_LINES, WIDTH
+from memory_suite.runners.rendering.picture import EpisodePicture, draw_sheet
+from memory_suite.runners.rendering.scene_panels import FramePanel, TextPanel
+from memory_suite.runners.rendering.time_panels import LifelinePanel, pack
+from memory_suite.runners.rendering.video import write_gif, write_mp4
 from tests.agents.small_envs import RepeatFirst
 from tests.agents.test_recording import lively_model
 
@@ -60,7 +63,7 @@ def expired_cells(record: EpisodeRecord, step: int) -> set[tuple[int, int]]:
     for layer in record.layers:
         for memory in range(len(layer.birth_M)):
             seen = layer.last_M[memory] >= layer.first_M[memory]
-            if seen and 1 <= step - layer.last_M[memory] <= overlay.EXPIRED_STEPS:
+            if seen and 1 <= step - layer.last_M[memory] <= EXPIRED_STEPS:
                 x, y = record.cell_T1[layer.birth_M[memory]].tolist()
                 cells.add((x, y))
     return cells
@@ -232,11 +235,11 @@ def test_lines_of_text_are_tinted() -> None:
             seen = layer.at(step)
             for birth, remaining, mask in zip(seen.birth, seen.remaining, seen.mask, strict=True):
                 held[int(birth)] = max(held.get(int(birth), (-np.inf, 0.0)), (float(remaining), float(mask)))
-        recent = list(range(max(0, step - overlay.TEXT_LINES + 1), step + 1))
+        recent = list(range(max(0, step - TEXT_LINES + 1), step + 1))
         assert panel.recent(step) == recent
         older = panel.older(step)
         assert set(older) <= held.keys() - set(recent)
-        assert len(older) == min(overlay.TEXT_LINES, len(held.keys() - set(recent)))
+        assert len(older) == min(TEXT_LINES, len(held.keys() - set(recent)))
         for column, lines in ((False, recent), (True, older)):
             for row, line in enumerate(lines):
                 left, top, _, _ = panel.line_box(row, older=column)
@@ -289,7 +292,7 @@ def test_a_gif_has_every_step(tmp_path: Path) -> None:
     assert write_gif(EpisodePicture(record).steps(), tmp_path / "a.gif", 10.0) == 6
     with Image.open(tmp_path / "a.gif") as image:
         assert getattr(image, "n_frames", 1) == 6
-        assert image.size[0] == overlay.WIDTH // 2
+        assert image.size[0] == WIDTH // 2
 
 
 @pytest.mark.parametrize("ending", ["mp4", "gif", "png"])

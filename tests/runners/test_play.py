@@ -15,9 +15,9 @@ import pygame
 import pytest
 from gymnasium import spaces
 
-from envs.names import resolve
-from envs.window import Window
-from runners import play
+from memory_suite.envs.registration import resolve
+from memory_suite.envs.window import Window
+from memory_suite.runners import play
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runners import probe_memory, record_episode, train_agent
+from memory_suite.runners import probe_memory, record_episode, train_agent
 
 
 def ask(run: Path, tmp_path: Path, *words: str) -> Any:

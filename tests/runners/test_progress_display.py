@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runners.progress import ProgressDisplay, ProgressSnapshot
+from memory_suite.runners.run.progress import ProgressDisplay, ProgressSnapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,7 +121,7 @@ def test_ascii_output_stays_ascii(terminal: bool) -> None:
 def test_a_reader_that_goes_away_does_not_end_training() -> None:
     program = (
         "import sys, time\n"
-        "from runners.progress import ProgressDisplay, ProgressSnapshot\n"
+        "from memory_suite.runners.run.progress import ProgressDisplay, ProgressSnapshot\n"
         "display = ProgressDisplay(100)\n"
         "with display:\n"
         "    for step in range(50):\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from runners import ray_ranks
-from runners.run_folder import RunFolder
+from memory_suite.runners import ray_ranks
+from memory_suite.runners.run.folder import RunFolder
 from tests.runners.launch import ROOT, finished, wait_for
 from tests.runners.test_main_job import SMALL, rows
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from agents.archive import read_archive
-from configs.schema import TrainConfig
-from runners import report, train_agent, training_callback
-from runners.report import RunData, _rebinned
-from runners.run_folder import RunFolder
-from runners.tracking import _histogram, read_metrics
+from memory_suite.agents.serialization.archive import read_archive
+from memory_suite.configs.agent_schema import TrainConfig
+from memory_suite.runners import report, train_agent
+from memory_suite.runners.report import RunData, _rebinned
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.metrics_file import _histogram, read_metrics
+from memory_suite.runners.training import callback as training_callback
 
 pytest.importorskip("matplotlib")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import trim_mean
 
-from runners.robust_statistics import estimate, interquartile_mean, mean
+from memory_suite.runners.sweeps.robust_statistics import estimate, interquartile_mean, mean
 
 # What rliable 1.2.0 gives (aggregate_iqm, aggregate_mean; get_interval_estimates with 50,000 repetitions).
 EIGHT_RUNS = [0.12, 0.95, 0.55, 1.0, 0.71, 0.33, 0.88, 0.64]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import TrainConfig, load
-from runners.run_folder import RunFolder, RunFolderError, write_json_atomically
+from memory_suite.configs.agent_schema import TrainConfig, load
+from memory_suite.runners.run.folder import RunFolder, RunFolderError, write_json_atomically
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_a_nan_does_not_replace_a_good_checkpoint(folder: RunFolder) -> None:
 
 
 def test_an_archive_that_is_no_checkpoint_is_passed_over(folder: RunFolder) -> None:
-    from agents.archive import write_archive
+    from memory_suite.agents.serialization.archive import write_archive
 
     save(folder, 100)
     write_archive(folder.checkpoints / "step_000000200.zip", {}, {})

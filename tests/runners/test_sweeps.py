@@ -20,17 +20,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from configs import command_line
-from configs.command_line import EXIT_USAGE
-from envs.corridor.rules import CorridorRules
-from runners import sweep_length, sweep_member, sweep_memory
-from runners.interrupts import EXIT_SAVED, GracefulStop
-from runners.run_folder import RunFolder
-from runners.sweeps.attempts import run_attempts
-from runners.sweeps.folder import Sweep, SweepError
-from runners.sweeps.results import MEASURES, read_table
-from runners.sweeps.watch import FAILED, FINISHED, RUNNING, STOPPED, Watch
-from runners.tracking import STEP_KEY, read_metrics
+from memory_suite.configs import command_line
+from memory_suite.configs.command_line import EXIT_USAGE
+from memory_suite.envs.corridor.rules import CorridorRules
+from memory_suite.runners import sweep_length, sweep_memory
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.metrics_file import STEP_KEY, read_metrics
+from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
+from memory_suite.runners.sweeps import run_member as sweep_member
+from memory_suite.runners.sweeps.attempts import run_attempts
+from memory_suite.runners.sweeps.folder import Sweep, SweepError
+from memory_suite.runners.sweeps.results import MEASURES, read_table
+from memory_suite.runners.sweeps.watch import FAILED, FINISHED, RUNNING, STOPPED, Watch
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = "--env corridor-short --num-envs 8 --total-steps 768 --policy.width 16 --policy.num-heads 2"
@@ -353,7 +354,7 @@ def test_asked_to_stop_every_attempt_saves_and_none_follows(lone: Sweep) -> None
 def test_two_processes_cannot_train_a_member(lone: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    from runners.sweeps import worker
+    from memory_suite.runners.sweeps import worker
 
     monkeypatch.setattr(worker, "LOCK_SECONDS", 0.0)
     lone.lock_file("none-seed0").parent.mkdir()

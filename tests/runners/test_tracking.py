@@ -18,9 +18,11 @@ import pytest
 import torch
 from stable_baselines3.common.logger import Figure, KVWriter
 
-from configs.schema import TrainConfig
-from runners.run_folder import RunFolder
-from runners.tracking import STEP_KEY, MetricsFile, MirrorWriter, RunLogger, make_logger, read_metrics
+from memory_suite.configs.agent_schema import TrainConfig
+from memory_suite.runners.run.background_writer import MirrorWriter
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.metrics_file import STEP_KEY, MetricsFile, read_metrics
+from memory_suite.runners.run.tracking import RunLogger, make_logger
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -257,9 +259,10 @@ WANDB_PROGRAM = """
     import os, signal, sys, time
     from pathlib import Path
     import numpy as np
-    from configs.schema import TrainConfig
-    from runners.run_folder import RunFolder
-    from runners.tracking import STEP_KEY, make_logger
+    from memory_suite.configs.agent_schema import TrainConfig
+    from memory_suite.runners.run.folder import RunFolder
+    from memory_suite.runners.run.metrics_file import STEP_KEY
+    from memory_suite.runners.run.tracking import make_logger
 
     def dump(logger, count):
         slowest = 0.0
@@ -313,7 +316,7 @@ WANDB_PROGRAM = """
 def test_killing_weights_and_biases_does_not_reach_training(track: str, tmp_path: Path) -> None:
     """Online without an account goes on offline; then, in both modes, W&B's own process is killed."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    environment.update(HOME=str(tmp_path), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    environment.update(HOME=str(tmp_path), PYTHONPATH=str(ROOT / "src"), OMP_NUM_THREADS="1")
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(WANDB_PROGRAM), track, str(tmp_path / "run")],
         env=environment,

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from runners import train_agent
-from runners.run_folder import RunFolder
+from memory_suite.runners import train_agent
+from memory_suite.runners.run.folder import RunFolder
 from tests.runners.launch import ROOT, finished, launch, wait_for
 from tests.runners.test_main_job import SMALL, rows, weights
 
@@ -135,8 +135,8 @@ def test_a_rank_that_dies_ends_the_run_with_a_message(killed: int, tmp_path: Pat
 
 FAULTY = """
 import os, sys
-from envs.vec_env import EnvironmentFault, GymnasiumVecEnv
-from runners import train_agent
+from memory_suite.envs.vec_env import EnvironmentFault, GymnasiumVecEnv
+from memory_suite.runners import train_agent
 
 original, calls = GymnasiumVecEnv.step_wait, 0
 
@@ -232,8 +232,8 @@ def test_a_mistake_that_only_the_first_rank_sees_ends_all(tmp_path: Path) -> Non
 LEAVING = """
 import atexit, sys
 import torch.distributed as dist
-from agents.ranks import Ranks
-from configs.command_line import or_exit, run
+from memory_suite.agents.distributed import Ranks
+from memory_suite.configs.command_line import or_exit, run
 
 def refuse():
     raise ValueError("no")

@@ -18,20 +18,23 @@ import numpy as np
 import pytest
 import torch
 
-from agents.archive import read_archive
-from agents.ranks import Ranks
-from configs import sequence_schema
-from configs.sequence_schema import SequenceConfig, load
-from envs.sequences.oracle import WINDOWS, window_errors
-from envs.sequences.stream import IGNORE
-from envs.sequences.tasks import make_stream
-from runners import benchmark, evaluate_sequence, measure_streams, train_sequence
-from runners.evaluation import wilson_interval
-from runners.run_folder import RunFolder
-from runners.sequences import efficiency, span_scaling
-from runners.sequences.evaluation import SequenceScore, accuracy_interval, evaluate
-from runners.sequences.factory import make_model, open_stream
-from runners.sequences.trainer import SequenceTrainer, TrainingFaultError
+from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.serialization.archive import read_archive
+from memory_suite.configs import sequence_schema
+from memory_suite.configs.sequence_schema import SequenceConfig, load
+from memory_suite.envs.streams.oracle import WINDOWS, window_errors
+from memory_suite.envs.streams.stream import IGNORE
+from memory_suite.envs.streams.tasks import make_stream
+from memory_suite.runners import benchmark, evaluate_sequence, train_sequence
+from memory_suite.runners.benchmarks import sequence_efficiency as efficiency
+from memory_suite.runners.benchmarks import span_scaling
+from memory_suite.runners.benchmarks import streams as measure_streams
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.sequences import session
+from memory_suite.runners.sequences.build import make_model, open_stream
+from memory_suite.runners.sequences.evaluation import SequenceScore, accuracy_interval, evaluate
+from memory_suite.runners.sequences.trainer import SequenceTrainer, TrainingFaultError
+from memory_suite.runners.training.evaluation import wilson_interval
 from tests.runners.launch import finished, launch, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,7 +162,7 @@ def test_a_look_that_scores_nothing_is_never_the_best(
         score = evaluate(*arguments, **options)
         return score if next(looks) else replace(score, targets=0, loss=math.nan, accuracy=math.nan)
 
-    monkeypatch.setattr(train_sequence, "evaluate", evaluate_some)
+    monkeypatch.setattr(session, "evaluate", evaluate_some)
     assert train_sequence.main([*COPY, *SMALL, "--run", str(tmp_path)]) == 0
     checkpoint = RunFolder.open(tmp_path).best_checkpoint()
     assert checkpoint.step == best * TOKENS
@@ -256,14 +259,14 @@ def test_a_run_that_has_reached_its_goal_trains_no_further(
 def test_a_run_interrupted_when_it_reaches_its_goal_is_only_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = train_sequence.Session._look
+    look = session.Session._look
 
-    def look_and_interrupt(session: train_sequence.Session) -> bool:
+    def look_and_interrupt(session: session.Session) -> bool:
         os.kill(os.getpid(), 15)
         return look(session)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_sequence.Session, "_look", look_and_interrupt)
+        patch.setattr(session.Session, "_look", look_and_interrupt)
         assert train_sequence.main([*EASY, "--run", str(tmp_path)]) == 75
     assert train_sequence.main(["--resume", str(tmp_path)]) == 0
     assert len(rows(tmp_path)) == 5
@@ -713,10 +716,8 @@ def test_a_held_out_loss_that_is_no_number_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is not taken for data in which nothing was scored; and resumed, it would be the same again."""
-    inner = train_sequence.evaluate
-    monkeypatch.setattr(
-        train_sequence, "evaluate", lambda *a, **k: replace(inner(*a, **k), loss=float("nan"))
-    )
+    inner = session.evaluate
+    monkeypatch.setattr(session, "evaluate", lambda *a, **k: replace(inner(*a, **k), loss=float("nan")))
     words = [*COPY, *SMALL, "--held-out.every", "2", "--run", str(tmp_path / "run")]
     assert train_sequence.main(words) == 1
     output = capsys.readouterr().out

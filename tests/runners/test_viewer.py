@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import envs  # noqa: F401  (registers)
-from agents.episode_record import EpisodeRecord, LayerRecord
-from agents.recording import record_episode
-from runners import view_episode
-from runners.colors import span_color
-from runners.overlay import pack
-from runners.viewer import viewer_html
+import memory_suite.envs  # noqa: F401  (registers)
+from memory_suite.agents.episodes.record import EpisodeRecord, LayerRecord
+from memory_suite.agents.episodes.recorder import record_episode
+from memory_suite.runners import view_episode
+from memory_suite.runners.plotting.palette import span_color
+from memory_suite.runners.rendering.time_panels import pack
+from memory_suite.runners.rendering.viewer import viewer_html
 from tests.agents.small_envs import RepeatFirst
 from tests.agents.test_recording import lively_model
 

@@ -1,0 +1,176 @@
+"""PPO with a memory policy.
+
+Proximal policy optimization: Schulman et al. 2017, https://arxiv.org/abs/1707.06347. Hyperparameters
+have stable-baselines3's names and meanings.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.agents.algorithms.rollout_buffer import Minibatch
+from memory_suite.agents.policy.policy import MemoryPolicy
+
+
+class MemoryPPO(MemoryOnPolicyAlgorithm):
+    """Clipped policy gradients; a minibatch is the whole rollout of some environments."""
+
+    SETTINGS = (
+        *MemoryOnPolicyAlgorithm.SETTINGS,
+        "batch_size",
+        "n_epochs",
+        "clip_range",
+        "clip_range_vf",
+        "target_kl",
+    )
+
+    def __init__(
+        self,
+        policy: str | type[MemoryPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 64,
+        batch_size: int = 64,
+        n_epochs: int = 4,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        target_kl: float | None = None,
+        **memory_and_algorithm_kwargs: object,
+    ) -> None:
+        """Build the algorithm; arguments as SB3's PPO, then those of `MemoryOnPolicyAlgorithm`.
+
+        Args:
+            policy: "MemoryPolicy" or a class.
+            env: a Gymnasium id, an environment or an SB3 VecEnv.
+            learning_rate: or a function of the progress remaining.
+            n_steps: steps of a rollout per environment; gradients are cut at its beginning.
+            batch_size: steps of a minibatch: a multiple of `n_steps`.
+            n_epochs: passes over a rollout.
+            gamma: discount factor.
+            gae_lambda: of generalized advantage estimation.
+            clip_range: of the probability ratio.
+            clip_range_vf: of the value change; None: not clipped.
+            ent_coef: weight of the entropy.
+            vf_coef: weight of the value loss.
+            max_grad_norm: gradient clipping.
+            target_kl: end an update early beyond 1.5 times this.
+            memory_and_algorithm_kwargs: further arguments.
+
+        Raises:
+            ValueError: `batch_size` is not a whole number of rollouts, or a number is out of its range.
+        """
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=False,
+            sde_sample_freq=-1,
+            **memory_and_algorithm_kwargs,  # type: ignore[arg-type]
+        )
+        for name, value in (("batch_size", batch_size), ("n_epochs", n_epochs)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if batch_size % n_steps:
+            raise ValueError(
+                f"batch_size ({batch_size}) must be a multiple of n_steps ({n_steps}): "
+                "a minibatch holds the whole rollouts of some environments"
+            )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = FloatSchedule(clip_range)
+        self.clip_range_vf = None if clip_range_vf is None else FloatSchedule(clip_range_vf)
+        self.target_kl = target_kl
+
+    def train(self) -> None:
+        """One update."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        progress = self._current_progress_remaining
+        clip_range = self.clip_range(progress)
+        clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)
+        sums: dict[str, float] = {}
+        num_minibatches = 0
+        for epoch in range(self.n_epochs):
+            for minibatch in self.rollout.minibatches(self.batch_size // self.n_steps, self.ranks):
+                loss, parts = self._loss(minibatch, epoch, clip_range, clip_range_vf)
+                if num_minibatches == 0:
+                    self.logger.record("train/first_ratio_deviation", parts["ratio_deviation"])
+                if self.target_kl is not None and parts["approx_kl"] > 1.5 * self.target_kl:
+                    break
+                self.optimize(loss)
+                num_minibatches += 1
+                for name, value in parts.items():
+                    sums[name] = sums.get(name, 0.0) + value
+            else:
+                self._n_updates += 1
+                continue
+            break
+        for name, total in sums.items():
+            if name != "ratio_deviation":
+                self.logger.record(f"train/{name}", total / num_minibatches)
+        self.logger.record("train/explained_variance", self.explained_variance())
+        self.logger.record("train/n_updates", self._n_updates)
+        self.logger.record("train/clip_range", clip_range)
+
+    def _loss(
+        self, minibatch: Minibatch, epoch: int, clip_range: float, clip_range_vf: float | None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """What this rank's share adds to the loss of a minibatch; the whole loss and its parts."""
+        penalty, kind, asked_BT = self.span_penalty, self.span_penalty.kind, None
+        if kind is not None and kind.use_weight:
+            # To ask what memories are good for is dear: each step is asked in one of the epochs, and counts
+            # for all.
+            kind = kind._replace(use_weight=kind.use_weight * self.n_epochs)
+            asked_T = torch.arange(epoch, epoch + self.n_steps, device=self.device) % self.n_epochs == 0
+            asked_BT = asked_T.expand_as(minibatch.is_first_BT)
+        evaluation = self.policy.evaluate_block(
+            minibatch.features,
+            minibatch.actions,
+            minibatch.state,
+            minibatch.is_first_BT,
+            minibatch.limit_BT,
+            penalty=kind,
+            asked_BT=asked_BT,
+        )
+        advantages = self.normalized(minibatch.advantages_BT, minibatch.share)
+        log_ratio = evaluation.log_prob_BT - minibatch.old_log_prob_BT
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
+        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+        values = evaluation.values_BT
+        if clip_range_vf is not None:
+            change = (values - minibatch.old_values_BT).clamp(-clip_range_vf, clip_range_vf)
+            values = minibatch.old_values_BT + change
+        value_loss = F.mse_loss(minibatch.returns_BT, values)
+        entropy_loss = -evaluation.entropy_BT.mean()
+        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        if kind is not None:
+            loss = loss + penalty.weight * evaluation.penalty
+        with torch.no_grad():
+            means = [
+                policy_loss,
+                value_loss,
+                entropy_loss,
+                loss,
+                # http://joschu.net/blog/kl-approx.html
+                ((ratio - 1.0) - log_ratio).mean(),
+                ((ratio - 1.0).abs() > clip_range).float().mean(),
+            ]
+            numbers = self.over_ranks(means, (ratio - 1.0).abs().max(), minibatch.share)
+        names = ("policy_gradient_loss", "value_loss", "entropy_loss", "loss", "approx_kl", "clip_fraction")
+        return minibatch.share * loss, dict(zip((*names, "ratio_deviation"), numbers, strict=True))

@@ -1,0 +1,1 @@
+"""Measurements of memory and of episodes during rollouts. Imports `model` and `distributed`."""

@@ -1,0 +1,181 @@
+"""What the memory held during a rollout, as numbers for the log (described in docs/metrics.md).
+
+Shape letters:
+    B  environments
+    T  steps of a rollout
+    G  spans of a memory: 1, or one for each head
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from memory_suite.agents.diagnostics.cue_retention import RetentionScore
+from memory_suite.agents.distributed import ALONE, Ranks
+from memory_suite.agents.model.layer import StepReport
+from memory_suite.agents.model.settings import TransformerSettings
+from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.model.transformer import MemoryTransformer
+
+RECENT_EPISODES = 100
+"""episodes (or cues) over which precision, recall and retention are averaged, as SB3's episode statistics"""
+
+
+class MemoryStatistics:
+    """Counts of retained, fading, deleted and tagged memories, per layer."""
+
+    def __init__(self, num_envs: int, settings: TransformerSettings, ranks: Ranks = ALONE) -> None:
+        """Start empty.
+
+        Args:
+            num_envs: whose memories `retention` looks into.
+            settings: of the transformer.
+            ranks: what is added is of the environments of all of them.
+        """
+        self._num_own = num_envs
+        self._num_envs = ranks.count * num_envs
+        self._num_layers = settings.num_layers if settings.remembers else 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Every environment is at the start of an episode."""
+        shape = (self._num_envs,)
+        self._possible_B = torch.zeros(shape, dtype=torch.long)
+        self._cue_seen_B = torch.zeros(shape, dtype=torch.bool)
+        # Per episode: steps with memories, sum of precision, steps with a cue behind them, sum of recall.
+        self._sums_B4 = torch.zeros(*shape, 4)
+        self._precision: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self._recall: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self.retention = RetentionScore(self._num_own, recent_cues=RECENT_EPISODES)
+        self.begin_rollout()
+
+    def begin_rollout(self) -> None:
+        """Forget the counts of the last rollout."""
+        self._reports: list[list[StepReport]] = []
+        self._first: list[Tensor] = []
+        self._possible: list[Tensor] = []
+
+    def add(
+        self, reports: list[StepReport], is_first_B: Bool[Tensor, " B"], tag_B: Int[Tensor, " B"]
+    ) -> None:
+        """Add one step, of which all lies on the host."""
+        self._possible_B = torch.where(is_first_B, 0, self._possible_B)
+        if bool(is_first_B.any()):
+            self._finish_episodes(is_first_B)
+        if reports:
+            retained_B = torch.stack([r.retained_B for r in reports]).sum(0)
+            tagged_B = torch.stack([r.tagged_B for r in reports]).sum(0)
+            holds_B = retained_B > 0
+            self._sums_B4 += torch.stack(
+                [
+                    holds_B,
+                    tagged_B / retained_B.clamp_min(1),
+                    self._cue_seen_B,
+                    self._cue_seen_B & (tagged_B > 0),
+                ],
+                1,
+            )
+        self._cue_seen_B |= tag_B > 0
+        self._reports.append(reports)
+        self._first.append(is_first_B)
+        self._possible.append(self._possible_B)
+        self._possible_B = self._possible_B + 1
+
+    def _finish_episodes(self, is_first_B: Tensor) -> None:
+        """Take in the episodes that ended before this step."""
+        for held, precision, asked, recall in self._sums_B4[is_first_B].tolist():
+            if held and asked:
+                self._precision.append(precision / held)
+                self._recall.append(recall / asked)
+        self._sums_B4[is_first_B] = 0.0
+        self._cue_seen_B &= ~is_first_B
+
+    def retained_means(self) -> list[float]:
+        """Memories retained per layer, mean over the last rollout."""
+        if not self._reports:
+            return []
+        return [
+            torch.stack([reports[layer].retained_B for reports in self._reports]).float().mean().item()
+            for layer in range(self._num_layers)
+        ]
+
+    def possible_mean(self) -> float:
+        """Memories that would be retained if nothing were forgotten, mean over the last rollout."""
+        return torch.stack(self._possible).float().mean().item() if self._possible else 0.0
+
+    def metrics(self) -> dict[str, float | np.ndarray]:
+        """One row of the log."""
+        result: dict[str, float | np.ndarray] = {}
+        if not self._reports or not self._num_layers:
+            return result
+        possible_BT = torch.stack(self._possible, 1).float()
+        same_episode_BT = ~torch.stack(self._first, 1)[:, 1:]
+        result["memory/possible_mean"] = possible_BT.mean().item()
+        for layer in range(self._num_layers):
+            steps = [reports[layer] for reports in self._reports]
+            retained_BT = torch.stack([r.retained_B for r in steps], 1).float()
+            on_ramp_BT = torch.stack([r.on_ramp_B for r in steps], 1).float()
+            span_BTG = torch.stack([r.span_BG for r in steps], 1)
+            deleted_BT = (retained_BT[:, :-1] + 1 - retained_BT[:, 1:])[same_episode_BT]
+            name = f"memory/layer{layer + 1}"
+            result[f"{name}/retained_mean"] = retained_BT.mean().item()
+            result[f"{name}/retained_max"] = retained_BT.max().item()
+            result[f"{name}/retained_share"] = (retained_BT.sum() / possible_BT.sum().clamp_min(1)).item()
+            result[f"{name}/on_ramp_share"] = (on_ramp_BT.sum() / retained_BT.sum().clamp_min(1)).item()
+            result[f"{name}/deletions_per_step"] = deleted_BT.mean().item() if deleted_BT.numel() else 0.0
+            result[f"{name}/span_mean"] = span_BTG.mean().item()
+            result[f"{name}/span_max"] = span_BTG.max().item()
+            result[f"{name}/span_histogram"] = span_BTG.flatten().numpy()
+        retained = sum(torch.stack([r.retained_B for r in reports]).sum().item() for reports in self._reports)
+        possible = possible_BT.sum().item() * self._num_layers
+        result["memory/attention_saved"] = 1.0 - retained / max(possible, 1.0)
+        if self._precision:
+            result["memory/precision"] = float(np.mean(self._precision))
+            result["memory/recall"] = float(np.mean(self._recall))
+        lost, slack = self.retention.premature_rate(), self.retention.slack_mean()
+        if lost is not None:
+            result["memory/premature_rate"] = lost
+        if slack is not None:
+            result["memory/slack_mean"] = slack
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {
+            "possible": self._possible_B,
+            "cue_seen": self._cue_seen_B,
+            "sums": self._sums_B4,
+            "precision": torch.tensor(list(self._precision), dtype=torch.float64),
+            "recall": torch.tensor(list(self._recall), dtype=torch.float64),
+            "retention": self.retention.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._possible_B, self._cue_seen_B, self._sums_B4 = (
+            state["possible"],
+            state["cue_seen"],
+            state["sums"],
+        )
+        self._precision = deque(state["precision"].tolist(), maxlen=RECENT_EPISODES)
+        self._recall = deque(state["recall"].tolist(), maxlen=RECENT_EPISODES)
+        self.retention.load_state_dict(state["retention"])
+
+
+@torch.no_grad()
+def retained_ages(
+    transformer: MemoryTransformer, state: MemoryState, limit_B1: Tensor | None
+) -> dict[str, np.ndarray]:
+    """Ages of all memories that the next step will see, in steps, by name in the log."""
+    ages = {}
+    for number, (layer, memory) in enumerate(zip(transformer.layers, state.layers, strict=False), start=1):
+        alive_FS = layer.seen(memory, state.clock_B, limit_B1)
+        age_FS = memory.for_pages(state.clock_B).unsqueeze(1) - memory.slots.birth_BW
+        ages[f"memory/layer{number}/age_histogram"] = age_FS[alive_FS].cpu().numpy()
+    return ages

@@ -1,0 +1,378 @@
+"""Play one episode, exactly repeatably, and record what the agent's memory held at every step.
+
+    from memory_suite.agents.episodes.recorder import record_episode
+
+    env = gymnasium.make("MemorySuite/CorridorLong-v0", render_mode="rgb_array")
+    record = record_episode(model, env, seed=7)
+    record.save(Path("episode.npz"))
+
+Works with any model of this suite and any Gymnasium environment. An environment may tell where its agent is
+and what its picture shows; docs/recording.md says how. Recording draws from no random generator but its own,
+so it may be done in the middle of training.
+
+Shape letters:
+    T  steps of the episode              H  attention heads
+    M  memories of a layer               D  size of a memory's content
+    W  slots of a layer's store
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecTransposeImage
+
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.agents.episodes.record import UNKNOWN_CELL, EpisodeRecord, FrameStore, LayerRecord
+from memory_suite.agents.model.layer import MemoryDetail
+from memory_suite.agents.policy.policy import Decision, MemoryPolicy
+from memory_suite.agents.serialization.spaces import told_apart
+
+Agent = MemoryOnPolicyAlgorithm | MemoryPolicy
+
+PROBABILITIES = "probabilities"
+MEAN_AND_DEVIATION = "mean and deviation"
+MAX_FRAME_PIXELS = 240_000
+"""larger pictures are recorded at half their size, or a quarter, ... (CartPole's 600 x 400 just fit)"""
+_SEED_STRIDE = 1_000_003
+"""step t of the episode with seed s draws from a generator seeded with s * this + t"""
+
+
+class EpisodePlayer:
+    """One episode, step by step: `decide`, then `act`, until `over`.
+
+    The same seed gives the same episode, and step t draws its action from random numbers that belong to
+    (seed, t) alone: two players that differ in one memory, or one action, share all other chance.
+    """
+
+    def __init__(
+        self, agent: Agent, env: gym.Env[Any, Any], *, seed: int, deterministic: bool = False
+    ) -> None:
+        """Begin the episode.
+
+        Args:
+            agent: whose policy decides; it is left as it is.
+            env: reset here with `seed`.
+            seed: of the environment and of the sampled actions.
+            deterministic: take the most likely action.
+
+        Raises:
+            ValueError: the environment's spaces are not those of the agent.
+        """
+        self.policy = agent if isinstance(agent, MemoryPolicy) else agent.policy
+        self.env = env
+        self.seed = seed
+        self.deterministic = deterministic
+        self.state = self.policy.initial_state(1)
+        """the memory; may be edited between two steps"""
+        self.step = 0
+        self.episode_return = 0.0
+        self.over = self.terminated = self.truncated = False
+        self.observation, self.info = env.reset(seed=seed)
+        _check_spaces(self.policy, env)
+
+    @property
+    def cue(self) -> int:
+        """Number of the cue in sight; 0: none."""
+        return int(self.info.get("cue", 0))
+
+    def decide(self, details: list[MemoryDetail] | None = None) -> tuple[Decision, Any]:
+        """What the policy does now, and that as the environment takes it; the memory takes in the step."""
+        policy = self.policy
+        with self._undisturbed():
+            tensor, _ = policy.obs_to_tensor(self.observation)
+            decision = policy.act(
+                policy.encoder.preprocess(tensor),
+                self.state,
+                torch.tensor([self.step == 0], device=policy.device),
+                tag_B=torch.tensor([self.cue], device=policy.device),
+                deterministic=self.deterministic,
+                details=details,
+            )
+        self.state = decision.state
+        return decision, policy.to_env(decision.actions)[0]
+
+    def act(self, action: Any) -> float:
+        """Let the environment take an action; gives the reward."""
+        self.observation, reward, self.terminated, self.truncated, self.info = self.env.step(action)
+        self.step += 1
+        self.episode_return += float(reward)
+        self.over = self.terminated or self.truncated
+        return float(reward)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Leave global random state, the policy's mode and its running statistics as they are."""
+        policy = self.policy
+        devices = [policy.device] if policy.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), policy.watching():
+            torch.manual_seed((self.seed * _SEED_STRIDE + self.step) % 2**63)
+            yield
+
+
+def record_episode(
+    agent: Agent,
+    env: gym.Env[Any, Any],
+    *,
+    seed: int = 0,
+    deterministic: bool = False,
+    max_steps: int | None = None,
+    frames: bool = True,
+    contents: bool = True,
+    facts: dict[str, Any] | None = None,
+) -> EpisodeRecord:
+    """Play one episode and record it.
+
+    Args:
+        agent: a model, or its policy.
+        env: one environment; with a `render_mode`, its pictures (or lines of text) are kept.
+        seed: of the environment and of the sampled actions.
+        deterministic: take the most likely action.
+        max_steps: stop after so many steps even if the episode is not over.
+        frames: keep pictures.
+        contents: keep what each memory holds (h_i), so that a probe can put it into another episode.
+        facts: more to write into the record, plain types.
+
+    Raises:
+        ValueError: the environment's spaces are not those of the agent.
+    """
+    player = EpisodePlayer(agent, env, seed=seed, deterministic=deterministic)
+    writer = _Writer(player, keep_frames=frames, keep_contents=contents)
+    while not player.over and (max_steps is None or player.step < max_steps):
+        writer.look()
+        details: list[MemoryDetail] = []
+        decision, action = player.decide(details)
+        writer.remember(decision, action, details)
+        writer.reward.append(player.act(action))
+    writer.look()
+    return writer.finish(facts or {})
+
+
+class _Writer:
+    """Collects an episode step by step."""
+
+    def __init__(self, player: EpisodePlayer, *, keep_frames: bool, keep_contents: bool) -> None:
+        self._player = player
+        self._keep_frames = keep_frames
+        self._keep_contents = keep_contents
+        self._frames = FrameStore()
+        self._lines: list[str] = []
+        self._places: list[tuple[int, int, int, int]] = []
+        self._frame_numbers: list[int] = []
+        self._tile = 0
+        self._action: list[NDArray[Any]] = []
+        self._value: list[float] = []
+        self._log_prob: list[float] = []
+        self._choice: list[NDArray[np.float32]] = []
+        self._choice_kind = PROBABILITIES
+        self._cue: list[int] = []
+        self._span: list[list[float]] = []
+        self._seen: list[list[tuple[NDArray[Any], ...]]] = []
+        self._content: list[list[NDArray[np.float32]]] = []
+        self.reward: list[float] = []
+
+    def look(self) -> None:
+        """Keep what is to be seen before a step (or after the last)."""
+        player = self._player
+        picture: Any = player.env.render() if player.env.render_mode is not None else None
+        line = getattr(player.env.unwrapped, "line", picture if isinstance(picture, str) else None)
+        if line is not None:
+            self._lines.append(str(line))
+        number = -1
+        cell, origin, tile = place_of(player.env)
+        if self._keep_frames and isinstance(picture, np.ndarray) and picture.ndim == 3:
+            factor = _reduction(picture, tile)
+            number = self._frames.add(_reduced(picture[:, :, :3], factor))
+            tile //= factor
+        self._frame_numbers.append(number)
+        self._tile = tile or self._tile
+        self._places.append((*cell, *origin))
+
+    def remember(self, decision: Decision, action: Any, details: list[MemoryDetail]) -> None:
+        """Keep what the policy decided, and what it saw."""
+        self._choice_kind, choices = choices_of(decision.distribution)
+        self._choice.append(choices[0])
+        self._action.append(np.asarray(action))
+        self._value.append(decision.values_B.item())
+        self._log_prob.append(decision.log_prob_B.item())
+        self._cue.append(self._player.cue)
+        self._span.append([report.span_BG.max().item() for report in decision.reports])
+        seen = []
+        for detail in details:
+            alive = (detail.mask_BW[0] > 0.0).cpu().numpy()
+            arrays = (detail.birth_BW[0], detail.span_BW[0], detail.mask_BW[0], detail.attention_BHW[0].T)
+            seen.append(tuple(array.cpu().numpy()[alive] for array in arrays))
+        self._seen.append(seen)
+        if self._keep_contents:
+            step = self._player.step
+            rows = []
+            for layer in self._player.state.layers:
+                store = layer.in_rows()
+                slot = int((store.birth_BW[0] == step).nonzero()[0])
+                rows.append(store.hidden_BWD[0, slot].cpu().numpy().astype(np.float32))
+            self._content.append(rows)
+
+    def finish(self, facts: dict[str, Any]) -> EpisodeRecord:
+        """The record."""
+        player = self._player
+        policy = player.policy
+        settings = policy.transformer.settings
+        places = np.array(self._places, dtype=np.int32)
+        outcome = {name: player.info[name] for name in ("is_success", "episode_class") if name in player.info}
+        names = action_names(player.env)
+        return EpisodeRecord(
+            facts={
+                "env": _env_id(player.env),
+                "seed": player.seed,
+                "deterministic": player.deterministic,
+                "num_steps": player.step,
+                "return": player.episode_return,
+                "terminated": player.terminated,
+                "truncated": player.truncated,
+                "is_success": bool(outcome["is_success"]) if "is_success" in outcome else None,
+                "episode_class": str(outcome["episode_class"]) if "episode_class" in outcome else None,
+                "choice": self._choice_kind,
+                "action_names": names,
+                "ramp": settings.ramp,
+                "max_span": settings.max_span,
+                "num_heads": settings.num_heads,
+                "tile": self._tile,
+                **facts,
+            },
+            action_T=np.array(self._action),
+            reward_T=np.array(self.reward, dtype=np.float32),
+            value_T=np.array(self._value, dtype=np.float32),
+            log_prob_T=np.array(self._log_prob, dtype=np.float32),
+            choice_TA=np.array(self._choice, dtype=np.float32),
+            cue_T=np.array(self._cue, dtype=np.int32),
+            cell_T1=places[:, :2],
+            origin_T1=places[:, 2:],
+            frame_T1=np.array(self._frame_numbers, dtype=np.int32),
+            layers=[self._layer(number) for number in range(len(self._seen[0]))],
+            frames=self._frames,
+            lines=self._lines if len(self._lines) == len(self._places) else None,
+        )
+
+    def _layer(self, number: int) -> LayerRecord:
+        """Turn what each step saw into what became of each memory."""
+        num_steps = len(self._seen)
+        counts = [len(seen[number][0]) for seen in self._seen]
+        step_N = np.repeat(np.arange(num_steps), counts)
+        birth_N, span_N, mask_N, attention_NH = (
+            np.concatenate([seen[number][part] for seen in self._seen]) for part in range(4)
+        )
+        order = np.lexsort((step_N, birth_N))
+        step_N, birth_N = step_N[order], birth_N[order]
+        birth_M = np.arange(num_steps)
+        start, end = np.searchsorted(birth_N, birth_M, "left"), np.searchsorted(birth_N, birth_M, "right")
+        first_M = birth_M + 1
+        assert (step_N - birth_N == np.arange(len(birth_N)) - start[birth_N] + 1).all()  # seen without a gap
+        content = [rows[number] for rows in self._content] if self._content else None
+        return LayerRecord(
+            birth_M=birth_M.astype(np.int32),
+            span_M=np.array([spans[number] for spans in self._span], dtype=np.float32),
+            first_M=first_M.astype(np.int32),
+            last_M=(first_M + (end - start) - 1).astype(np.int32),
+            offset_M=start.astype(np.int64),
+            remaining_N=(span_N[order] - (step_N - birth_N)).astype(np.float32),
+            mask_N=mask_N[order].astype(np.float32),
+            attention_NH=attention_NH[order].astype(np.float16),
+            content_MD=None if content is None else np.array(content, dtype=np.float32),
+        )
+
+
+def choices_of(distribution: Distribution) -> tuple[str, NDArray[np.float32]]:
+    """What the policy's choices are drawn from, [B, A]: see `EpisodeRecord.choice_TA`."""
+    inner: Any = distribution.distribution
+    if isinstance(distribution, CategoricalDistribution | BernoulliDistribution):
+        parts, kind = [inner.probs], PROBABILITIES
+    elif isinstance(distribution, MultiCategoricalDistribution):
+        parts, kind = [part.probs for part in inner], PROBABILITIES
+    else:
+        assert isinstance(distribution, DiagGaussianDistribution)
+        parts, kind = [inner.mean, inner.stddev], MEAN_AND_DEVIATION
+    return kind, torch.cat([part.detach() for part in parts], 1).cpu().numpy().astype(np.float32)
+
+
+def place_of(env: gym.Env[Any, Any]) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """Where the agent is and what the picture shows, as far as the environment tells.
+
+    Returns:
+        World cell (x, y) of the agent, world cell in the picture's upper left corner, pixels per cell (0:
+        the picture does not show cells).
+    """
+    base: Any = env.unwrapped
+    if hasattr(base, "agent_cell"):
+        x, y = base.agent_cell
+        left, top = getattr(base, "frame_origin", (0, 0))
+        return (int(x), int(y)), (int(left), int(top)), int(getattr(base, "frame_tile", 0))
+    if getattr(base, "agent_pos", None) is not None and hasattr(base, "tile_size"):  # MiniGrid
+        x, y = base.agent_pos
+        tile = 0 if getattr(base, "agent_pov", False) else int(base.tile_size)
+        return (int(x), int(y)), (0, 0), tile
+    return (UNKNOWN_CELL, UNKNOWN_CELL), (0, 0), 0
+
+
+def action_names(env: gym.Env[Any, Any]) -> list[str] | None:
+    """What the actions are called, if the environment tells."""
+    base: Any = env.unwrapped
+    if hasattr(base, "action_names"):
+        return [str(name) for name in base.action_names]
+    actions = getattr(base, "actions", None)  # MiniGrid: an IntEnum
+    if actions is not None and hasattr(actions, "__members__"):
+        return [name.replace("_", " ") for name in actions.__members__]
+    return None
+
+
+def _reduction(picture: NDArray[np.uint8], tile: int) -> int:
+    """By which whole factor a picture is to be made smaller; cells stay whole."""
+    factor = 1
+    while picture.shape[0] * picture.shape[1] > MAX_FRAME_PIXELS * factor**2 and tile % (2 * factor) == 0:
+        factor *= 2
+    return factor
+
+
+def _reduced(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Means of blocks; what is left over at the right and below is cut off."""
+    if factor == 1:
+        return picture
+    height, width = picture.shape[0] // factor, picture.shape[1] // factor
+    blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, -1)
+    return (blocks.mean((1, 3)) + 0.5).astype(np.uint8)
+
+
+def _env_id(env: gym.Env[Any, Any]) -> str:
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+
+def _check_spaces(policy: MemoryPolicy, env: gym.Env[Any, Any]) -> None:
+    if env.action_space != policy.action_space:
+        theirs, ours = told_apart(env.action_space, policy.action_space)
+        raise ValueError(f"env has the action space {theirs}, but the agent was trained with {ours}")
+    if policy.observation_space not in (env.observation_space, _channels_first(env.observation_space)):
+        theirs, ours = told_apart(env.observation_space, policy.observation_space)
+        raise ValueError(f"env has the observation space {theirs}, but the agent was trained with {ours}")
+
+
+def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The space as stable-baselines3 shows it to a policy: it transposes images."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: _channels_first(part) for name, part in space.spaces.items()})
+    if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
+        return VecTransposeImage.transpose_space(space)  # type: ignore[arg-type]
+    return space

@@ -1,0 +1,198 @@
+"""Attention over memories that expire, forward and backward in as few passes as possible.
+
+There are two ways to read a memory, equal but for rounding: q . (W h_i) = (W' q) . h_i and
+sum_i a_i (V h_i) = V (sum_i a_i h_i).
+
+- As it is stored. A query is taken through the key projection before it meets memories, what it read
+  through the value projection afterwards. No key or value is ever computed, and all heads read the same
+  rows (the reading side of "multi-query" attention, https://arxiv.org/abs/1911.02150). Acting does this.
+- Projected. Keys and values of each head are computed once for a block; a pair of a query and a memory
+  then costs each head D / H products instead of D. `projecting_pays` says when that is less work.
+
+The gradient of equation 4 is written out by hand: automatic differentiation would keep and traverse
+about three times as many arrays of one number per (query, head, memory), and on a CPU those passes,
+not the matrix products, are what a block costs. `tests/agents/test_expiring_attention.py` compares
+it with automatic differentiation of the equations as they stand.
+
+Shape letters:
+    B  rows of the batch     T  queries, and the memories written with them      H  heads
+    G  masks: 1 if all heads share one, else H       W  stored memories         D  model width
+    N  memories that come up in the block: those written in it last, before them any others
+    M  all memories, W + N, the stored ones first
+    S  sets of rows to read: 1 if all heads read the memories as they are stored, else H
+    Q  size of a row that is read: D as stored, D / H projected
+    P  ages for which a query has a score besides
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from memory_suite.agents.model.attention.positions import BlockPositions
+from memory_suite.agents.model.retention.base import SMALLEST_MASK
+
+INVISIBLE = -1e30
+"""score of a pair that may not attend; exp() of it is exactly 0 beside any score of a visible pair"""
+
+
+def projecting_pays(*, num_steps: int, num_heads: int, width: int) -> bool:
+    """Whether a block's queries should read projected keys and values.
+
+    What one stored memory costs a block of T queries in products, forward and backward:
+        as stored: 4 T H D  (score and read; backward, their gradients in the queries and in the attention)
+        projected: 6 T D    (the same for rows of D / H, and the gradients of keys and values)
+                 + 4 D D    (key and value; backward, the gradients of both weights)
+    It depends on nothing that changes in the course of a run, so a run's blocks all read in one way.
+
+    Args:
+        num_steps: T.
+        num_heads: H.
+        width: D.
+    """
+    return 3 * num_steps + 2 * width < 2 * num_steps * num_heads
+
+
+class ExpiringAttention(torch.autograd.Function):
+    """a'_ti = m_ti a_ti / sum_j m_tj a_tj, with m_ti = clamp(expiry_i - time_t, 0, 1)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_BTHQ: Float[Tensor, "B T H Q"],
+        key_BSMQ: Float[Tensor, "B S M Q"],
+        value_BSMQ: Float[Tensor, "B S M Q"] | None,
+        position_BTHP: Float[Tensor, "B T H P"],
+        expiry_BGM: Float[Tensor, "B G M"],
+        stored_time_BT: Float[Tensor, "B T"],
+        time_T: Float[Tensor, " T"],
+        hidden_BTN: Bool[Tensor, "B T N"],
+        positions: BlockPositions | None,
+        need_attention: bool = False,
+        need_mask: bool = False,
+        never_blind: bool = False,
+        *written: Float[Tensor, "B _ Q"],
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Read from memory.
+
+        Args:
+            ctx: autograd's.
+            query_BTHQ: queries as the keys understand them, already scaled.
+            key_BSMQ: memories from before the block, then those that come up in it, of which the last T are
+                those written in it, in order.
+            value_BSMQ: what is read from them. None: the keys, which are the memories as they are stored
+                (S = 1); no gradient flows into them, but into `written`.
+            position_BTHP: what a memory's age adds to its score, where `positions` has it.
+            expiry_BGM: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1.
+            stored_time_BT: t / R on the same clock as the stored memories see it; infinite for a query
+                that may see none of them.
+            time_T: t / R for the memories that come up in the block.
+            hidden_BTN: True where a query may not look at one of them, whatever the span.
+            positions: where position_BTHP belongs; None: it has nothing in it.
+            need_attention: also give a'_ti.
+            need_mask: also give m_ti.
+            never_blind: every query sees some memory, whatever has expired.
+            written: the last N keys, in parts, where they are memories as they are stored: it is they
+                that get the gradient, so that none is laid out for memories from before the block.
+
+        Returns:
+            What was read [B, T, H, Q], zero for a query that sees nothing; m [B, T, G, M] or None; and a'
+            [B, T, H, M], zero for such a query, or None. No gradient flows into the last two.
+        """
+        batch, steps = query_BTHQ.shape[:2]
+        num_sets = key_BSMQ.shape[1]
+        num_spans, num_memories = expiry_BGM.shape[1:]
+        num_stored = num_memories - hidden_BTN.shape[2]
+        mask_BTGM = query_BTHQ.new_empty(batch, steps, num_spans, num_memories, dtype=expiry_BGM.dtype)
+        expiry_B1GM = expiry_BGM.unsqueeze(1)
+        stored_time_BT11, time_T11 = stored_time_BT[:, :, None, None], time_T[:, None, None]
+        torch.sub(expiry_B1GM[..., :num_stored], stored_time_BT11, out=mask_BTGM[..., :num_stored])
+        torch.sub(expiry_B1GM[..., num_stored:], time_T11, out=mask_BTGM[..., num_stored:])
+        mask_BTGM[..., num_stored:].masked_fill_(hidden_BTN.unsqueeze(2), 0.0)
+        gone_BTGM = mask_BTGM <= SMALLEST_MASK
+        blind_BTG1 = None if never_blind else gone_BTGM.all(3, keepdim=True)
+        mask_BTGM.clamp_(SMALLEST_MASK, 1.0)
+        # log(0) itself takes a slow path in the vector library, so it is filled in afterwards. A row
+        # of -inf would have no softmax: INVISIBLE is finite, and a query that sees nothing reads zero.
+        kept_mask_BTGM = None
+        if need_mask or ctx.needs_input_grad[4]:
+            kept_mask_BTGM = mask_BTGM.masked_fill(gone_BTGM, 0.0)
+            ctx.mark_non_differentiable(kept_mask_BTGM)
+        log_mask_BTGM = mask_BTGM.log_().masked_fill_(gone_BTGM, INVISIBLE)
+        key = key_BSMQ.flatten(0, 1)
+        value = key if value_BSMQ is None else value_BSMQ.flatten(0, 1)
+        score = torch.bmm(_by_set(query_BTHQ, num_sets), key.transpose(1, 2))
+        score_BTHM = _by_query(score, steps, num_sets)
+        if positions is not None:
+            positions.add_to(score_BTHM, position_BTHP)
+        score_BTHM += log_mask_BTGM
+        attention = score.softmax(-1)
+        read_BTHQ = _by_query(torch.bmm(attention, value), steps, num_sets).contiguous()
+        if blind_BTG1 is not None:
+            read_BTHQ.masked_fill_(blind_BTG1, 0.0)
+        attention_BTHM = None
+        if need_attention:
+            attention_BTHM = _by_query(attention, steps, num_sets).clone()
+            if blind_BTG1 is not None:
+                attention_BTHM.masked_fill_(blind_BTG1, 0.0)
+            ctx.mark_non_differentiable(attention_BTHM)
+        ctx.save_for_backward(query_BTHQ, key, value, attention, kept_mask_BTGM, read_BTHQ, blind_BTG1)
+        ctx.num_stored, ctx.num_sets, ctx.as_stored = num_stored, num_sets, value_BSMQ is None
+        ctx.num_written = [part.shape[1] for part in written]
+        ctx.positions = positions
+        return read_BTHQ, kept_mask_BTGM, attention_BTHM
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_read_BTHQ: Tensor, _grad_mask: Tensor | None, _grad_attention: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """The chain rule through softmax and mask."""
+        query_BTHQ, key, value, attention, mask_BTGM, read_BTHQ, blind_BTG1 = ctx.saved_tensors
+        batch, steps = query_BTHQ.shape[:2]
+        num_sets, num_stored = ctx.num_sets, ctx.num_stored
+        if blind_BTG1 is not None:
+            grad_read_BTHQ = grad_read_BTHQ.masked_fill(blind_BTG1, 0.0)
+        query, grad_read = _by_set(query_BTHQ, num_sets), _by_set(grad_read_BTHQ, num_sets)
+        grad_score = torch.bmm(grad_read, value.transpose(1, 2))
+        grad_score -= _by_set((grad_read_BTHQ * read_BTHQ).sum(-1, keepdim=True), num_sets)
+        grad_score *= attention
+        grad_query = _by_query(torch.bmm(grad_score, key), steps, num_sets)
+        grad_key = grad_value = None
+        grad_written: tuple[Tensor, ...] = ()
+        if ctx.as_stored:
+            grad_new = torch.bmm(grad_score[:, :, num_stored:].transpose(1, 2), query)
+            grad_new.baddbmm_(attention[:, :, num_stored:].transpose(1, 2), grad_read)
+            grad_written = torch.split(grad_new, ctx.num_written, 1)
+        else:
+            shape = batch, num_sets, *key.shape[1:]
+            grad_key = torch.bmm(grad_score.transpose(1, 2), query).view(shape)
+            grad_value = torch.bmm(attention.transpose(1, 2), grad_read).view(shape)
+        grad_score_BTHM = _by_query(grad_score, steps, num_sets)
+        grad_expiry = grad_position = None
+        if ctx.needs_input_grad[4]:
+            # d log m / d m = 1 / m, and m moves only on the ramp.
+            flat_BTGM = (mask_BTGM == 0.0) | (mask_BTGM == 1.0)
+            shared = mask_BTGM.shape[2] == 1
+            grad_log_mask_BTGM = grad_score_BTHM.sum(2, keepdim=True) if shared else grad_score_BTHM
+            grad_expiry = (grad_log_mask_BTGM / mask_BTGM.masked_fill(flat_BTGM, torch.inf)).sum(1)
+        if ctx.positions is not None:
+            grad_position = ctx.positions.gradient(grad_score_BTHM)
+        grads = grad_query, grad_key, grad_value, grad_position, grad_expiry
+        return *grads, None, None, None, None, None, None, None, *grad_written
+
+
+def _by_set(part_BTHX: Tensor, num_sets: int) -> Tensor:
+    """[B S, T H / S, X]: side by side what belongs to the heads that read the same set of rows."""
+    batch, steps, _, size = part_BTHX.shape
+    part_BSTX = part_BTHX.view(batch, steps, num_sets, -1, size).transpose(1, 2)
+    return part_BSTX.reshape(batch * num_sets, -1, size)
+
+
+def _by_query(part: Tensor, num_steps: int, num_sets: int) -> Tensor:
+    """The inverse, [B, T, H, X], as a view: S is 1 or H."""
+    size = part.shape[2]
+    part_BTSX = part.view(-1, num_sets, num_steps, part.shape[1] // num_steps, size).transpose(1, 2)
+    return part_BTSX.view(part_BTSX.shape[0], num_steps, -1, size)

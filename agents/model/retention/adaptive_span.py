@@ -1,0 +1,69 @@
+"""One span per head, learned, and the same for every memory.
+
+Adaptive-Span: Sukhbaatar et al., "Adaptive Attention Span in Transformers", ACL 2019,
+https://arxiv.org/abs/1905.07799. That paper keeps the span of a head between 0 and L by cutting it off
+after every update; here it is L * sigmoid(b_h), as in Expire-Span, so that it has no dead ends and the two
+differ in nothing but what a span depends on.
+
+Shape letters used in this file (logical dimensions, always in this order):
+    B  rows of the batch     T  query steps     M  memories
+    G  spans of a memory: one for each head     X  probes: 0 here, content does not matter
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from memory_suite.agents.model.retention.base import LearnedSpans
+from memory_suite.agents.model.retention.penalty import PenaltyKind, span_cost
+
+
+class AdaptiveSpan(LearnedSpans):
+    """A memory is kept for as long as some head looks back."""
+
+    def __init__(
+        self, num_heads: int, *, max_span: int, ramp: int, initial_span_fraction: float = 0.1
+    ) -> None:
+        """Give every head a span of `initial_span_fraction * max_span`.
+
+        Args:
+            num_heads: H.
+            max_span: L, the longest span possible, in steps.
+            ramp: R, steps over which a memory fades from 1 to 0 before a head's eyes.
+            initial_span_fraction: p.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        super().__init__(
+            max_span=max_span,
+            ramp=ramp,
+            initial_span_fraction=initial_span_fraction,
+            num_spans=num_heads,
+        )
+        self.logit_G = nn.Parameter(torch.full((num_heads,), self.initial_logit))
+
+    def spans(
+        self,
+        product_BXM: Float[Tensor, "B X M"],
+        birth_BM: Int[Tensor, "B M"],
+        pooled_BM: Bool[Tensor, "B M"] | None,
+    ) -> Float[Tensor, "B G M"]:
+        """L * sigmoid(b_h)."""
+        span_G = self.max_span * self.logit_G.sigmoid()
+        return span_G.view(1, -1, 1).expand(birth_BM.shape[0], -1, birth_BM.shape[1])
+
+    def penalty(
+        self,
+        kind: PenaltyKind,
+        span_BGT: Float[Tensor, "B G T"],
+        end_BGM: Float[Tensor, "B G M"],
+        mask_BTGM: Float[Tensor, "B T G M"] | None,
+        step_T: Float[Tensor, " T"],
+    ) -> Float[Tensor, " B"]:
+        """The mean span of the heads, or where use counts its logarithm, against which use can hold."""
+        if kind.use_weight is not None:
+            return span_cost(span_BGT, "log", kind.cap_steps).mean((1, 2))
+        return span_BGT.mean((1, 2))

@@ -1,0 +1,234 @@
+"""A causal transformer whose layers remember earlier steps and forget them again.
+
+Pre-norm layers. Each layer attends over its own earlier inputs h_i, never over the step itself, and
+deletes a memory for good once its span has passed; how long that is, its `Retention` says. `step` takes
+one step (acting), `block` takes many at once (learning, language modelling); they compute the same numbers.
+Nothing here knows of reinforcement learning, and no buffer is sized by an episode or by the maximum span.
+
+Shape letters (logical dimensions, always in this order):
+    B  rows of the batch          W  stored memories (slots)
+    T  steps in this block        M  all memories of a block: stored ones, pooled ones, those of its steps
+    H  heads                      G  spans of a memory: 1 if the heads share it, else H
+    D  model width                K  size of one head
+    Q  D or K, as memories are    P  recent steps that have a relative position
+       read as stored or not      N  queries of which it is asked what memories are good for
+    F  pages of a store that is in pages, S  slots of a page; else F and S are B and W
+    O  memories taken away in all layers, one at a time     C  the same in one layer: one for each head
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from memory_suite.agents.model.attention.leave_one_out import Ablation
+from memory_suite.agents.model.layer import BlockReport, MemoryDetail, MemoryLayer, StepReport
+from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.settings import TransformerSettings
+from memory_suite.agents.model.store.block_view import BlockView
+from memory_suite.agents.model.store.pages import Store
+from memory_suite.agents.model.store.state import MemoryState
+
+COMPACTION_INTERVAL_STEPS = 64
+"""Acting looks this often whether the stores are wider than their fullest row needs."""
+
+
+class StepOutput(NamedTuple):
+    """What `step` gives."""
+
+    y_BD: Float[Tensor, "B D"]
+    state: MemoryState
+    reports: list[StepReport]
+
+
+class BlockOutput(NamedTuple):
+    """What `block` gives."""
+
+    y_BTD: Float[Tensor, "B T D"]
+    state: MemoryState | None
+    """None if the caller said that it needs none"""
+    reports: list[BlockReport]
+    ablation: Ablation | None = None
+    """what would have come out without single memories, where the penalty asks for their effect"""
+
+    def penalty(
+        self, kind: PenaltyKind, divergence: Callable[[Tensor], Tensor], *, num_heads: int
+    ) -> Float[Tensor, ""]:
+        """The span penalty, averaged over rows: of all layers, and what use asks for.
+
+        Args:
+            kind: as `block` was given it.
+            divergence: of what is done, where use counts (see `Ablation.cost`).
+            num_heads: of each layer.
+        """
+        costs = [report.penalty_B.mean() for report in self.reports if report.penalty_B is not None]
+        total = torch.stack(costs).sum() if costs else self.y_BTD.new_zeros(())
+        if self.ablation is None:
+            return total
+        assert kind.use_weight is not None
+        num_steps = self.y_BTD.shape[0] * self.y_BTD.shape[1]
+        asked = self.ablation.cost(divergence, num_heads=num_heads, num_steps=num_steps)
+        return total + kind.use_weight * asked
+
+
+class MemoryTransformer(nn.Module):
+    """A stack of `MemoryLayer`, with its memory as explicit state."""
+
+    def __init__(self, settings: TransformerSettings) -> None:
+        """Build the stack; raises ValueError on settings that contradict each other."""
+        super().__init__()
+        if not 0.0 <= settings.layer_drop < 1.0:
+            raise ValueError(f"layer_drop must lie in [0, 1), got {settings.layer_drop}")
+        self.settings = settings
+        self.layers: Sequence[MemoryLayer] = nn.ModuleList(  # type: ignore[assignment]
+            MemoryLayer(settings) for _ in range(settings.num_layers)
+        )
+        self.final_norm = nn.LayerNorm(settings.width)
+
+    @property
+    def learns_spans(self) -> bool:
+        """Whether training moves spans, so that they can be charged for and disturbed."""
+        return any(layer.retention.learns for layer in self._remembering())
+
+    @property
+    def short_term_window(self) -> int:
+        """Steps for which any memory lasts."""
+        return max((layer.retention.short_term_window for layer in self._remembering()), default=0)
+
+    def initial_state(self, batch: int) -> MemoryState:
+        """Empty memories for `batch` rows."""
+        device = self.final_norm.weight.device
+        layers: list[Store] = [layer.initial_memory(batch) for layer in self._remembering()]
+        return MemoryState(torch.zeros(batch, dtype=torch.long, device=device), layers)
+
+    @torch.no_grad()
+    def step(
+        self,
+        x_BD: Float[Tensor, "B D"],
+        state: MemoryState,
+        is_first_B: Bool[Tensor, " B"],
+        limit_B1: Float[Tensor, "B 1"] | None = None,
+        *,
+        tag_B: Int[Tensor, " B"] | None = None,
+        write: bool = True,
+        details: list[MemoryDetail] | None = None,
+    ) -> StepOutput:
+        """Take one step, without gradients.
+
+        Args:
+            x_BD: embedded inputs.
+            state: memories so far. Used up: it is updated in place; `clone()` it to keep it. `compact` it
+                before the weights change, or what has expired may return and be written over.
+            is_first_B: True where an episode begins with this step; its row forgets everything.
+            limit_B1: spans, where they are learned, count for at most so many steps in this one.
+            tag_B: a number to store beside each new memory, for the caller's own use.
+            write: False leaves the state as it is (to ask what the model would say).
+            details: if given, one entry per layer is appended: what it saw.
+        """
+        assert limit_B1 is None or self.learns_spans
+        if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
+            state = self._paged(self.compact(state, limit_B1))
+        reports = []
+        for index, layer in enumerate(self.layers):
+            if not self.settings.remembers:
+                x_BD = layer.feedforward(x_BD)
+                continue
+            memory = state.layers[index].without_rows(is_first_B)
+            if details is not None:
+                memory = memory.in_rows()
+            x_BD, memory, report = layer.step(
+                x_BD, memory, state.clock_B, limit_B1, tag_B, write=write, details=details
+            )
+            if write:
+                state.layers[index] = memory
+            reports.append(report)
+        if write:
+            state.clock_B += 1
+            state.steps_since_compaction += 1
+        return StepOutput(self.final_norm(x_BD), state, reports)
+
+    def block(
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        state: MemoryState,
+        is_first_BT: Bool[Tensor, "B T"],
+        limit_BT: Float[Tensor, "B T"] | None = None,
+        *,
+        tag_BT: Int[Tensor, "B T"] | None = None,
+        penalty: PenaltyKind | None = None,
+        asked_BT: Bool[Tensor, "B T"] | None = None,
+        need_state: bool = True,
+        limit_forgets: bool = True,
+    ) -> BlockOutput:
+        """Take T steps at once, with gradients (cut at the block's beginning).
+
+        Args:
+            x_BTD: embedded inputs.
+            state: memories before the block; left as it is.
+            is_first_BT: True where an episode begins.
+            limit_BT: spans, where they are learned, count for at most so many steps; constant in an episode.
+            tag_BT: a number to store beside each new memory.
+            penalty: also give the span penalty, of this kind.
+            asked_BT: where it counts whether memories are of use, if the penalty asks; None: everywhere.
+            need_state: False saves the work of deleting and storing.
+            limit_forgets: False keeps what only the limit hides, for the next block, which has another.
+        """
+        assert limit_BT is None or self.learns_spans
+        view = BlockView.of(state, is_first_BT, limit_BT, tag_BT, asked_BT, x_BTD.dtype)
+        lasting = view if limit_forgets else replace(view, limit_BT=None)
+        layers: list[Store] = []
+        reports = []
+        ablation: Ablation | None = None
+        for index, layer in enumerate(self.layers):
+            skipped = self.training and bool(torch.rand(()) < self.settings.layer_drop)
+            if not self.settings.remembers:
+                x_BTD = x_BTD if skipped else layer.feedforward(x_BTD)
+                continue
+            memory = state.layers[index].in_rows()
+            y_BTD, h_BTD, report, with_own = layer.block(x_BTD, memory, view, penalty, ablation)
+            if not skipped:
+                x_BTD, ablation = y_BTD, with_own
+            elif penalty is not None and penalty.asks_for_use:
+                report = report._replace(penalty_B=None)  # nor is it known what its memories are good for
+            reports.append(report)
+            if need_state:
+                # What is deleted must be what the next block would not see, to the digit.
+                with torch.no_grad(), torch.autocast(x_BTD.device.type, enabled=False):
+                    layers.append(layer.after_block(memory, h_BTD, lasting))
+        new_state = MemoryState(state.clock_B + x_BTD.shape[1], layers) if need_state else None
+        if ablation is not None:
+            with torch.no_grad():
+                ablation = ablation._replace(y_NOD=self.final_norm(ablation.y_NOD))
+        return BlockOutput(self.final_norm(x_BTD), new_state, reports, ablation)
+
+    @torch.no_grad()
+    def compact(self, state: MemoryState, limit_B1: Float[Tensor, "B 1"] | None = None) -> MemoryState:
+        """Narrow every store to its fullest row, expired memories left out, under the present weights."""
+        layers: list[Store] = [
+            layer.compacted(memory, state.clock_B, limit_B1)
+            for layer, memory in zip(self._remembering(), state.layers, strict=True)
+        ]
+        return MemoryState(state.clock_B, layers)
+
+    def for_acting(self, state: MemoryState) -> MemoryState:
+        """A copy of a compacted state for `step` to use up, laid out as acting is fastest."""
+        state = state.in_rows()
+        pairs = zip(self._paged(state).layers, state.layers, strict=True)
+        layers = [store.clone() if store is memory else store for store, memory in pairs]
+        return replace(state, clock_B=state.clock_B.clone(), layers=layers)
+
+    def _paged(self, state: MemoryState) -> MemoryState:
+        layers = [
+            layer.paged(memory.in_rows())
+            for layer, memory in zip(self._remembering(), state.layers, strict=True)
+        ]
+        return replace(state, layers=layers)
+
+    def _remembering(self) -> list[MemoryLayer]:
+        """The layers that have a memory: all, or none in the memory-free control."""
+        return [layer for layer in self.layers if layer.remembers]

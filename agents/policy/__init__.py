@@ -1,0 +1,1 @@
+"""The actor-critic policy and the encoders of observations. Imports `model`."""

@@ -1,0 +1,393 @@
+"""The memory policy: encoder, memory transformer, actor and critic heads.
+
+A stable-baselines3 policy whose recurrent "state" is a `MemoryState`: pass what `predict` returned
+back in, together with `episode_start`, as SB3's documentation asks of recurrent policies.
+
+Shape letters:
+    B  environments
+    T  steps of a rollout
+    D  model width
+    A  parameters of a distribution of actions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Bool, Float, Int
+from stable_baselines3.common.distributions import Distribution, kl_divergence, make_proba_distribution
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import get_device
+from torch import Tensor, nn
+
+from memory_suite.agents.distributed import ALONE, Ranks
+from memory_suite.agents.model.layer import MemoryDetail, StepReport
+from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.settings import AttentionKind, MemoryKind, TransformerSettings
+from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.model.transformer import MemoryTransformer
+from memory_suite.agents.policy.encoders import Features, ObservationEncoder
+from memory_suite.agents.serialization.archive import read_archive, write_archive
+from memory_suite.agents.serialization.spaces import decode_space, encode_space
+
+ACTOR_GAIN = 0.01
+"""orthogonal gain of the action head, so that the first policy is uniform (as in SB3's PPO)"""
+
+
+class Decision(NamedTuple):
+    """What the policy does in one step."""
+
+    actions: Tensor
+    values_B: Float[Tensor, " B"]
+    log_prob_B: Float[Tensor, " B"]
+    state: MemoryState
+    reports: list[StepReport]
+    distribution: Distribution
+    """of the actions; valid until the policy is asked again"""
+
+
+class Evaluation(NamedTuple):
+    """What the policy thinks of a rollout."""
+
+    values_BT: Float[Tensor, "B T"]
+    log_prob_BT: Float[Tensor, "B T"]
+    entropy_BT: Float[Tensor, "B T"]
+    penalty: Float[Tensor, ""]
+    """the span penalty (`BlockOutput.penalty`); 0 unless asked for"""
+
+
+@contextmanager
+def _unchecked_distributions() -> Iterator[None]:
+    """Without torch's checks that what distributions are given is finite and in range.
+
+    Each waits for the device. That nothing else gets in, `not_finite` sees to before a policy acts, and
+    `MemoryOnPolicyAlgorithm.optimize` before weights change.
+    """
+    checks = torch.distributions.Distribution._validate_args  # torch has no public way to ask
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(checks)
+
+
+class MemoryPolicy(BasePolicy):
+    """Actor and critic on a transformer with a memory: Expire-Span by default, or another kind."""
+
+    def __init__(  # noqa: D417 (see TransformerSettings)
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *,
+        width: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        feedforward_multiplier: int = 4,
+        memory: MemoryKind = "expire-span",
+        max_span: int = 1024,
+        ramp: int = 1,
+        initial_span_fraction: float = 0.1,
+        span_divisor: float = 1.0,
+        memory_size: int = 64,
+        compressed_size: int = 64,
+        compression_rate: int = 4,
+        position_window: int = 16,
+        query_key_gain: float = 1.0,
+        null_memory: bool = True,
+        layer_drop: float = 0.0,
+        attention: AttentionKind = "plain",
+        normalize_observations: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        use_sde: bool = False,
+    ) -> None:
+        """Build the policy; arguments not described here are those of `TransformerSettings`.
+
+        Args:
+            observation_space: Box, Discrete, MultiDiscrete, MultiBinary, images, or a Dict of these.
+            action_space: Discrete, MultiDiscrete, MultiBinary or Box.
+            lr_schedule: learning rate as a function of the progress remaining (1 to 0).
+            normalize_observations: divide features by their running standard deviation.
+            optimizer_class: how to learn.
+            optimizer_kwargs: its further arguments.
+            use_sde: must be False; state-dependent exploration is not offered.
+
+        Raises:
+            ValueError: for a space or a setting that is not allowed.
+        """
+        super().__init__(
+            observation_space,
+            action_space,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim != 1:
+            raise ValueError(f"action_space must be a flat MultiDiscrete, got {action_space}")
+        if use_sde:
+            raise ValueError("use_sde=True is not offered by MemoryPolicy; set it to False")
+        self.encoder = ObservationEncoder(observation_space, width, normalize=normalize_observations)
+        self.transformer = MemoryTransformer(
+            TransformerSettings(
+                width=width,
+                num_layers=num_layers,
+                num_heads=num_heads,
+                feedforward_multiplier=feedforward_multiplier,
+                memory=memory,
+                max_span=max_span,
+                ramp=ramp,
+                initial_span_fraction=initial_span_fraction,
+                span_divisor=span_divisor,
+                memory_size=memory_size,
+                compressed_size=compressed_size,
+                compression_rate=compression_rate,
+                position_window=position_window,
+                query_key_gain=query_key_gain,
+                null_memory=null_memory,
+                layer_drop=layer_drop,
+                attention=attention,
+            )
+        )
+        self.action_dist = make_proba_distribution(action_space)
+        head: Any = self.action_dist.proba_distribution_net(latent_dim=width)
+        self.log_std: nn.Parameter | None = None
+        if isinstance(action_space, spaces.Box):
+            self.action_net, self.log_std = head
+        else:
+            self.action_net = head
+        self.value_net = nn.Linear(width, 1)
+        self.action_net.apply(lambda module: self.init_weights(module, gain=ACTOR_GAIN))
+        # A critic that starts at 0 everywhere: random first values would be all that the first, still
+        # unrewarded updates learn from, and can teach a policy to stay where it is (docs/results.md).
+        nn.init.zeros_(self.value_net.weight)
+        nn.init.zeros_(self.value_net.bias)
+        options = dict(self.optimizer_kwargs)
+        if self.optimizer_class is torch.optim.Adam:
+            options.setdefault("fused", True)  # one pass over all weights instead of one per weight
+            # As SB3's PPO. With torch's 1e-8 a rare gradient after many small ones is a leap: solved tasks
+            # were unlearned within one update.
+            options.setdefault("eps", 1e-5)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **options)  # type: ignore[call-arg]
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy alone, without what its training needs, to a safe archive."""
+        settings = asdict(self.transformer.settings)
+        data = {
+            "observation_space": encode_space(self.observation_space),
+            "action_space": encode_space(self.action_space),
+            "arguments": {**settings, "normalize_observations": self.encoder.normalize},
+        }
+        write_archive(Path(path), self.state_dict(), data)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "auto") -> MemoryPolicy:
+        """The policy that `save` wrote; reading it runs no code. Raises ArchiveError for a damaged file."""
+        tensors, data = read_archive(Path(path))
+        observations, actions = decode_space(data["observation_space"]), decode_space(data["action_space"])
+        policy = cls(observations, actions, cls._dummy_schedule, **data["arguments"])
+        policy.load_state_dict(tensors)
+        return policy.to(get_device(device))
+
+    def initial_state(self, batch: int) -> MemoryState:
+        """Empty memories for `batch` environments."""
+        return self.transformer.initial_state(batch)
+
+    @torch.no_grad()
+    @_unchecked_distributions()
+    def act(
+        self,
+        features: Features,
+        state: MemoryState,
+        is_first_B: Bool[Tensor, " B"],
+        limit_B1: Float[Tensor, "B 1"] | None = None,
+        *,
+        tag_B: Int[Tensor, " B"] | None = None,
+        deterministic: bool = False,
+        details: list[MemoryDetail] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> Decision:
+        """Choose an action for each environment; `state` is updated in place.
+
+        `details`, if given, receives what each layer saw (see `MemoryTransformer.step`). Of several `ranks`
+        each draws for the environments of all, so that chance falls on each as if there were one rank.
+        """
+        output = self.transformer.step(
+            self.encoder(features), state, is_first_B, limit_B1, tag_B=tag_B, details=details
+        )
+        parameters = self.action_net(output.y_BD)
+        if ranks.are_several and not deterministic:
+            everybody = self._distribution(ranks.padded(parameters)).get_actions()
+            actions = everybody[ranks.rows(len(parameters))]
+            distribution = self._distribution(parameters)
+        else:
+            distribution = self._distribution(parameters)
+            actions = distribution.get_actions(deterministic=deterministic)
+        values_B = self.value_net(output.y_BD).squeeze(-1)
+        log_prob_B = distribution.log_prob(actions)
+        return Decision(actions, values_B, log_prob_B, output.state, output.reports, distribution)
+
+    @torch.no_grad()
+    def predict_values(
+        self,
+        features: Features,
+        state: MemoryState,
+        is_first_B: Bool[Tensor, " B"],
+        limit_B1: Float[Tensor, "B 1"] | None = None,
+    ) -> Float[Tensor, " B"]:
+        """The critic's value of observations given the memory, which stays as it is."""
+        output = self.transformer.step(self.encoder(features), state, is_first_B, limit_B1, write=False)
+        return self.value_net(output.y_BD).squeeze(-1)
+
+    @_unchecked_distributions()
+    def evaluate_block(
+        self,
+        features: Features,
+        actions: Tensor,
+        state: MemoryState,
+        is_first_BT: Bool[Tensor, "B T"],
+        limit_BT: Float[Tensor, "B T"] | None = None,
+        *,
+        penalty: PenaltyKind | None = None,
+        asked_BT: Bool[Tensor, "B T"] | None = None,
+    ) -> Evaluation:
+        """Values, log-probabilities and entropy of a rollout's actions, with gradients.
+
+        `penalty` and `asked_BT` are those of `MemoryTransformer.block`.
+        """
+        output = self.transformer.block(
+            self.encoder(features),
+            state,
+            is_first_BT,
+            limit_BT,
+            penalty=penalty,
+            asked_BT=asked_BT,
+            need_state=False,
+        )
+        batch, num_steps = is_first_BT.shape
+        distribution = self._distribution(self.action_net(output.y_BTD.flatten(0, 1)))
+        log_prob_BT = distribution.log_prob(actions.flatten(0, 1)).view(batch, num_steps)
+        entropy = distribution.entropy()
+        assert entropy is not None  # only squashed distributions have none
+        values_BT = self.value_net(output.y_BTD).squeeze(-1)
+
+        asked = distribution
+        if output.ablation is not None and asked_BT is not None and bool(asked_BT.any()):
+            with torch.no_grad():
+                # A copy: a distribution is what it was made into last.
+                asked = self._distribution(self.action_net(output.y_BTD[asked_BT]), copy(self.action_dist))
+
+        def divergence(y_ND: Tensor) -> Tensor:
+            other = self._distribution(self.action_net(y_ND), copy(self.action_dist))
+            kl = kl_divergence(asked, other)
+            return kl if kl.dim() == 1 else kl.sum(1)
+
+        charge = values_BT.new_zeros(())
+        if penalty is not None:
+            charge = output.penalty(penalty, divergence, num_heads=self.transformer.settings.num_heads)
+        return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), charge)
+
+    def _distribution(
+        self, parameters: Float[Tensor, "N A"], kind: Distribution | None = None
+    ) -> Distribution:
+        kind = self.action_dist if kind is None else kind
+        if self.log_std is not None:
+            return kind.proba_distribution(parameters, self.log_std)
+        return kind.proba_distribution(parameters)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Act on a single observation as if an episode began with it."""
+        first_B = torch.ones(_batch_size(observation), dtype=torch.bool, device=self.device)
+        state = self.initial_state(len(first_B))
+        return self.act(
+            self.encoder.preprocess(observation), state, first_B, deterministic=deterministic
+        ).actions
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Act without a trace in training: what is seen counts for no statistics, and no layer is dropped."""
+        training, collecting = self.training, self.encoder.collecting
+        self.set_training_mode(False)
+        self.encoder.collecting = False
+        try:
+            yield
+        finally:
+            self.encoder.collecting = collecting
+            self.set_training_mode(training)
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: MemoryState | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, MemoryState]:
+        """Actions for observations, and the memory to pass to the next call.
+
+        Args:
+            observation: one observation or a batch of them.
+            state: what the last call returned; None where episodes begin. Left as it is.
+            episode_start: [B] True where an episode begins with this observation; None: as `state` says.
+            deterministic: take the most likely action.
+
+        Raises:
+            ValueError: an observation is not finite, or there are not as many of something as observations.
+        """
+        fault = not_finite(observation)
+        if fault is not None:
+            raise ValueError(fault)
+        tensor, vectorized = self.obs_to_tensor(observation)
+        batch = _batch_size(tensor)
+        state = self.initial_state(batch) if state is None else state.clone()
+        if state.batch_size != batch:
+            raise ValueError(
+                f"state remembers {state.batch_size} environments, but {batch} observations were given"
+            )
+        if episode_start is None:
+            first_B = state.clock_B == 0
+        else:
+            first_B = torch.as_tensor(np.asarray(episode_start), device=self.device).bool().reshape(-1)
+            if len(first_B) != batch:
+                raise ValueError(f"episode_start is of {len(first_B)} environments, not of {batch}")
+        with self.watching():
+            features = self.encoder.preprocess(tensor)
+            decision = self.act(features, state, first_B, deterministic=deterministic)
+        actions = self.to_env(decision.actions)
+        return (actions if vectorized else actions.squeeze(axis=0)), decision.state
+
+    def to_env(self, actions: Tensor) -> np.ndarray:
+        """Actions as the environments take them: of the space's shape and range, boxes clipped."""
+        shape = self.action_space.shape
+        assert shape is not None
+        array: np.ndarray = actions.cpu().numpy().reshape((-1, *shape))
+        match self.action_space:
+            case spaces.Box():
+                array = array.clip(self.action_space.low, self.action_space.high)
+            case spaces.Discrete() | spaces.MultiDiscrete():
+                array = array + self.action_space.start
+        return array.astype(self.action_space.dtype)  # of MultiBinary torch draws floats
+
+
+def not_finite(observation: object) -> str | None:
+    """What is wrong with observations of which a number is NaN or infinite; None: nothing."""
+    parts = observation.items() if isinstance(observation, dict) else [("", observation)]
+    for name, part in parts:
+        values = np.asarray(part)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            row, *_ = (int(index[0]) for index in np.nonzero(~np.isfinite(np.atleast_2d(values))))
+            what = f"the observation {name!r}" if name else "the observation"
+            return f"{what} of environment {row} is not finite"
+    return None
+
+
+def _batch_size(observation: PyTorchObs) -> int:
+    first = next(iter(observation.values())) if isinstance(observation, dict) else observation
+    return int(first.shape[0])

@@ -1,0 +1,4 @@
+"""Files that hold no code: archives of tensors and JSON, random states, spaces.
+
+Imports nothing else of `agents`.
+"""

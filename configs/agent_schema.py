@@ -1,0 +1,422 @@
+"""Every knob of an agent's training, in one place.
+
+A YAML file overrides these defaults and the command line overrides the YAML; both go through the one
+parser (`configs.command_line`). A number out of its range or an impossible combination is refused
+where the dataclass is built, with a message that names the option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from memory_suite.configs import command_line, run_config
+from memory_suite.configs.command_line import Scalar
+from memory_suite.configs.model import MemoryConfig, ModelConfig
+from memory_suite.configs.ranges import check, check_optional
+from memory_suite.configs.run_config import RunConfig
+
+PRESETS = Path(__file__).parent / "presets" / "agents"
+"""Folder of the presets that `--env` picks by name."""
+
+Schedule = Literal["constant", "linear"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentMemoryConfig(MemoryConfig):
+    """What the policy remembers, and for how long; capitals are the papers' symbols."""
+
+    ramp: int = 1
+    """R: steps over which an expiring memory fades out. Where use does not count (`penalty.use_weight` 0)
+    only that teaches spans, and 16 is better"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyConfig(ModelConfig):
+    """The transformer around the memory, and what it sees."""
+
+    null_memory: bool = True
+    """let heads attend to nothing too, to a memory of zeros that is always there: what is read then changes
+    less while what is of no use beside it is being forgotten"""
+    normalize_observations: bool = True
+    """divide features by their running statistics, which makes rare ones (the cue above all) large"""
+    normalize_warmup_rollouts: int = 10
+    """those statistics are fixed after so many rollouts; 0: they follow the whole training"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        self.check("policy")
+        check("policy.normalize_warmup_rollouts", self.normalize_warmup_rollouts, "[0, inf)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PPOConfig:
+    """Proximal policy optimization; names and meanings as in stable-baselines3."""
+
+    learning_rate: float = 7e-4
+    """step size of Adam"""
+    learning_rate_schedule: Schedule = "linear"
+    """"linear": falls to 0 at `total_steps`; "constant": stays"""
+    adam_beta2: float = 0.999
+    """how slowly Adam forgets the size of past gradients. A solved task has small ones, and that of a rare
+    failure is then a leap of up to 0.1 / sqrt(1 - adam_beta2) learning rates: 3.2, or 1 with 0.99"""
+    adam_eps: float = 1e-5
+    """gradients below it move weights in proportion to their size, and no longer by a whole learning rate:
+    what little is left to learn of a solved task, the critic's noise above all, then unlearns nothing"""
+    n_steps: int = 64
+    """steps of each environment between two updates; gradients are cut there, memories are not"""
+    batch_size: int = 1024
+    """minibatch, in steps of environments: a multiple of `n_steps` that divides `n_steps` * `num_envs`"""
+    n_epochs: int = 3
+    """passes over each rollout"""
+    gamma: float = 0.99
+    """discount factor"""
+    gae_lambda: float = 0.95
+    """bias against variance of the advantage estimate (1: Monte Carlo)"""
+    clip_range: float = 0.2
+    """how far the probability ratio may move before its gradient is cut"""
+    clip_range_vf: float | None = None
+    """the same for the value function; none: not clipped"""
+    normalize_advantage: bool = True
+    """normalize the advantages of each minibatch"""
+    advantage_std_floor: float = 0.0
+    """but divide them by no less than this: without reward they are noise of the critic, and should not drown
+    the entropy bonus"""
+    ent_coef: float = 0.005
+    """weight of the entropy bonus"""
+    vf_coef: float = 0.5
+    """weight of the value loss"""
+    max_grad_norm: float = 0.5
+    """gradients are scaled down to this norm"""
+    target_kl: float | None = None
+    """end an update early once the policy has moved 1.5 times this far; none: never"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        _check_learning("ppo", self)
+        check("ppo.adam_beta2", self.adam_beta2, "[0, 1)")
+        check("ppo.adam_eps", self.adam_eps, "(0, inf)")
+        check("ppo.batch_size", self.batch_size, "[1, inf)")
+        check("ppo.n_epochs", self.n_epochs, "[1, inf)")
+        check("ppo.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
+        check("ppo.clip_range", self.clip_range, "(0, inf)")
+        check_optional("ppo.clip_range_vf", self.clip_range_vf, "(0, inf)")
+        check_optional("ppo.target_kl", self.target_kl, "(0, inf)")
+        if self.batch_size % self.n_steps:
+            raise ValueError(
+                f"ppo.batch_size ({self.batch_size}) must be a multiple of ppo.n_steps ({self.n_steps}): "
+                "a minibatch holds the whole rollouts of some environments"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class A2CConfig:
+    """Advantage actor-critic; names and meanings as in stable-baselines3."""
+
+    learning_rate: float = 7e-4
+    """step size of the optimizer"""
+    learning_rate_schedule: Schedule = "linear"
+    """"linear": falls to 0 at `total_steps`; "constant": stays"""
+    adam_beta2: float = 0.999
+    """how slowly Adam, if it is used, forgets the size of past gradients"""
+    adam_eps: float = 1e-5
+    """gradients below it move weights in proportion to their size, if Adam is used"""
+    n_steps: int = 16
+    """steps of each environment between two updates; gradients are cut there, memories are not"""
+    gamma: float = 0.99
+    """discount factor"""
+    gae_lambda: float = 0.95
+    """bias against variance of the advantage estimate (1: Monte Carlo)"""
+    ent_coef: float = 0.005
+    """weight of the entropy bonus"""
+    vf_coef: float = 0.5
+    """weight of the value loss"""
+    max_grad_norm: float = 0.5
+    """gradients are scaled down to this norm"""
+    rms_prop_eps: float = 1e-5
+    """epsilon of RMSProp"""
+    use_rms_prop: bool = True
+    """RMSProp as in the A3C paper; false: Adam"""
+    normalize_advantage: bool = False
+    """normalize the advantages of each rollout"""
+    advantage_std_floor: float = 0.0
+    """but divide them by no less than this; see `ppo.advantage_std_floor`"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        _check_learning("a2c", self)
+        check("a2c.adam_beta2", self.adam_beta2, "[0, 1)")
+        check("a2c.adam_eps", self.adam_eps, "(0, inf)")
+        check("a2c.rms_prop_eps", self.rms_prop_eps, "(0, inf)")
+        check("a2c.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PenaltyConfig:
+    """What remembering costs: the weight alpha of the span penalty (equation 6), where spans are learned."""
+
+    kind: Literal["constraint", "fixed", "none"] = "constraint"
+    """"constraint": charge nothing before the worst class of episodes succeeds (and nothing at all where
+    episodes do not say whether they succeeded: choose "none" there); "fixed": always `weight`"""
+    form: Literal["log", "capped", "all", "ramp"] = "log"
+    """"log": each memory written costs the logarithm of 1 + its span; "all": the span itself, equation 6;
+    "capped": the same with a cap on what one memory costs; "ramp": as the released code, on fading memories
+    only. An adaptive-span pays the mean span of its heads, or where use counts its logarithm"""
+    cap_steps: float = 64.0
+    """what one memory can cost at most, in steps, in the form "capped" """
+    use_weight: float = 100.0
+    """what use weighs against cost: each e-folding that a memory's span is too short costs so much, per nat
+    by which the action would differ without the memory. Only this lengthens spans then. 0: use does not
+    count, and the task itself teaches spans while memories fade, as in the paper"""
+    use_margin: float = 2.0
+    """a memory of use should have a span of so many times the age at which it was of use; more lets it serve
+    in episodes longer than any in training, and holds whatever is of use for a moment for longer too"""
+    weight: float = 1e-4
+    """alpha itself if fixed; where it starts under the constraint"""
+    max_weight: float = 1e-3
+    """the constraint never raises alpha above this"""
+    growth: float = 1.03
+    """factor per update by which the constraint may raise alpha"""
+    shrinkage: float = 0.9
+    """factor per update by which it falls again while the worst class fails too often"""
+    target_success: float = 0.97
+    """nothing is charged before the worst class of episodes succeeds more often than this. When it no longer
+    does, alpha falls back towards `weight`; if use does not count, remembering is subsidized"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        check("penalty.weight", self.weight, "[0, inf)")
+        check("penalty.cap_steps", self.cap_steps, "(0, inf)")
+        check("penalty.use_weight", self.use_weight, "[0, inf)")
+        check("penalty.use_margin", self.use_margin, "[1, inf)")
+        check("penalty.max_weight", self.max_weight, "[0, inf)")
+        check("penalty.growth", self.growth, "[1, inf)")
+        check("penalty.shrinkage", self.shrinkage, "(0, 1]")
+        check("penalty.target_success", self.target_success, "[0, 1)")
+        if self.kind == "constraint" and self.weight > self.max_weight:
+            raise ValueError(
+                f"penalty.weight ({self.weight}) must not exceed penalty.max_weight ({self.max_weight})"
+            )
+        if self.kind == "constraint" and self.weight == 0.0:  # of which no factor makes more
+            raise ValueError("penalty.weight must lie above 0; choose penalty.kind=none to charge nothing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StopConfig:
+    """When the task counts as solved and training stops early."""
+
+    success: float | None = 0.99
+    """the worst class of recent episodes must succeed this often; none: train all `total_steps`"""
+    window_episodes: int = 100
+    """how many recent episodes of each class count"""
+    min_episodes: int = 30
+    """every class must have at least so many of them"""
+    retained: float | None = None
+    """and no layer may retain more memories than this on average (where spans are learned: no training makes
+    other memories smaller); none: not required"""
+    evaluation_success: float | None = None
+    """and so many of `evaluation.episodes` episodes must succeed, played as those after training but from
+    another seed; for an evaluation that is harder than training. none: not required"""
+    evaluation_every: int = 20
+    """updates between two such evaluations, which begin once all the rest is so"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        check_optional("stop.success", self.success, "(0, 1]")
+        check_optional("stop.evaluation_success", self.evaluation_success, "(0, 1]")
+        check("stop.evaluation_every", self.evaluation_every, "[1, inf)")
+        if self.evaluation_success is not None and self.success is None:
+            raise ValueError("stop.evaluation_success needs stop.success: it is asked for after that")
+        check("stop.window_episodes", self.window_episodes, "[1, inf)")
+        check("stop.min_episodes", self.min_episodes, "[1, inf)")
+        check_optional("stop.retained", self.retained, "[0, inf)")
+        if self.min_episodes > self.window_episodes:
+            raise ValueError(
+                f"stop.min_episodes ({self.min_episodes}) must not exceed "
+                f"stop.window_episodes ({self.window_episodes})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurriculumConfig:
+    """Begin with an easy task, and make it harder whenever it is solved."""
+
+    argument: str | None = None
+    """argument of the environment, a whole number in `env_args`, that grows until it is what it is there; the
+    evaluation has its full value from the beginning. none: no curriculum"""
+    start: int = 1
+    """its first value"""
+    factor: float = 2.0
+    """its growth each time"""
+    success: float = 0.95
+    """it grows when the worst class of recent episodes succeeds this often"""
+    retained: float | None = None
+    """and no layer retains more memories than this on average, so that a longer task does not find everything
+    still remembered; none: not required"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        check("curriculum.start", self.start, "[1, inf)")
+        check("curriculum.factor", self.factor, "(1, inf)")
+        check("curriculum.success", self.success, "(0, 1]")
+        check_optional("curriculum.retained", self.retained, "[0, inf)")
+
+    def after(self, value: int, goal: int) -> int:
+        """The value after `value`, at most `goal`."""
+        return min(goal, max(value + 1, round(value * self.factor)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """The episodes played after training, which training has not seen."""
+
+    episodes: int = 1000
+    """how many"""
+    seed: int = 12345
+    """seeds the environments and the sampled actions"""
+    deterministic: bool = False
+    """take the most likely action instead of sampling"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        check("evaluation.episodes", self.episodes, "[1, inf)")
+        command_line.check_seed(self.seed, "evaluation.seed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(RunConfig):
+    """Train an agent that learns what to remember and what to forget.
+
+    Defaults come from the preset named like --env, if there is one; --config takes another YAML file;
+    what is given here wins. Options may be written with hyphens or underscores, as --name value or
+    --name=value.
+    """
+
+    PRESETS: ClassVar[Path] = PRESETS
+    PRESET_OPTION: ClassVar[str] = "env"
+    RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (
+        "total_steps",
+        *RunConfig.RESUME_MAY_CHANGE,
+        "policy.attention",
+        "video_every",
+        "stop.success",
+        "stop.retained",
+        "evaluation.",
+        "eval_env_args",
+    )
+
+    env: str = "corridor-long"
+    """short name of a memory environment, or any Gymnasium id"""
+    env_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="env-arg")] = field(
+        default_factory=dict
+    )
+    """argument of the environment, repeatable; in YAML a mapping called env_args"""
+    eval_env_args: Annotated[
+        Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="eval-env-arg")
+    ] = field(default_factory=dict)
+    """argument that the environment has in evaluation only, repeatable; in YAML a mapping"""
+    algo: Literal["ppo", "a2c"] = "ppo"
+    """learning algorithm; the options of the other one are ignored"""
+    total_steps: int = 3_000_000
+    """steps to train for, summed over environments, unless solved earlier"""
+    num_envs: int = 64
+    """environments stepped in parallel, by all processes together"""
+    vectorization: Literal["sync", "async"] = "sync"
+    """of an environment without a batched twin: "sync": all copies in this process; "async": each in a worker
+    process of its own, which pays for slow environments"""
+    video_every: int = 0
+    """updates between two videos of an episode and its memories, in the run folder and in W&B; 0: none"""
+    memory: AgentMemoryConfig = field(default_factory=AgentMemoryConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    a2c: A2CConfig = field(default_factory=A2CConfig)
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        RunConfig.__post_init__(self)
+        if not self.env:
+            raise ValueError("env must name an environment, got an empty word")
+        for option, arguments in (("env_args", self.env_args), ("eval_env_args", self.eval_env_args)):
+            for key in arguments:
+                if not key.isidentifier():
+                    raise ValueError(f"{option}.{key} must be named like a Python argument")
+        check("total_steps", self.total_steps, "[1, inf)")
+        check("num_envs", self.num_envs, "[1, inf)")
+        check("video_every", self.video_every, "[0, inf)")
+        if self.algo == "ppo" and self.rollout_steps % self.ppo.batch_size:
+            raise ValueError(
+                f"ppo.batch_size ({self.ppo.batch_size}) must divide ppo.n_steps * num_envs "
+                f"({self.ppo.n_steps} * {self.num_envs} = {self.rollout_steps})"
+            )
+        if self.total_steps < self.rollout_steps:
+            raise ValueError(
+                f"total_steps ({self.total_steps}) must be at least one rollout: "
+                f"{self.algo}.n_steps * num_envs = {self.rollout_steps}"
+            )
+        charged = self.memory.learns_spans and self.penalty.kind != "none"
+        self.policy.check_attention(
+            "policy",
+            device=self.device,
+            form=self.penalty.form if charged else None,
+            use_weight=self.penalty.use_weight,
+        )
+        argument, start = self.curriculum.argument, self.curriculum.start
+        if argument is not None:
+            goal = self.env_args.get(argument)
+            if not isinstance(goal, int) or isinstance(goal, bool):
+                raise ValueError(
+                    f"curriculum.argument ({argument}) must be among env_args, with a whole number to grow to"
+                )
+            if not start < goal:
+                raise ValueError(
+                    f"curriculum.start ({start}) must be less than env_args.{argument} ({goal}), its goal"
+                )
+
+    @property
+    def label(self) -> str:
+        """What a fresh run folder is called by, before the time."""
+        return f"{self.env}-{self.algo}-seed{self.seed}"
+
+    @property
+    def evaluation_env_args(self) -> dict[str, Scalar]:
+        """The environment's arguments in evaluation: those of training, unless it has its own."""
+        return {**self.env_args, **self.eval_env_args}
+
+    @property
+    def rollout_steps(self) -> int:
+        """Steps between two updates, summed over environments."""
+        return self.num_envs * (self.ppo.n_steps if self.algo == "ppo" else self.a2c.n_steps)
+
+
+def load(argv: Sequence[str] | None = None, presets: Path = PRESETS) -> TrainConfig:
+    """`run_config.load` for agents."""
+    return run_config.load(TrainConfig, argv, presets)
+
+
+def from_dict(values: Mapping[str, Any]) -> TrainConfig:
+    """`run_config.from_dict` for agents."""
+    return run_config.from_dict(TrainConfig, values)
+
+
+def from_yaml(path: Path) -> TrainConfig:
+    """`run_config.from_yaml` for agents."""
+    return run_config.from_yaml(TrainConfig, path)
+
+
+def _check_learning(group: str, config: PPOConfig | A2CConfig) -> None:
+    """What both algorithms share."""
+    check(f"{group}.learning_rate", config.learning_rate, "(0, inf)")
+    check(f"{group}.n_steps", config.n_steps, "[1, inf)")
+    check(f"{group}.gamma", config.gamma, "[0, 1]")
+    check(f"{group}.gae_lambda", config.gae_lambda, "[0, 1]")
+    check(f"{group}.ent_coef", config.ent_coef, "[0, inf)")
+    check(f"{group}.vf_coef", config.vf_coef, "[0, inf)")
+    check(f"{group}.max_grad_norm", config.max_grad_norm, "(0, inf)")

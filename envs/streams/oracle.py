@@ -1,0 +1,69 @@
+"""The best that a window can do: an oracle that sees the last N tokens, knows the rules, and else guesses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memory_suite.envs.streams.stream import IGNORE, UNKNOWN, Stream
+
+WINDOWS = (1_024, 4_096, 16_384, 32_768, 65_536)
+"""tokens that the oracles of the project's tables see"""
+_BLOCK_TOKENS = 8_192
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowErrors:
+    """Errors of window oracles on one stream."""
+
+    error: dict[int, float]
+    """by window in tokens, 0 to 1"""
+    chance_error: float
+    """of guessing"""
+    num_targets_scored: int
+    median_distance: float
+    """tokens; half of the targets need a longer window"""
+
+
+def window_errors(stream: Stream, windows: Sequence[int], num_tokens: int) -> WindowErrors:
+    """Read on in a stream and judge, for each scored target, which windows hold what it needs.
+
+    Args:
+        stream: whose targets tell their distance; it is read until its end or `num_tokens`.
+        windows: numbers of tokens an oracle sees, the one at which it answers included.
+        num_tokens: of each row, at most, rounded up to whole blocks.
+
+    Raises:
+        ValueError: the stream does not tell distances or its chance accuracy, or nothing in it was scored.
+    """
+    if stream.chance_accuracy is None:
+        raise ValueError(f"the task {stream.name!r} has no oracle: nobody knows what its targets need")
+    scored = []
+    end = stream.position + num_tokens
+    while stream.position < end and not stream.exhausted:
+        block = stream.read(_BLOCK_TOKENS)
+        distance = block.distance[block.targets != IGNORE]
+        if (distance == UNKNOWN).any():
+            raise ValueError(f"the task {stream.name!r} has targets whose distance is unknown")
+        scored.append(distance)
+    distances = np.concatenate(scored) if scored else np.empty(0, dtype=np.int64)
+    if not len(distances):
+        raise ValueError(f"num_tokens ({num_tokens}) is too few: nothing was scored")
+    chance_error = 1 - stream.chance_accuracy
+    return WindowErrors(
+        error=errors_by_window(distances, windows, chance_error),
+        chance_error=chance_error,
+        num_targets_scored=len(distances),
+        median_distance=float(np.median(distances)),
+    )
+
+
+def errors_by_window(
+    distances: NDArray[np.integer[Any]], windows: Sequence[int], chance_error: float
+) -> dict[int, float]:
+    """Errors of oracles that see so many tokens, from how far back each target's answer lies."""
+    return {window: chance_error * float((distances >= window).mean()) for window in windows}

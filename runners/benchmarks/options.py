@@ -1,0 +1,139 @@
+"""What is measured: the command's options, and the agent that they name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.configs import command_line
+from memory_suite.configs.agent_schema import TrainConfig, from_yaml, load
+from memory_suite.configs.ranges import check
+from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.training.build import (
+    check_same_run,
+    choose_device,
+    make_agent,
+    make_training_env,
+    restore_agent,
+)
+
+Part = Literal["envs", "training", "update", "acting", "ranks", "solving"]
+PARTS: tuple[Part, ...] = ("envs", "training", "update", "acting", "ranks", "solving")
+MATURE_ROLLOUTS = 4
+"""before anything is measured: by then episodes are as old as random walking lets them become"""
+LEAST_EPISODE_STEPS = 100
+"""between ages of an episode: each is measured over some steps"""
+SHORT_SPANS_BIAS = -12.0
+"""a span is its maximum times the sigmoid of this: below one step, for maximum spans up to 131,072"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkCommand:
+    """Measure speed and memory, always as a ratio against something else in the same run.
+
+    Every other option is one of train_agent.py's, for the agents that are measured.
+    """
+
+    parts: tuple[Part, ...] = PARTS
+    """what to measure"""
+    env: str = "corridor-long"
+    """whose preset is measured, and which environments; the episodes of the part acting are always those of
+    corridor-endless"""
+    run: Path | None = None
+    """run folder whose trained agent is measured instead, with its configuration; none: a fresh one with the
+    spans of a trained one"""
+    rounds: int = 10
+    """measurements of each rival, alternating"""
+    reach: int = 256
+    """steps back that the other memories can reach in the part training"""
+    episode_steps: tuple[int, ...] = (1_000, 10_000, 100_000)
+    """ages of one episode at which acting is measured (1_000_000: about a quarter of an hour more)"""
+    max_spans: tuple[int, ...] = (256, 1_024, 4_096, 16_384, 65_536, 131_072)
+    """maximum spans whose acting is compared, at equal numbers of memories retained"""
+    solving_success: float = 0.95
+    """success rate that the part solving waits for"""
+    solving_seconds: float = 180.0
+    """each agent gives up after so long"""
+    solving_seeds: int = 1
+    """seeds of the part solving"""
+    seed: int = 0
+    """seeds agents, environments and random actions"""
+    threads: int = 1
+    """torch's threads"""
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """where the policies compute"""
+    json: Path | None = None
+    """also write the numbers to this file"""
+    picture: Path | None = None
+    """also draw them, into this PNG"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        command_line.check_at_least_1(self, "rounds", "threads", "reach", "solving_seeds")
+        check("solving_success", self.solving_success, "(0, 1]")
+        check("solving_seconds", self.solving_seconds, "(0, inf)")
+        for name in ("parts", "episode_steps", "max_spans"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name at least one")
+        gaps = [later - sooner for sooner, later in pairwise((0, *self.episode_steps))]
+        if min(gaps) < LEAST_EPISODE_STEPS:
+            raise ValueError(
+                f"episode_steps must grow by at least {LEAST_EPISODE_STEPS} each time, "
+                f"got {self.episode_steps}"
+            )
+        if min(self.max_spans) < 32:
+            raise ValueError(f"max_spans must be at least 32, got {min(self.max_spans)}")
+        command_line.check_seed(self.seed)
+        command_line.check_output(self.json)
+        command_line.check_output(self.picture, "picture")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The agent that is measured; it can be sent to another process, which makes it there."""
+
+    config: TrainConfig
+    run: Path | None
+
+    @classmethod
+    def of(cls, command: BenchmarkCommand, training_words: Sequence[str]) -> Subject:
+        """What the command asks for; ValueError says what is wrong with it."""
+        choose_device(command.device)
+        if command.run is None:
+            config = load(["--env", command.env, "--track", "disabled", *training_words])
+        elif training_words:
+            raise ValueError(f"{training_words[0]}: the agent of --run has a configuration already")
+        else:
+            folder = RunFolder.open(command.run)
+            config, checkpoint = from_yaml(folder.config_file), folder.best_checkpoint()
+            for note in checkpoint.notes:
+                sys.stderr.write(f"{note}\n")
+            check_same_run(checkpoint, config)
+        config = replace(config, seed=command.seed, threads=command.threads, device=command.device)
+        make_training_env(config).close()
+        return cls(config, command.run)
+
+    def agent(self) -> MemoryOnPolicyAlgorithm:
+        """An agent that forgets as a trained one does, on environments of its own."""
+        env = make_training_env(self.config)
+        if self.run is not None:
+            checkpoint = RunFolder.open(self.run).best_checkpoint()
+            return restore_agent(checkpoint, env, self.config.device)[0]
+        agent = make_agent(self.config, env)
+        shorten_spans(agent)
+        return agent
+
+
+def shorten_spans(agent: MemoryOnPolicyAlgorithm) -> None:
+    """Give every memory the span that a trained agent gives the useless ones: less than the ramp."""
+    with torch.no_grad():
+        for name, parameter in agent.policy.named_parameters():
+            if name.endswith("retention.predictor.bias"):
+                parameter.fill_(SHORT_SPANS_BIAS)

@@ -1,0 +1,1 @@
+"""Pictures, videos and pages of recorded episodes. Imports `plotting` and `run`."""

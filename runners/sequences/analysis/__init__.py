@@ -1,0 +1,1 @@
+"""Which tokens a sequence model retains, as numbers, figures and a page."""

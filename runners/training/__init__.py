@@ -1,0 +1,1 @@
+"""Training and evaluation of agents. Imports `run`, `plotting` and `rendering`."""

@@ -1,0 +1,211 @@
+"""From a configuration to environments and agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from memory_suite.agents.algorithms.a2c import MemoryA2C
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.agents.algorithms.ppo import MemoryPPO
+from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+from memory_suite.agents.distributed import ALONE, Ranks
+from memory_suite.agents.serialization.spaces import told_apart
+from memory_suite.agents.serialization.state_tree import join
+from memory_suite.configs.agent_schema import A2CConfig, PPOConfig, TrainConfig
+from memory_suite.configs.run_config import RunConfig, decided, to_dict
+from memory_suite.envs.vec_env import make_vec_env
+from memory_suite.runners.run.folder import Checkpoint, RunFolder, RunFolderError
+
+ALGORITHMS: dict[str, type[MemoryOnPolicyAlgorithm]] = {"ppo": MemoryPPO, "a2c": MemoryA2C}
+ADAM_BETA1 = 0.9
+"""how slowly Adam forgets the direction of past gradients: torch's own"""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device an option names.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: 'cuda' was asked for, but torch finds no GPU; use 'cpu' or 'auto'")
+    return torch.device(name)
+
+
+def make_training_env(
+    config: TrainConfig, stage: int | None = None, seed: int | None = None, ranks: Ranks = ALONE
+) -> VecEnv:
+    """The environments to learn on, or this rank's share of them.
+
+    Args:
+        config: says which.
+        stage: value of the argument that the curriculum lets grow; None: the first.
+        seed: of the first episodes; None: `config.seed`.
+        ranks: share the environments among them.
+
+    Raises:
+        ValueError: names what is wrong with `env` or `env_args`, or that the environments cannot be shared.
+    """
+    if config.num_envs % ranks.count:
+        raise ValueError(
+            f"num_envs ({config.num_envs}) must be a multiple of the number of processes ({ranks.count}): "
+            "each steps as many environments"
+        )
+    rollouts = config.ppo.batch_size // config.ppo.n_steps
+    if config.algo == "ppo" and rollouts < ranks.count:
+        raise ValueError(
+            f"ppo.batch_size ({config.ppo.batch_size}) holds the rollouts of {rollouts} environments, which "
+            f"{ranks.count} processes cannot share"
+        )
+    num_own = config.num_envs // ranks.count
+    arguments: dict[str, Any] = dict(config.env_args)
+    if config.curriculum.argument is not None:
+        arguments[config.curriculum.argument] = config.curriculum.start if stage is None else stage
+    return for_agents(
+        make_vec_env(
+            config.env,
+            num_own,
+            (config.seed if seed is None else seed) + ranks.rows(num_own).start,
+            arguments,
+            vectorization=config.vectorization,
+        )
+    )
+
+
+def make_evaluation_env(config: TrainConfig, num_envs: int, seed: int) -> VecEnv:
+    """The environments to be judged on."""
+    return for_agents(make_vec_env(config.env, num_envs, seed, config.evaluation_env_args))
+
+
+def for_agents(env: VecEnv) -> VecEnv:
+    """The environments as an SB3 algorithm wraps them (images channels first), so that spaces compare."""
+    return MemoryOnPolicyAlgorithm._wrap_env(env)
+
+
+def check_spaces(env: VecEnv, other: VecEnv | MemoryOnPolicyAlgorithm, what: str, other_what: str) -> None:
+    """Refuse an environment whose spaces are not those that are needed.
+
+    Raises:
+        ValueError: says which space differs; `what` and `other_what` name the two.
+    """
+    for name in ("observation_space", "action_space"):
+        if getattr(env, name) != getattr(other, name):
+            space, other_space = told_apart(getattr(env, name), getattr(other, name))
+            raise ValueError(f"{what} has the {name} {space}, but {other_what} {other_space}")
+
+
+def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> MemoryOnPolicyAlgorithm:
+    """A fresh agent; of several `ranks`, each with its share of the environments."""
+    memory, policy = config.memory, config.policy
+    learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
+    arguments: dict[str, Any] = to_dict(learning)
+    adam = {"betas": (ADAM_BETA1, arguments.pop("adam_beta2")), "eps": arguments.pop("adam_eps")}
+    if arguments.pop("learning_rate_schedule") == "linear":
+        arguments["learning_rate"] = LinearSchedule(learning.learning_rate, 0.0, 1.0)
+    return ALGORITHMS[config.algo](
+        "MemoryPolicy",
+        env,
+        **arguments,
+        seed=config.seed,
+        device=ranks.device(choose_device(config.device)),
+        ranks=ranks,
+        policy_kwargs={
+            "width": policy.width,
+            "num_layers": policy.num_layers,
+            "num_heads": policy.num_heads,
+            "feedforward_multiplier": policy.feedforward_multiplier,
+            "query_key_gain": policy.query_key_gain,
+            "null_memory": policy.null_memory,
+            "layer_drop": policy.layer_drop,
+            "attention": policy.attention,
+            "normalize_observations": policy.normalize_observations,
+            "memory": memory.kind,
+            "max_span": memory.max_span,
+            "ramp": memory.ramp,
+            "initial_span_fraction": memory.initial_span_fraction,
+            "span_divisor": memory.span_divisor,
+            "memory_size": memory.size,
+            "compressed_size": memory.compressed_size,
+            "compression_rate": memory.compression_rate,
+            "position_window": memory.position_window,
+            # A2C puts RMSprop and its own in their place if told so.
+            "optimizer_kwargs": adam,
+        },
+        normalize_warmup_rollouts=policy.normalize_warmup_rollouts,
+        success_window_episodes=config.stop.window_episodes,
+        success_min_episodes=config.stop.min_episodes,
+        span_penalty=SpanPenaltySettings(**asdict(config.penalty)),
+        random_shortening=memory.random_shortening,
+    )
+
+
+def restore_agent(
+    checkpoint: Checkpoint, env: VecEnv | None, device: str, ranks: Ranks = ALONE
+) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any]]:
+    """The agent of a checkpoint, and what the runner itself had put there.
+
+    The checkpoint may have been written by another number of `ranks`.
+    """
+    tree: Mapping[str, Any] = join(checkpoint.tensors, checkpoint.data)
+    agent_tree = tree["agent"]
+    classes = {cls.__name__: cls for cls in ALGORITHMS.values()}
+    name = agent_tree["algorithm"]
+    if name not in classes:
+        raise ValueError(f"{checkpoint.path} holds a {name}; known are {', '.join(classes)}")
+    own_device = ranks.device(choose_device(device))
+    agent = classes[name].from_state_tree(agent_tree, env, own_device, ranks=ranks)
+    return agent, tree["runner"]
+
+
+def check_same_run(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Refuse a checkpoint of another run than the one whose configuration lies beside it.
+
+    Raises:
+        RunFolderError: names the file and the first option that differs.
+    """
+    saved = join(checkpoint.tensors, checkpoint.data)["runner"].get("config", {})  # absent in older ones
+    for option, value in decided(config).items():
+        if saved.get(option, value) != value:
+            raise RunFolderError(
+                f"{checkpoint.path} is of another run: {option} was {saved[option]} there, and is {value} "
+                "in config.yaml"
+            )
+
+
+def open_run_folder(config: RunConfig) -> RunFolder:
+    """The folder of a run: a fresh one, or the one to resume, which gets the configuration as it is now."""
+    if config.resume is None:
+        return RunFolder.create(config)
+    folder = RunFolder.open(config.resume, keep_checkpoints=config.keep_checkpoints, to_resume=True)
+    folder.write_config(config)
+    return folder
+
+
+def last_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint:
+    """What a run goes on from; RunFolderError if there is none, or if it is of another run."""
+    checkpoint = folder.latest_checkpoint()
+    check_same_run(checkpoint, config)
+    return checkpoint
+
+
+def curriculum_stage(checkpoint: Checkpoint) -> int | None:
+    """Where the curriculum stood when the checkpoint was written; None: there is none."""
+    stage: int | None = join(checkpoint.tensors, checkpoint.data)["runner"]["stage"]
+    return stage
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

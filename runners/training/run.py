@@ -1,0 +1,224 @@
+"""A training run of an agent from a configuration to its evaluation."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
+from memory_suite.agents.distributed import RankLostError, Ranks
+from memory_suite.configs import command_line
+from memory_suite.configs.agent_schema import TrainConfig
+from memory_suite.configs.command_line import or_exit
+from memory_suite.envs.vec_env import EnvironmentFault
+from memory_suite.runners.run.folder import RunFolder, RunFolderError
+from memory_suite.runners.run.progress import ProgressDisplay, counted
+from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
+from memory_suite.runners.run.tracking import make_logger
+from memory_suite.runners.training.build import (
+    check_same_run,
+    check_spaces,
+    choose_device,
+    curriculum_stage,
+    last_checkpoint,
+    make_agent,
+    make_evaluation_env,
+    make_training_env,
+    open_run_folder,
+    restore_agent,
+    shown,
+)
+from memory_suite.runners.training.callback import Outcome, TrainingCallback
+from memory_suite.runners.training.evaluation import (
+    EvaluationInterrupted,
+    EvaluationResult,
+    evaluate_as_configured,
+)
+
+REMEMBERS_ALL = 0.9
+"""share of its possible memories above which an agent counts as one that has not begun to forget"""
+
+
+def train(config: TrainConfig) -> int:
+    """Train an agent, evaluate it and print where its files are.
+
+    Args:
+        config: the run's configuration. Options that cannot work end the program with exit code 2.
+
+    Returns:
+        The exit code: 0 done, 75 interrupted and saved, 1 anything else.
+    """
+    torch.set_num_threads(config.threads)
+    ranks = Ranks.of_environment()
+    env = or_exit(lambda: make_training_env(config, ranks=ranks))
+    or_exit(lambda: _check_evaluation(config, env))
+    device = or_exit(lambda: ranks.device(choose_device(config.device)))
+    try:
+        ranks.connect(device)
+        return _run(config, env, ranks)
+    except RankLostError as lost:  # before there was anything to continue, or at the very end
+        sys.stderr.write(f"rank {ranks.index}: error: {lost}\n")
+        return 1
+
+
+def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
+    folder = or_exit(lambda: ranks.first(lambda: open_run_folder(config)))
+    agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder, ranks))
+    display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps, rank=ranks.index)
+    display.announce(_facts(config, agent, folder))
+    for note in notes:
+        display.note(note)
+    go_on = partial(_where_to_go_on, folder, ranks)
+    with GracefulStop(ranks) as stop:
+        try:
+            outcome = _train(config, agent, runner_state, folder, display, stop)
+        except (EnvironmentFault, NonFiniteLossError, RankLostError, OSError) as fault:
+            display.fault(f"error: training stopped: {fault}\n{go_on()}")
+            return 1
+        finally:
+            if agent.env is not None:
+                agent.env.close()
+        if outcome.interrupted:
+            display.note(f"Interrupted at {agent.num_timesteps:,} steps, and saved. {go_on()}")
+            stop.leave_together()
+            return EXIT_SAVED
+        if not ranks.is_first:
+            return 0
+        try:
+            result = _evaluate_best(config, folder, display, stop)
+        except (EnvironmentFault, RunFolderError, OSError) as fault:
+            display.note(f"error: the evaluation stopped: {fault}\n{go_on()}")
+            return 1
+        except EvaluationInterrupted:
+            display.note(f"Interrupted in the evaluation; training is complete. {go_on()}")
+            return EXIT_SAVED
+    display.summary_table(
+        {
+            "training": f"{'solved' if outcome.solved else 'ended'} after {agent.num_timesteps:,} steps",
+            **result.rows(config.env),
+            **_paths(config, folder),
+        }
+    )
+    if outcome.solved and _still_remembers_all(config, result):
+        display.note(
+            f"Solved before much was forgotten. With --resume {shown(folder.path)} training goes on: with "
+            "--stop.success none to the last step, with --stop.retained N until N memories are left at most."
+        )
+    return 0
+
+
+def _still_remembers_all(config: TrainConfig, result: EvaluationResult) -> bool:
+    """Whether an agent that could forget has not begun to."""
+    if not config.memory.learns_spans or config.penalty.kind == "none":
+        return False
+    return max(result.retained_mean) > REMEMBERS_ALL * result.possible_mean
+
+
+def _check_evaluation(config: TrainConfig, env: VecEnv) -> None:
+    """Find out before training whether the agent can be judged after it."""
+    judge = make_evaluation_env(config, 1, config.evaluation.seed)
+    try:
+        check_spaces(judge, env, "eval_env_args: the evaluation environment", "the training environment has")
+    finally:
+        judge.close()
+
+
+def _fresh_or_restored(
+    config: TrainConfig, env: VecEnv, folder: RunFolder, ranks: Ranks
+) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any] | None, list[str]]:
+    """The agent, what the callback had saved beside it, and what the user should know."""
+    if config.resume is None:
+        return make_agent(config, env, ranks), None, []
+    checkpoint = ranks.first(lambda: last_checkpoint(config, folder))
+    stage = curriculum_stage(checkpoint)
+    if stage is not None and stage != config.curriculum.start:
+        env.close()
+        env = make_training_env(config, stage, ranks=ranks)
+    agent, runner_state = restore_agent(checkpoint, env, config.device, ranks)
+    notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
+    if not agent.resumes_exactly:
+        seed = (config.seed + agent.num_timesteps) % command_line.LARGEST_SEED  # not those once played
+        env.seed(seed + ranks.rows(env.num_envs).start)
+        notes.append(
+            f"{config.env} cannot save its state: its episodes begin anew, so this is no exact continuation"
+        )
+    if runner_state["threads"] != config.threads:
+        notes.append(
+            f"threads: {runner_state['threads']} before, {config.threads} now: results differ by rounding"
+        )
+    return agent, runner_state, notes
+
+
+def _train(
+    config: TrainConfig,
+    agent: MemoryOnPolicyAlgorithm,
+    runner_state: dict[str, Any] | None,
+    folder: RunFolder,
+    display: ProgressDisplay,
+    stop: GracefulStop,
+) -> Outcome:
+    offset = None if runner_state is None else int(runner_state["metrics_offset"])
+    logger = None
+    if agent.ranks.is_first:
+        logger = make_logger(folder, config, resume_offset=offset, notify=display.note)
+    agent.set_logger(logger or Logger(None, []))
+    callback = TrainingCallback(config, folder, logger, display, stop, runner_state)
+    remaining = 0 if callback.was_solved else max(0, config.total_steps - agent.num_timesteps)
+    try:
+        with display:
+            agent.learn(remaining, callback=callback, reset_num_timesteps=runner_state is None)
+    finally:
+        if logger is not None:
+            logger.close()
+    return callback.outcome
+
+
+def _evaluate_best(
+    config: TrainConfig, folder: RunFolder, display: ProgressDisplay, stop: GracefulStop
+) -> EvaluationResult:
+    checkpoint = folder.best_checkpoint()
+    for note in checkpoint.notes:
+        display.note(note)
+    check_same_run(checkpoint, config)
+    agent, _ = restore_agent(checkpoint, None, config.device)
+    result = evaluate_as_configured(agent, config, config.evaluation.seed, stop)
+    folder.write_evaluation(result.to_json())
+    return result
+
+
+def _facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: RunFolder) -> dict[str, object]:
+    parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
+    policy = config.policy
+    return {
+        "environment": f"{config.env} x {config.num_envs}",
+        "algorithm": f"{config.algo.upper()}, up to {config.total_steps:,} steps",
+        "policy": f"{counted(policy.num_layers, 'layer')} of width {policy.width}, {parameters:,} parameters",
+        "memory": config.memory.summary,
+        "device": f"{agent.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
+        + (f", {agent.ranks.count} ranks" if agent.ranks.are_several else ""),
+        "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
+        "run folder": shown(folder.path),
+    }
+
+
+def _where_to_go_on(folder: RunFolder, ranks: Ranks) -> str:
+    if not folder.has_checkpoint:
+        return "There is no checkpoint yet to continue from."
+    command = f"Continue with: python runners/train_agent.py --resume {shown(folder.path)}"
+    return f"{command} (or with torchrun, on any number of ranks)" if ranks.are_several else command
+
+
+def _paths(config: TrainConfig, folder: RunFolder) -> dict[str, object]:
+    paths = {
+        "metrics": folder.metrics_file,
+        "evaluation file": folder.evaluation_file,
+        "checkpoints": folder.checkpoints,
+    }
+    if folder.wandb.is_dir():
+        paths["Weights & Biases"] = folder.wandb
+    return {name: shown(path) for name, path in paths.items()}
