@@ -1,4 +1,4 @@
-"""What the batched twins have in common: everything but the rules.
+"""Base class of the vectorized environments: Gymnasium's interface, without any rules.
 
 Shape letters:
     N  environments
@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 Values = dict[str, NDArray[Any]]
-"""named values, one row for each environment"""
+"""named arrays, one row per environment"""
 
 
 class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
@@ -30,7 +30,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
     """
 
     STATE_ARRAYS: ClassVar[tuple[str, ...]]
-    """attributes of one row for each environment, which together are the state of the batch"""
+    """names of the attributes that hold the state of the batch, arrays with one row per environment"""
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (as VectorEnv declares it)
         "render_modes": ["rgb_array"],
@@ -60,7 +60,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
         self.observation_space = batch_space(observation_space, num_envs)
         # A single environment's generator (np_random) is the batch's list of generators here.
         self._rngs: list[np.random.Generator] = []
-        self._everybody = np.ones(num_envs, dtype=bool)
+        self._all_envs = np.ones(num_envs, dtype=bool)
         self._num_actions = num_actions
         # All bits an action may have, if these are exactly the actions: 3 for four of them, -1 for five.
         self._action_bits = num_actions - 1 if num_actions & (num_actions - 1) == 0 else -1
@@ -71,7 +71,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Begin an episode everywhere, or where `options["reset_mask"]` is True."""
-        mask = self._everybody if not options or "reset_mask" not in options else options["reset_mask"]
+        mask = self._all_envs if not options or "reset_mask" not in options else options["reset_mask"]
         mask = np.asarray(mask, dtype=bool)
         if mask.shape != (self.num_envs,):
             raise ValueError(
@@ -92,9 +92,9 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
             for index in np.flatnonzero(mask).tolist():
                 if seeds[index] is not None:
                     self._rngs[index] = gym.utils.seeding.np_random(seeds[index])[0]
-                    self._forget_draws(index)
+                    self._discard_draws(index)
         self._begin(np.flatnonzero(mask))
-        return self._observe(), self._laid_out(self._present(), None if mask.all() else mask)
+        return self._observe(), self._vector_info(self._step_info(), None if mask.all() else mask)
 
     def step(
         self, actions: NDArray[np.int64]
@@ -116,17 +116,17 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
             last = self._observe()
             for index in ended:
                 final_obs[index] = last[index]
-            final_info = self._laid_out(self._present() | self._final(), done)
+            final_info = self._vector_info(self._step_info() | self._episode_info(), done)
             self._begin(ended)
             info = {"final_obs": final_obs, "_final_obs": done, "final_info": final_info, "_final_info": done}
-        info |= self._laid_out(self._present(), None)
+        info |= self._vector_info(self._step_info(), None)
         return self._observe(), rewards, terminated, truncated, info
 
     def render(self) -> tuple[Any, ...] | None:
-        """One picture for each environment, as the reference draws it."""
+        """Render each environment as its reference does."""
         if self.render_mode is None:
             return None
-        return tuple(self._as_reference(index).render() for index in range(self.num_envs))
+        return tuple(self._render_env(index) for index in range(self.num_envs))
 
     # -- exact continuation ------------------------------------------------------------------------
 
@@ -139,29 +139,34 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
         """Go on where `state_dict` was called.
 
         Raises:
-            ValueError: it was called on another number of environments, or on others than these.
+            ValueError: the state is of another number of environments, or of other arguments.
         """
         if len(state["generators"]) != self.num_envs:
             raise ValueError(
                 f"the state is of {len(state['generators'])} environments, but there are {self.num_envs}"
             )
         for name in self.STATE_ARRAYS:
-            if name not in state or state[name].shape != getattr(self, name).shape:
-                raise ValueError("the state is of environments with other arguments")
+            shape = getattr(self, name).shape
+            if name not in state or state[name].shape != shape:
+                found = f"the shape {state[name].shape}" if name in state else "no value"
+                raise ValueError(
+                    f"the state is of environments with other arguments: {name} has {found}, not {shape}"
+                )
+        for name in self.STATE_ARRAYS:
             getattr(self, name)[:] = state[name]
         self._rngs = [gym.utils.seeding.np_random(0)[0] for _ in range(self.num_envs)]
         for rng, generator in zip(self._rngs, state["generators"], strict=True):
             rng.bit_generator.state = generator
 
-    # -- the rules, left to the subclass -------------------------------------------------------------
+    # -- rules, implemented by the subclass -----------------------------------------------------------
 
     @abstractmethod
-    def _forget_draws(self, index: int) -> None:
-        """Drop what one environment has drawn ahead: it has got a new seed."""
+    def _discard_draws(self, index: int) -> None:
+        """Drop the episodes drawn ahead for one environment, because it has a new seed."""
 
     @abstractmethod
     def _begin(self, indices: NDArray[np.intp]) -> None:
-        """Start the next episode of each environment named."""
+        """Start the next episode of the environments at `indices`."""
 
     @abstractmethod
     def _advance(
@@ -174,16 +179,16 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
         """All observations, in a new array."""
 
     @abstractmethod
-    def _present(self) -> Values:
-        """What the infos say of the present observations, in new arrays."""
+    def _step_info(self) -> Values:
+        """Infos about the current observations, in new arrays."""
 
     @abstractmethod
-    def _final(self) -> Values:
-        """What the infos say of whole episodes; only rows that have just ended are looked at."""
+    def _episode_info(self) -> Values:
+        """Infos about whole episodes; only rows whose episode has just ended are read."""
 
     @abstractmethod
-    def _as_reference(self, index: int) -> gym.Env[Any, Any]:
-        """The reference environment in the situation of one of these."""
+    def _render_env(self, index: int) -> Any:
+        """The rendering of one environment."""
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -204,10 +209,13 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
             )
         return actions
 
-    def _laid_out(self, values: Values, mask: NDArray[np.bool_] | None) -> dict[str, Any]:
-        """Values of the environments in `mask`, zeros (None for objects) elsewhere, and who has them."""
+    def _vector_info(self, values: Values, mask: NDArray[np.bool_] | None) -> dict[str, Any]:
+        """An info dictionary in Gymnasium's vector layout: each name with `_name`, its mask.
+
+        Environments outside `mask` get zeros (None for objects). No mask stands for all environments.
+        """
         if mask is None:
-            return values | {f"_{name}": self._everybody.copy() for name in values}
+            return values | {f"_{name}": self._all_envs.copy() for name in values}
         info: dict[str, Any] = {}
         for name, value in values.items():
             nothing: Any = None if value.dtype == object else value.dtype.type(0)

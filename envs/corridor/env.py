@@ -10,7 +10,7 @@ from minigrid.core.grid import Grid
 from minigrid.core.world_object import Ball, Door, Wall
 from numpy.typing import NDArray
 
-from memory_suite.envs.corridor.rules import CorridorRules, Episodes, class_index, class_name
+from memory_suite.envs.corridor.rules import CLASSES, CorridorRules, Episodes
 from memory_suite.envs.grid_world import (
     COLORS,
     EMPTY,
@@ -117,7 +117,7 @@ class CorridorEnv(GridEnv):
         info = self._info()
         if self._ended:
             info["is_success"] = success
-            info["episode_class"] = class_name(class_index(self._length))
+            info["episode_class"] = CLASSES.name(self._length)
         self._show()
         return self._observe(), float(success), terminated, truncated, info
 

@@ -20,14 +20,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_suite.envs.episode_classes import EpisodeClasses
 from memory_suite.envs.grid_world import COLORS, Move
 
 CHUNK = 64
 """episodes drawn at a time, so that a reset of the batched twin costs little"""
 TIME_LIMIT_EXTRA_STEPS = 4
 """added to the length before the time limit's factor, so that short corridors leave room to explore"""
-CLASS_BOUNDS = (20, 60, 120, 200, 2_000)
-"""lengths at which one class of episodes ends and the next begins"""
+CLASSES = EpisodeClasses(shortest=3, bounds=(20, 60, 120, 200, 2_000))
+"""by length of the corridor"""
 
 LengthDistribution = Literal["uniform", "log-uniform"]
 
@@ -122,8 +123,7 @@ class CorridorRules:
     def episode_classes(self) -> tuple[str, ...]:
         """Names of the classes of lengths that can occur."""
         shortest, longest = self.bounds
-        first, last = np.searchsorted(CLASS_BOUNDS, [shortest, longest])
-        return tuple(class_name(int(index)) for index in range(first, last + 1))
+        return CLASSES.between(shortest, longest)
 
     def time_limit(self, length_E: NDArray[np.int64]) -> NDArray[np.int64]:
         """Steps after which an episode is truncated."""
@@ -155,15 +155,3 @@ class CorridorRules:
         if x != goal:
             return Move.RIGHT if x < goal else Move.LEFT
         return Move.UP if door_of_cue % 2 == 0 else Move.DOWN
-
-
-def class_index(length: int) -> int:
-    """Class of a length."""
-    return int(np.searchsorted(CLASS_BOUNDS, length))
-
-
-def class_name(index: int) -> str:
-    """Such as "20-60": lengths above 20, up to 60."""
-    if index == len(CLASS_BOUNDS):
-        return f"{CLASS_BOUNDS[-1]}+"
-    return f"{CLASS_BOUNDS[index - 1] if index else 3}-{CLASS_BOUNDS[index]}"

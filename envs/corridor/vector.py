@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from memory_suite.envs.batched import BatchedEnv, Values
 from memory_suite.envs.corridor.env import CorridorEnv, ball
-from memory_suite.envs.corridor.rules import CHUNK, CLASS_BOUNDS, CorridorRules, Episodes, class_name
+from memory_suite.envs.corridor.rules import CHUNK, CLASSES, CorridorRules, Episodes
 from memory_suite.envs.grid_world import Move, symbolic_space
 
 
@@ -48,8 +48,6 @@ class CorridorVectorEnv(BatchedEnv):
         self.correlation_horizon = self.rules.correlation_horizon
         self.max_return = self.rules.max_return
         self.memory_free_return = self.rules.memory_free_return
-        class_names = [class_name(index) for index in range(len(CLASS_BOUNDS) + 1)]
-        self._class_names = np.array(class_names, dtype=object)
         self._tables()
         self._chunk_length = np.zeros((num_envs, CHUNK), dtype=np.int64)
         self._chunk_combination = np.zeros((num_envs, CHUNK), dtype=np.int64)
@@ -63,7 +61,7 @@ class CorridorVectorEnv(BatchedEnv):
 
     # -- the rules -----------------------------------------------------------------------------------
 
-    def _forget_draws(self, index: int) -> None:
+    def _discard_draws(self, index: int) -> None:
         self._next_episode[index] = CHUNK
 
     def _begin(self, indices: NDArray[np.intp]) -> None:
@@ -99,7 +97,7 @@ class CorridorVectorEnv(BatchedEnv):
         observation: NDArray[np.uint8] = self._views.take(view, axis=0)
         return observation
 
-    def _present(self) -> Values:
+    def _step_info(self) -> Values:
         door = self._door_of_cue[self._combination]
         goal = self._length + door // 2
         oracle = np.where(
@@ -107,19 +105,18 @@ class CorridorVectorEnv(BatchedEnv):
             np.where(door % 2 == 0, Move.UP, Move.DOWN),
             np.where(self._x < goal, Move.RIGHT, Move.LEFT),
         )
-        cue = self._everybody.copy() if self.rules.observable else self._x <= self.rules.radius
+        cue = self._all_envs.copy() if self.rules.observable else self._x <= self.rules.radius
         return {"cue": cue, "oracle_action": oracle}
 
-    def _final(self) -> Values:
-        classes = self._class_names[np.searchsorted(CLASS_BOUNDS, self._length)]
-        return {"is_success": self._success, "episode_class": classes}
+    def _episode_info(self) -> Values:
+        return {"is_success": self._success, "episode_class": CLASSES.names(self._length)}
 
-    def _as_reference(self, index: int) -> CorridorEnv:
+    def _render_env(self, index: int) -> NDArray[np.uint8] | None:
         combination = int(self._combination[index])
         cue, order = divmod(combination, self._num_orders)
         env = CorridorEnv(render_mode="rgb_array", **dataclasses.asdict(self.rules))
         env.place(int(self._length[index]), cue, list(self._orders[order]), int(self._x[index]))
-        return env
+        return env.render()
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memory_suite.envs.instruction.grammar import LINE_LENGTH, VOCABULARY, encode
 from memory_suite.envs.instruction.page import PAGE_LINES, Entry, as_picture, as_text
-from memory_suite.envs.instruction.rules import Episodes, InstructionRules, class_index, class_name
+from memory_suite.envs.instruction.rules import CLASSES, Episodes, InstructionRules
 
 Observation = NDArray[np.int64]
 
@@ -68,7 +68,8 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
         """Build the world; arguments and ValueError as `InstructionRules`."""
         self.rules = InstructionRules(**arguments)
-        check_render_mode(render_mode)
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(f"render_mode must be 'ansi', 'rgb_array' or None, got {render_mode!r}")
         self.render_mode = render_mode
         self.action_space = spaces.Discrete(self.rules.num_messages + 1)
         self.observation_space = observation_space()
@@ -120,7 +121,7 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
             info["is_success"] = self._num_right == self.rules.num_instructions
             info["correct_messages"] = self._num_right / self.rules.num_instructions
             info["out_of_turn"] = self._num_out_of_turn
-            info["episode_class"] = class_name(class_index(len(self._lines)))
+            info["episode_class"] = CLASSES.name(len(self._lines))
         return self._observe(), reward, terminated, False, info
 
     def render(self) -> str | NDArray[np.uint8] | None:
@@ -156,13 +157,3 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
 
     def _info(self) -> dict[str, Any]:
         return {"cue": self._is_instruction, "oracle_action": self._answer}
-
-
-def check_render_mode(render_mode: str | None) -> None:
-    """Refuse what cannot be rendered.
-
-    Raises:
-        ValueError: there is no such mode.
-    """
-    if render_mode not in (None, *RENDER_MODES):
-        raise ValueError(f"render_mode must be 'ansi', 'rgb_array' or None, got {render_mode!r}")

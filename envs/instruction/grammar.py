@@ -265,11 +265,6 @@ class Grammar:
         """Pairs of a character and a message: as many instructions and as many meetings."""
         return self.num_characters * self.num_messages
 
-    @property
-    def num_distractors(self) -> int:
-        """Lines that are neither instruction nor meeting; no two have the same text."""
-        return self.size - 2 * self.num_pairs
-
     def instruction(self, character: NDArray[np.int64], message: NDArray[np.int64]) -> NDArray[np.int64]:
         """The line that asks to tell `character` the message, both counted from 0."""
         return character * self.num_messages + message

@@ -31,15 +31,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from memory_suite.envs.episode_classes import EpisodeClasses
 from memory_suite.envs.instruction.grammar import CHARACTERS, MESSAGES, Grammar, grammar
 
 CHUNK_LINES = 8_192
 """as many episodes are drawn at a time as surely fit into so many lines, at least one, so that a reset of the
 batched twin costs little"""
-CLASS_BOUNDS = (50, 200, 600, 2_000)
-"""numbers of lines at which one class of episodes ends and the next begins"""
-FEWEST_LINES = 2
-"""of any episode: one instruction and its meeting"""
+CLASSES = EpisodeClasses(shortest=2, bounds=(50, 200, 600, 2_000))
+"""by number of lines; the shortest episode is one instruction and its meeting"""
 
 LinesDistribution = Literal["uniform", "log-uniform"]
 
@@ -155,8 +154,7 @@ class InstructionRules:
     @property
     def episode_classes(self) -> tuple[str, ...]:
         """Names of the classes of episodes that can occur."""
-        first, last = np.searchsorted(CLASS_BOUNDS, [self.min_lines, self.num_lines])
-        return tuple(class_name(int(index)) for index in range(first, last + 1))
+        return CLASSES.between(self.min_lines, self.num_lines)
 
     def draw(self, rng: np.random.Generator) -> Episodes:
         """Draw the next `chunk_episodes` episodes."""
@@ -196,15 +194,3 @@ class InstructionRules:
         place_EK = fall_EK.astype(np.int64) + marked_before_EK
         first_EI, second_EI = place_EK[:, : self.num_instructions], place_EK[:, self.num_instructions :]
         return np.minimum(first_EI, second_EI), np.maximum(first_EI, second_EI)
-
-
-def class_index(num_lines: int) -> int:
-    """Which class of episodes a number of lines belongs to; a bound belongs to the class it ends."""
-    return int(np.searchsorted(CLASS_BOUNDS, num_lines))
-
-
-def class_name(index: int) -> str:
-    """The lines of an episode in a class, as in "50-200"."""
-    if index == len(CLASS_BOUNDS):
-        return f"{CLASS_BOUNDS[-1]}+"
-    return f"{CLASS_BOUNDS[index - 1] if index else FEWEST_LINES}-{CLASS_BOUNDS[index]}"

@@ -163,11 +163,6 @@ class PortalRules:
         return 1.0 if self.sparse else 2.0
 
     @property
-    def memory_free_success(self) -> float:
-        """The most that a policy without memory succeeds, see `guess_rooms`."""
-        return 1.0 if self.observable else guess_rooms(self.rooms, self.time_limit)[0]
-
-    @property
     def memory_free_return(self) -> float:
         """The most that a policy without memory gets on average, see `guess_rooms`."""
         if self.observable:

@@ -89,7 +89,7 @@ class PortalVectorEnv(BatchedEnv):
 
     # -- the rules -----------------------------------------------------------------------------------
 
-    def _forget_draws(self, index: int) -> None:
+    def _discard_draws(self, index: int) -> None:
         self._next_episode[index] = CHUNK
         self._next_cell[index] = CELL_CHUNK
 
@@ -145,20 +145,20 @@ class PortalVectorEnv(BatchedEnv):
         observation: NDArray[np.uint8] = self._views.take(self._at(), axis=0)
         return observation
 
-    def _present(self) -> Values:
+    def _step_info(self) -> Values:
         knows = self._room < self._known
         oracle = self._oracle.take(2 * self._at() + knows).astype(np.int64)
-        cue = self._everybody.copy() if self.rules.observable else self._spot >= NUM_CELLS
+        cue = self._all_envs.copy() if self.rules.observable else self._spot >= NUM_CELLS
         return {"cue": cue, "oracle_action": oracle}
 
-    def _final(self) -> Values:
+    def _episode_info(self) -> Values:
         return {
             "is_success": self._success,
             "rooms_passed": self._passed,
             "repeated_mistakes": self._repeated_mistakes,
         }
 
-    def _as_reference(self, index: int) -> PortalEnv:
+    def _render_env(self, index: int) -> NDArray[np.uint8] | None:
         env = PortalEnv(render_mode=self.render_mode, **dataclasses.asdict(self.rules))
         kinds = self._chunk_kind[index, self._next_episode[index] - 1].tolist()
         looks = [self.rules.look(kind // 2) for kind in kinds]
@@ -166,7 +166,7 @@ class PortalVectorEnv(BatchedEnv):
         doorway = spot - NUM_CELLS if spot >= NUM_CELLS else None
         position = CELLS[spot] if doorway is None else looks[room].places[doorway]
         env.place(looks, [kind % 2 for kind in kinds], room, position, doorway, int(self._passed[index]))
-        return env
+        return env.render()
 
     def _at(self) -> NDArray[np.int64]:
         """Row of each environment in the tables of kinds and spots."""

@@ -139,12 +139,6 @@ class Stream(ABC):
         while not self.exhausted:
             yield self.read(num_tokens)
 
-    def num_blocks(self, num_tokens: int) -> int | None:
-        """How many blocks of this size are left; None if there is no end."""
-        if self.tokens_per_row is None:
-            return None
-        return -((self.position - self.tokens_per_row) // num_tokens)
-
     @abstractmethod
     def _fill(self, block: Block) -> None:
         """Write the tokens that follow `position` into a block that holds no targets yet."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from minigrid.core.constants import OBJECT_TO_IDX
 
 from memory_suite.envs.corridor.env import CorridorEnv
-from memory_suite.envs.corridor.rules import CorridorRules, class_index, class_name
+from memory_suite.envs.corridor.rules import CLASSES, CorridorRules
 from memory_suite.envs.corridor.vector import CorridorVectorEnv
 from memory_suite.envs.grid_world import Move
 from tests.envs.same import assert_same
@@ -283,7 +283,7 @@ def test_declared_horizon_and_classes() -> None:
     rules = CorridorRules(min_length=3, max_length=200)
     assert rules.correlation_horizon == (2, 199)
     assert rules.episode_classes == ("3-20", "20-60", "60-120", "120-200")
-    assert [class_name(class_index(length)) for length in (3, 20, 21, 60, 200, 201, 2_000, 2_001)] == [
+    assert [CLASSES.name(length) for length in (3, 20, 21, 60, 200, 201, 2_000, 2_001)] == [
         "3-20", "3-20", "20-60", "20-60", "120-200", "200-2000", "200-2000", "2000+",
     ]  # fmt: skip
     assert CorridorRules(length=10_000).episode_classes == ("2000+",)
