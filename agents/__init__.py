@@ -1,10 +1,7 @@
-"""Agents: a transformer whose memories expire, and PPO and A2C that train it."""
+"""Policies with memory, PPO and A2C that train them, and what is measured of them.
 
-from __future__ import annotations
-
-from memory_suite.agents.algorithms.a2c import MemoryA2C
-from memory_suite.agents.algorithms.ppo import MemoryPPO
-from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
-from memory_suite.agents.policy.policy import MemoryPolicy
-
-__all__ = ["MemoryA2C", "MemoryPPO", "MemoryPolicy", "SpanPenaltySettings"]
+Sub-packages from the lowest floor up: `serialization` and `distributed`; `model`; `policy` and `diagnostics`;
+`algorithms`; `episodes`. Each imports only floors below its own, and nothing of `envs`, `configs` or
+`runners`.
+The public names are exported by `memory_suite`.
+"""

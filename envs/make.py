@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium as gym
 
-from memory_suite.configs.command_line import Scalar
 from memory_suite.envs.registration import resolve
 from memory_suite.envs.vec_env import as_declared, check_arguments
 
@@ -15,7 +14,7 @@ RENDER_MODES = ("rgb_array", "ansi")
 """in the order of preference"""
 
 
-def make_env(name: str, env_args: Mapping[str, Scalar], *, pictures: bool = True) -> gym.Env[Any, Any]:
+def make_env(name: str, env_args: Mapping[str, Any], *, pictures: bool = True) -> gym.Env[Any, Any]:
     """One plain environment by short name or Gymnasium id, with the observations that agents are given.
 
     Args:

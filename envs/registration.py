@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
-import minigrid  # noqa: F401  (registers its own environments, which `--env` takes too)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +76,7 @@ def resolve(name: str) -> str:
     """
     if name in ENTRIES:
         return ENTRIES[name].id
+    import_minigrid()
     module, _, env_id = name.rpartition(":")
     try:
         if module:
@@ -93,6 +93,11 @@ def resolve(name: str) -> str:
             "any registered Gymnasium id works too, also as module:id"
         ) from error
     return env_id
+
+
+def import_minigrid() -> None:
+    """Import MiniGrid, which registers its environments; they are not needed for those of the suite."""
+    importlib.import_module("minigrid")
 
 
 def _import(module: str) -> None:

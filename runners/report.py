@@ -344,7 +344,7 @@ def _page(folder: RunFolder, data: RunData, panels: Sequence[Panel], sheet: byte
         rows = "".join(
             f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{html.escape(_words(value))}</td></tr>"
             for name, value in found.items()
-            if name != "over_time" and value is not None
+            if name != "by_step" and value is not None
         )
         parts.append(
             f"<details><summary>Final evaluation: {_headline(found)}</summary><table>{rows}</table></details>"

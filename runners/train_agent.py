@@ -16,16 +16,19 @@ from pathlib import Path
 if not __package__:  # started as a script: import from the checkout, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
-from memory_suite.agents.distributed import Ranks
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import load
-from memory_suite.runners.training.run import train
+from memory_suite.runners.run.exit import exit_process
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, evaluate, say where everything is."""
-    return train(load(argv))
+    config = load(argv)
+    # Importing torch takes a second: not for --help, nor before a mistake in the options is reported.
+    from memory_suite.runners.training.run import train
+
+    return train(config)
 
 
 if __name__ == "__main__":
-    Ranks.leave(command_line.run(main))
+    exit_process(command_line.run(main))

@@ -58,7 +58,8 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
     folder = or_exit(lambda: ranks.first(lambda: open_run_folder(config)))
     runner_state, notes = or_exit(lambda: _restore(config, trainer, folder, ranks))
     total = config.total_updates * config.tokens_per_update
-    display = ProgressDisplay(total, start_steps=trainer.tokens, unit="tokens", rank=ranks.index)
+    display = ProgressDisplay(total, unit="tokens", rank=ranks.index)
+    display.start_at(trainer.tokens)
     display.announce(_facts(config, trainer, folder))
     for note in notes:
         display.note(note)

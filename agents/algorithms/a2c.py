@@ -91,19 +91,19 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
             batch.limit_BT,
             penalty=penalty.kind,
         )
-        advantages = self.normalized(batch.advantages_BT, batch.share)
+        advantages = self.normalize_advantages(batch.advantages_BT, batch.share)
         policy_loss = -(advantages * evaluation.log_prob_BT).mean()
         value_loss = F.mse_loss(batch.returns_BT, evaluation.values_BT)
         entropy_loss = -evaluation.entropy_BT.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
         if penalty.kind is not None:
             loss = loss + penalty.weight * evaluation.penalty
-        self.optimize(batch.share * loss)
+        self.optimizer_step(batch.share * loss)
         self._n_updates += 1
 
         deviation = (evaluation.log_prob_BT.detach() - batch.old_log_prob_BT).exp() - 1.0
         means = [part.detach() for part in (policy_loss, value_loss, entropy_loss, loss)]
-        numbers = self.over_ranks(means, deviation.abs().max(), batch.share)
+        numbers = self.reduce_over_ranks(means, deviation.abs().max(), batch.share)
         names = ("policy_gradient_loss", "value_loss", "entropy_loss", "loss", "first_ratio_deviation")
         record = self.logger.record
         for name, number in zip(names, numbers, strict=True):

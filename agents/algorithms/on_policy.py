@@ -14,10 +14,6 @@ Shape letters:
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterable
-from io import BufferedIOBase
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -26,30 +22,24 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from jaxtyping import Float
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import explained_variance, get_system_info, safe_mean
+from stable_baselines3.common.utils import explained_variance, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from memory_suite.agents.algorithms.checkpointing import CheckpointedAlgorithm
 from memory_suite.agents.algorithms.rollout_buffer import Rollout
-from memory_suite.agents.algorithms.saved_arguments import decode, encode
 from memory_suite.agents.algorithms.span_penalty import SpanPenalty, SpanPenaltySettings
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
 from memory_suite.agents.algorithms.stopwatch import Stopwatch
-from memory_suite.agents.diagnostics.cue_retention import cue_done_numbers, joined_needs
-from memory_suite.agents.diagnostics.memory_metrics import MemoryStatistics, retained_ages
-from memory_suite.agents.diagnostics.step_records import OwnStep, StepRecord, of_all_ranks
-from memory_suite.agents.diagnostics.success_window import ALL, EPISODE_BASICS, SuccessWindow
-from memory_suite.agents.distributed import ALONE, Ranks, chosen_rows, joined_rows
+from memory_suite.agents.diagnostics.memory_metrics import retained_ages
+from memory_suite.agents.diagnostics.rollout_diagnostics import RolloutDiagnostics
+from memory_suite.agents.diagnostics.success_window import EPISODE_BASICS, SuccessWindow
+from memory_suite.agents.distributed import ALONE, Ranks, joined_rows
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.policy.encoders import Features
 from memory_suite.agents.policy.policy import MemoryPolicy, not_finite
-from memory_suite.agents.serialization.archive import ArchiveError, read_archive, write_archive
-from memory_suite.agents.serialization.random_state import random_state, set_random_state
-from memory_suite.agents.serialization.spaces import decode_space, encode_space, told_apart
-from memory_suite.agents.serialization.state_tree import join, split
 
 SMALLEST_ADVANTAGE_STD = 1e-8
 """keeps a division from failing when all advantages are equal"""
@@ -62,7 +52,7 @@ class NonFiniteLossError(RuntimeError):
 Self = TypeVar("Self", bound="MemoryOnPolicyAlgorithm")
 
 
-class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
+class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
     """On-policy learning with a memory policy; `train` is the subclass's."""
 
     SETTINGS: ClassVar[tuple[str, ...]] = (
@@ -89,7 +79,6 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         "MemoryPolicy": MemoryPolicy,
         "ExpireSpanPolicy": MemoryPolicy,
     }
-    policy: MemoryPolicy  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -157,11 +146,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         """a callback may set this in `on_rollout_start`, when everything belongs to whole updates"""
         self.bookkeeping = Stopwatch()
         """runs while what training does is only written down: logs here, checkpoints by a callback"""
-        self._steps: list[OwnStep] = []
-        """of the rollout, still to be taken in by statistics"""
         self._memory: MemoryState | None = None
-        self._last_tags = np.zeros(0, dtype=np.int64)
-        self._last_done_cues = np.zeros(0, dtype=np.int64)
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,  # type: ignore[arg-type]  # None while loading, as in SB3
@@ -183,7 +168,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             self.span_penalty = SpanPenalty(SpanPenaltySettings(kind="none"))
             self.shortening = RandomShortening(False)
         self.rollout = Rollout(self.n_envs, self.n_steps, self.device)
-        self.memory_statistics = MemoryStatistics(self.n_envs, self.policy.transformer.settings, self.ranks)
+        self.diagnostics = RolloutDiagnostics(
+            self.n_envs, self.policy.transformer, self.success_window, self.ranks
+        )
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As SB3's; environment i of all ranks has the same seed however many ranks there are."""
@@ -212,31 +199,27 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
         assert self.env is not None
         if fresh:
-            self._begin(self.env)
+            self._reset_memory(self.env)
         self.stop_training = False
         self.bookkeeping = Stopwatch()
         callback.on_training_start(locals(), globals())
         iteration = 0
         while self.num_timesteps < total_timesteps:
-            if not self._collect(callback):
+            if not self.collect_rollouts(callback):
                 break
             iteration += 1
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             self.train()
-            self._after_update()
+            self._end_iteration()
             if iteration % log_interval == 0:
                 self.dump_logs(iteration)
         callback.on_training_end()
         return self
 
-    def _begin(self, env: VecEnv) -> None:
+    def _reset_memory(self, env: VecEnv) -> None:
         """Nothing remembered, every environment at the start of an episode."""
         self._memory = self.policy.initial_state(env.num_envs)
-        infos = getattr(env, "reset_infos", [{}] * env.num_envs)
-        self._last_tags = cue_numbers(infos)
-        self._last_done_cues = cue_done_numbers(infos)
-        self.memory_statistics.begin()
-        self._steps = []
+        self.diagnostics.reset(getattr(env, "reset_infos", [{}] * env.num_envs))
         for classes in env.get_attr("episode_classes") if env.has_attr("episode_classes") else []:
             self.success_window.expect(tuple(classes))
 
@@ -257,9 +240,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             if recent is not None:
                 recent.clear()
         self.success_window.clear()
-        self._begin(self.env)
+        self._reset_memory(self.env)
 
-    def _after_update(self) -> None:
+    def _end_iteration(self) -> None:
         """What changes only between an update and the next rollout."""
         self.rollouts_done += 1
         warmup = self.normalize_warmup_rollouts
@@ -269,79 +252,92 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     # -- acting -------------------------------------------------------------------------------------
 
-    def _collect(self, callback: BaseCallback) -> bool:
-        """Fill the rollout; False if a callback asked to stop."""
-        policy, rollout, ranks = self.policy, self.rollout, self.ranks
+    def collect_rollouts(self, callback: BaseCallback) -> bool:  # type: ignore[override]
+        """Fill the rollout buffer; False if a callback stopped training."""
+        policy, transformer = self.policy, self.policy.transformer
         policy.set_training_mode(False)
-        warmup = self.normalize_warmup_rollouts
-        policy.encoder.collecting = warmup == 0 or self.rollouts_done < warmup
         callback.on_rollout_start()
         if self.stop_training:
             return False
         env = self.env  # a callback may have changed it
         assert env is not None
-        assert self._memory is not None
-        memory = self._memory.in_rows()  # a callback may have stopped in the middle of a rollout
-        rollout.begin(memory)
-        self._memory = policy.transformer.for_acting(memory)
-        self.memory_statistics.begin_rollout()
-        seen_before = policy.encoder.seen_F.clone() if ranks.are_several else None
+        self._memory = self._begin_rollout()
+        statistics_before = self._collect_statistics()
 
-        for t in range(self.n_steps):
+        for step in range(self.n_steps):
             features = self._features(self._last_obs)
             starts = np.asarray(self._last_episode_starts)
-            is_first_B = torch.as_tensor(starts, device=self.device)
-            max_span = policy.transformer.settings.max_span
-            limit_B1 = self.shortening.sample(starts, max_span, ranks, self.device)
-            tag_B = torch.as_tensor(self._last_tags, device=self.device)
-            retention = self.memory_statistics.retention
-            retention.before_step(policy.transformer, self._memory, starts, limit_B1)
-            decision = policy.act(features, self._memory, is_first_B, limit_B1, tag_B=tag_B, ranks=ranks)
+            episode_start_B = torch.as_tensor(starts, device=self.device)
+            limit_B1 = self.shortening.sample(starts, transformer.settings.max_span, self.ranks, self.device)
+            self.diagnostics.before_step(self._memory, starts, limit_B1)
+            decision = policy.act(
+                features,
+                self._memory,
+                episode_start_B,
+                limit_B1,
+                tag_B=torch.as_tensor(self.diagnostics.cues.cue_B, device=self.device),
+                ranks=self.ranks,
+            )
             self._memory = decision.state
             new_obs, rewards, dones, infos = env.step(policy.to_env(decision.actions))
-            self.num_timesteps += ranks.count * env.num_envs
+            self.num_timesteps += self.ranks.count * env.num_envs
             callback.update_locals(locals())
-            go_on = callback.on_step()
-            rollout.add(
-                features, decision.actions, is_first_B, decision.values_B, decision.log_prob_B, limit_B1
+            continue_training = callback.on_step()
+            self.rollout.add(
+                features, decision.actions, episode_start_B, decision.values_B, decision.log_prob_B, limit_B1
             )
-            rollout.rewards_BT[:, t] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
-            self._bootstrap_truncated(rollout.rewards_BT[:, t], dones, infos, limit_B1)
-            score = retention.after_step(
-                policy.transformer,
-                self._memory,
-                decision.reports,
-                self._last_tags,
-                self._last_done_cues,
-                dones,
-                limit_B1=limit_B1,
-            )
-            ended = self._ended(infos, dones)
-            self._steps.append(OwnStep(decision.reports, is_first_B, tag_B, score, ended))
+            rewards_B = self.rollout.rewards_BT[:, step]
+            rewards_B[:] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
+            self._bootstrap_truncated(rewards_B, dones, infos, limit_B1)
+            self.diagnostics.record(decision.reports, self._memory, episode_start_B, dones, infos, limit_B1)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-            self._last_tags = cue_numbers(infos)
-            self._last_done_cues = cue_done_numbers(infos)
-            if not go_on:  # later than SB3: a next `learn` goes on where the environments are
+            if not continue_training:  # later than SB3: the next `learn` continues where the environments are
                 break
-        self._take_in_steps()
-        if seen_before is not None:
-            seen_F = policy.encoder.seen_F
-            seen_F.copy_(seen_before + ranks.sum(seen_F - seen_before))
-        if not go_on:
-            return False
 
-        policy.encoder.collecting = False  # the next rollout counts the last observation
-        last_features = self._features(self._last_obs)
-        last_first_B = torch.as_tensor(self._last_episode_starts, device=self.device)
-        nobody_B = torch.zeros_like(last_first_B)  # rows that begin anew get a value that GAE leaves out
-        last_values_B = policy.predict_values(last_features, self._memory, nobody_B, limit_B1)
-        # What has expired goes before the weights change, and with them the spans: no memory returns.
-        self._memory = policy.transformer.compact(self._memory, limit_B1)
-        rollout.compute_advantages(last_values_B, last_first_B, gamma=self.gamma, gae_lambda=self.gae_lambda)
+        self._flush_diagnostics()
+        self._share_statistics(statistics_before)
+        if not continue_training:
+            return False
+        self._end_rollout(limit_B1)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _begin_rollout(self) -> MemoryState:
+        """Reset the buffer to the present memory, and lay that out for acting."""
+        assert self._memory is not None
+        memory = self._memory.in_rows()  # a callback may have stopped in the middle of a rollout
+        self.rollout.begin(memory)
+        self.diagnostics.begin_rollout()
+        return self.policy.transformer.for_acting(memory)
+
+    def _end_rollout(self, limit_B1: Tensor | None) -> None:
+        """Compute advantages, with the values of the last observations, and delete expired memories."""
+        policy = self.policy
+        assert self._memory is not None
+        policy.encoder.collecting = False  # the next rollout counts the last observation
+        last_features = self._features(self._last_obs)
+        last_start_B = torch.as_tensor(self._last_episode_starts, device=self.device)
+        no_reset_B = torch.zeros_like(last_start_B)  # GAE leaves out the values of rows that begin an episode
+        last_values_B = policy.predict_values(last_features, self._memory, no_reset_B, limit_B1)
+        # What has expired is deleted before the weights change, and with them the spans: no memory returns.
+        self._memory = policy.transformer.compact(self._memory, limit_B1)
+        self.rollout.compute_advantages(
+            last_values_B, last_start_B, gamma=self.gamma, gae_lambda=self.gae_lambda
+        )
+
+    def _collect_statistics(self) -> Tensor | None:
+        """Let the encoder collect statistics of observations in the warm-up; copy those that ranks share."""
+        encoder, warmup = self.policy.encoder, self.normalize_warmup_rollouts
+        encoder.collecting = warmup == 0 or self.rollouts_done < warmup
+        return encoder.seen_F.clone() if self.ranks.are_several else None
+
+    def _share_statistics(self, before_F: Tensor | None) -> None:
+        """Add the statistics that all ranks collected since `before_F`."""
+        if before_F is not None:
+            seen_F = self.policy.encoder.seen_F
+            seen_F.copy_(before_F + self.ranks.sum(seen_F - before_F))
 
     def _bootstrap_truncated(
         self,
@@ -372,8 +368,8 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         features = self._features(final_obs)
         index = torch.as_tensor(rows, device=self.device)
         row_limit_B1 = None if limit_B1 is None else limit_B1[index]
-        nobody = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-        values = self.policy.predict_values(features, self._memory.select(index), nobody, row_limit_B1)
+        no_reset = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+        values = self.policy.predict_values(features, self._memory.select(index), no_reset, row_limit_B1)
         rewards_B[index] += self.gamma * values
 
     def _features(self, observation: Any) -> Features:
@@ -387,31 +383,14 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
             raise ValueError(f"{fault}, at step {self.num_timesteps}")
         return self.policy.encoder.preprocess(self.policy.obs_to_tensor(observation)[0])
 
-    def _ended(self, infos: list[dict[str, Any]], dones: np.ndarray) -> list[dict[str, Any]]:
-        """What statistics need to know of the episodes that ended."""
-        rows = np.flatnonzero(dones).tolist()
-        if not rows:
-            return []
-        ended = [{name: infos[row][name] for name in _OF_EPISODES if name in infos[row]} for row in rows]
-        return ended
-
-    def _take_in_steps(self) -> None:
-        """Add the steps since the last call to all statistics; to look at each alone is to wait for a GPU."""
-        steps, self._steps = self._steps, []
-        for record in of_all_ranks(steps, self.ranks):
-            self._take_in(record)
-
-    def _take_in(self, record: StepRecord) -> None:
-        self.memory_statistics.add(record.reports, record.is_first_N, record.tag_N)
-        self.memory_statistics.retention.add(record.score)
-        self._update_info_buffer(record.ended, np.ones(len(record.ended), dtype=bool))
-        for info in record.ended:
-            if "is_success" in info:
-                self.success_window.record(bool(info["is_success"]), str(info.get("episode_class", ALL)))
+    def _flush_diagnostics(self) -> None:
+        """Add the steps since the last call to all statistics."""
+        ended = self.diagnostics.flush()
+        self._update_info_buffer(ended, np.ones(len(ended), dtype=bool))
 
     # -- learning -----------------------------------------------------------------------------------
 
-    def normalized(self, advantages_BT: Float[Tensor, "B T"], share: float) -> Float[Tensor, "B T"]:
+    def normalize_advantages(self, advantages_BT: Float[Tensor, "B T"], share: float) -> Float[Tensor, "B T"]:
         """Advantages as a gradient step takes them; `share` as in `Minibatch`."""
         if not self.normalize_advantage:
             return advantages_BT
@@ -431,7 +410,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         scale = advantages_BT.std().clamp_min(self.advantage_std_floor) + SMALLEST_ADVANTAGE_STD
         return (advantages_BT - advantages_BT.mean()) / scale
 
-    def over_ranks(self, means: list[Tensor], largest: Tensor, share: float) -> list[float]:
+    def reduce_over_ranks(self, means: list[Tensor], largest: Tensor, share: float) -> list[float]:
         """Numbers of a minibatch as numbers of that of all ranks.
 
         Args:
@@ -449,7 +428,7 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         returns = self.ranks.joined(self.rollout.returns_BT).flatten()
         return float(explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
 
-    def optimize(self, loss: torch.Tensor) -> None:
+    def optimizer_step(self, loss: torch.Tensor) -> None:
         """One step of the optimizer.
 
         Args:
@@ -484,10 +463,9 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
     def dump_logs(self, iteration: int = 0) -> None:
         """One row of metrics; docs/metrics.md describes each name."""
         with self.bookkeeping:
-            if (
-                not self.ranks.are_several
-            ):  # a callback logs in the middle of a rollout, perhaps on one rank only
-                self._take_in_steps()
+            # A callback logs in the middle of a rollout, perhaps on one rank only.
+            if not self.ranks.are_several:
+                self._flush_diagnostics()
             self._dump_logs(iteration)
 
     def _dump_logs(self, iteration: int) -> None:
@@ -515,16 +493,16 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
         if worst is not None:
             record("success/worst", worst)
         record("memory/penalty_weight", self.span_penalty.weight)
-        held, ages = self._contents()
+        held, ages = self._memory_contents()
         record("memory/bytes_held", held)
-        for name, value in self.memory_statistics.metrics().items():
+        for name, value in self.diagnostics.memory.metrics().items():
             record(name, value)
         for name, value in ages.items():
             if len(value):
                 record(name, value)
         self.logger.dump(step=self.num_timesteps)
 
-    def _contents(self) -> tuple[int, dict[str, np.ndarray]]:
+    def _memory_contents(self) -> tuple[int, dict[str, np.ndarray]]:
         """Bytes held, and the ages of all memories by name in the log; of all ranks."""
         if self._memory is None:
             return 0, {}
@@ -543,245 +521,3 @@ class MemoryOnPolicyAlgorithm(OnPolicyAlgorithm):
     ) -> tuple[np.ndarray, MemoryState]:
         """See `MemoryPolicy.predict`."""
         return self.policy.predict(observation, state, episode_start, deterministic)
-
-    def save(
-        self,
-        path: str | Path | BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-        *,
-        with_training_state: bool = False,
-    ) -> None:
-        """Write the model to one archive, atomically.
-
-        Args:
-            path: a file (".zip" is added if it has no suffix), or a binary stream.
-            exclude: constructor arguments to leave out; a model loaded without them has their defaults.
-            include: constructor arguments to write although `exclude` names them.
-            with_training_state: also write all that an exact continuation needs: random generators,
-                memory contents, environments, statistics.
-
-        Raises:
-            ValueError: `exclude` or `include` names something else.
-        """
-        tree = self.state_tree(with_training_state=with_training_state)
-        excluded, included = set(exclude or ()), set(include or ())
-        for name in sorted(excluded | included):
-            if name not in tree["settings"]:
-                known = ", ".join(tree["settings"])
-                raise ValueError(f"exclude, include: a model has no argument {name!r}; it has {known}")
-        for name in excluded - included:
-            del tree["settings"][name]
-        tensors, data = split(tree)
-        write_archive(_with_suffix(path), tensors, data)
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | Path | BufferedIOBase | dict[str, Any],
-        exact_match: bool = True,
-        device: torch.device | str = "auto",
-    ) -> None:
-        """As SB3's; of a file that `save` wrote, the weights and the optimizer's state."""
-        if not isinstance(load_path_or_dict, dict):
-            tree = join(*read_archive(_with_suffix(load_path_or_dict)))
-            load_path_or_dict = {"policy": tree["policy"], "policy.optimizer": _optimizer_state(tree)}
-        super().set_parameters(load_path_or_dict, exact_match, device)
-
-    @classmethod
-    def load(
-        cls: type[Self],
-        path: str | Path | BufferedIOBase,
-        env: GymEnv | None = None,
-        device: torch.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **changes: Any,
-    ) -> Self:
-        """The model that `save` wrote; reading it runs no code.
-
-        Args:
-            path: the file, or a binary stream.
-            env: where to learn on; not needed for `predict`.
-            device: where the weights go.
-            custom_objects: constructor arguments by name, instead of the saved ones.
-            print_system_info: print the versions of what is installed.
-            force_reset: taken for the sake of SB3's programs; a loaded model begins with a reset, unless
-                the file has the training state.
-            changes: the same as `custom_objects`, as SB3 allows.
-
-        Raises:
-            ArchiveError: the file is damaged or no archive.
-            ValueError: it holds another algorithm, or its spaces differ from those of `env`.
-        """
-        if print_system_info:
-            get_system_info()
-        tree = join(*read_archive(_with_suffix(path)))
-        if "algorithm" not in tree:
-            raise ArchiveError(f"{path} cannot be loaded: it is an archive, but holds no model")
-        return cls.from_state_tree(tree, env, device, **{**(custom_objects or {}), **changes})
-
-    @classmethod
-    def from_state_tree(
-        cls: type[Self],
-        tree: dict[str, Any],
-        env: GymEnv | None = None,
-        device: torch.device | str = "auto",
-        **replaced: Any,
-    ) -> Self:
-        """The model that `state_tree` described; arguments and errors as `load`."""
-        if tree["algorithm"] != cls.__name__:
-            raise ValueError(
-                f"the saved model is a {tree['algorithm']}; load it with that class, not {cls.__name__}"
-            )
-        settings = {}
-        for name, value in tree["settings"].items():
-            if name not in replaced:
-                try:
-                    settings[name] = decode(value)
-                except ValueError as error:
-                    raise ValueError(
-                        f"{name} of the saved model {error}; give it again: custom_objects={{{name!r}: ...}}"
-                    ) from None
-        model = cls("MemoryPolicy", env, device=device, _init_setup_model=False, **{**settings, **replaced})
-        for name in ("observation_space", "action_space"):
-            saved = decode_space(tree[name])
-            if env is not None and getattr(model, name) != saved:
-                here, there = told_apart(getattr(model, name), saved)
-                raise ValueError(f"the {name} of env is {here}, but the model was saved with {there}")
-            setattr(model, name, saved)
-        if env is None:
-            model.n_envs = tree["n_envs"]
-        model._setup_model()
-        model.load_state_tree(tree)
-        return model
-
-    def state_tree(self, *, with_training_state: bool) -> dict[str, Any]:
-        """All that makes this model, as a tree of tensors, arrays and plain types.
-
-        It does not depend on the number of ranks. All of them must ask for the training state; the first one
-        gets it.
-        """
-        settings = {name: encode(getattr(self, name)) for name in self.SETTINGS}
-        settings["span_penalty"] = encode(self.span_penalty.settings)
-        settings["stats_window_size"] = self._stats_window_size
-        optimizer = self.policy.optimizer.state_dict()
-        tree: dict[str, Any] = {
-            "algorithm": type(self).__name__,
-            "settings": settings,
-            "observation_space": encode_space(self.observation_space),
-            "action_space": encode_space(self.action_space),
-            "n_envs": self.ranks.count * self.n_envs,
-            "policy": dict(self.policy.state_dict()),
-            "optimizer": {
-                **optimizer,
-                "state": {str(key): value for key, value in optimizer["state"].items()},
-            },
-            "counters": {name: getattr(self, name) for name in _COUNTERS},
-            "span_penalty": self.span_penalty.state_dict(),
-        }
-        if with_training_state:
-            tree["training"] = self._training_state()
-        return tree
-
-    def load_state_tree(self, tree: dict[str, Any]) -> None:
-        """Take over what `state_tree` gave, the training state included if it is there."""
-        self.policy.load_state_dict(tree["policy"])
-        self.policy.optimizer.load_state_dict(_optimizer_state(tree))
-        for name, value in tree["counters"].items():
-            setattr(self, name, value)
-        self.span_penalty.load_state_dict(tree["span_penalty"])
-        if "training" in tree and self.env is not None:
-            self._load_training_state(tree["training"])
-
-    def _training_state(self) -> dict[str, Any]:
-        assert self._memory is not None
-        assert self.env is not None
-        statistics = self.memory_statistics.state_dict()
-        rows: dict[str, Any] = {
-            "last_obs": self._last_obs,
-            "last_episode_starts": self._last_episode_starts,
-            "last_tags": self._last_tags,
-            "last_done_cues": self._last_done_cues,
-            "shortening": self.shortening.state_dict(),
-        }
-        if self.resumes_exactly:
-            rows["env"] = self.env.state_dict()  # type: ignore[attr-defined]
-        memory = self._memory
-        if self.ranks.are_several:
-            shards = self.ranks.gather((rows, memory.to("cpu"), self.memory_statistics.retention.needed_BC))
-            if not shards:
-                return {}
-            all_rows, memories, needed = zip(*shards, strict=True)
-            rows, memory = joined_rows(list(all_rows)), MemoryState.joined(memories)
-            statistics["retention"]["needed"] = joined_needs(needed)
-        return {
-            **rows,
-            "memory": memory.state_dict(),
-            "episodes": list(self.ep_info_buffer or []),
-            "successes": [bool(success) for success in self.ep_success_buffer or []],
-            "success_window": self.success_window.state_dict(),
-            "memory_statistics": statistics,
-            "random": random_state(self.device),
-        }
-
-    def _load_training_state(self, state: dict[str, Any]) -> None:
-        statistics = state["memory_statistics"]
-        memory = MemoryState.from_state_dict(state["memory"])
-        if self.ranks.are_several:
-            own = self.ranks.rows(self.n_envs)
-            of_rows = ("last_obs", "last_episode_starts", "last_tags", "last_done_cues", "shortening", "env")
-            state = state | {name: chosen_rows(state[name], own) for name in of_rows if name in state}
-            memory = memory.select(torch.arange(own.start, own.stop)).trimmed()
-            retention = statistics["retention"]
-            statistics = statistics | {"retention": retention | {"needed": retention["needed"][own]}}
-        self.ep_info_buffer = deque(state["episodes"], maxlen=self._stats_window_size)
-        self.ep_success_buffer = deque(state["successes"], maxlen=self._stats_window_size)
-        self.success_window.load_state_dict(state["success_window"])
-        self.memory_statistics.load_state_dict(statistics)
-        self.shortening.load_state_dict(state["shortening"])
-        if "env" in state:
-            self.env.load_state_dict(state["env"])  # type: ignore[union-attr]
-            self._memory = memory.to(self.device)
-            self._last_obs = state["last_obs"]
-            self._last_episode_starts = state["last_episode_starts"]
-            self._last_tags = state["last_tags"]
-            self._last_done_cues = state["last_done_cues"]
-        # Last: building environments and models may have drawn from the generators.
-        set_random_state(state["random"], self.device)
-
-    @property
-    def resumes_exactly(self) -> bool:
-        """Whether the environments' own state can be saved, so that a resumed run equals an unbroken one."""
-        return bool(getattr(self.env, "can_save_state", False))
-
-
-_OF_EPISODES = ("episode", "is_success", "episode_class")
-"""what the info of an episode's last step says of the whole episode"""
-
-_COUNTERS = (
-    "num_timesteps",
-    "rollouts_done",
-    "_n_updates",
-    "_episode_num",
-    "_current_progress_remaining",
-    "_total_timesteps",
-)
-
-
-def _optimizer_state(tree: dict[str, Any]) -> dict[str, Any]:
-    """The optimizer's state of a `state_tree`, whose keys are text, as torch has it."""
-    optimizer = tree["optimizer"]
-    return {**optimizer, "state": {int(key): value for key, value in optimizer["state"].items()}}
-
-
-def _with_suffix(path: str | Path | BufferedIOBase) -> Path | BufferedIOBase:
-    """A path that ends in .zip unless it has a suffix, as SB3 does; streams as they are."""
-    if not isinstance(path, str | Path):
-        return path
-    return Path(path) if Path(path).suffix else Path(f"{path}.zip")
-
-
-def cue_numbers(infos: list[dict[str, Any]]) -> np.ndarray:
-    """The cue number of each environment's present observation (0: nothing to be remembered)."""
-    return np.fromiter((int(info.get("cue", 0)) for info in infos), dtype=np.int64, count=len(infos))

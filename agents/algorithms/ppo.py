@@ -112,7 +112,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
                     self.logger.record("train/first_ratio_deviation", parts["ratio_deviation"])
                 if self.target_kl is not None and parts["approx_kl"] > 1.5 * self.target_kl:
                     break
-                self.optimize(loss)
+                self.optimizer_step(loss)
                 num_minibatches += 1
                 for name, value in parts.items():
                     sums[name] = sums.get(name, 0.0) + value
@@ -147,7 +147,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             penalty=kind,
             asked_BT=asked_BT,
         )
-        advantages = self.normalized(minibatch.advantages_BT, minibatch.share)
+        advantages = self.normalize_advantages(minibatch.advantages_BT, minibatch.share)
         log_ratio = evaluation.log_prob_BT - minibatch.old_log_prob_BT
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
@@ -171,6 +171,6 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
                 ((ratio - 1.0) - log_ratio).mean(),
                 ((ratio - 1.0).abs() > clip_range).float().mean(),
             ]
-            numbers = self.over_ranks(means, (ratio - 1.0).abs().max(), minibatch.share)
+            numbers = self.reduce_over_ranks(means, (ratio - 1.0).abs().max(), minibatch.share)
         names = ("policy_gradient_loss", "value_loss", "entropy_loss", "loss", "approx_kl", "clip_fraction")
         return minibatch.share * loss, dict(zip((*names, "ratio_deviation"), numbers, strict=True))

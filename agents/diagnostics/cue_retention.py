@@ -229,11 +229,6 @@ def joined_needs(needs: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     return np.concatenate([np.pad(part, ((0, 0), (0, most - part.shape[1]))) for part in needs])
 
 
-def cue_done_numbers(infos: list[dict[str, Any]]) -> NDArray[np.int64]:
-    """The cue that each environment's present observation needs for the last time (0: none)."""
-    return np.fromiter((int(info.get("cue_done", 0)) for info in infos), dtype=np.int64, count=len(infos))
-
-
 def _used(used_BC: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """The rows and the columns in which something is used."""
     return np.flatnonzero(used_BC.any(1)), np.flatnonzero(used_BC.any(0))

@@ -86,7 +86,6 @@ class ProgressDisplay:
         self,
         total_steps: int,
         *,
-        start_steps: int = 0,
         unit: str = "steps",
         rank: int = 0,
         console: Console | None = None,
@@ -96,7 +95,6 @@ class ProgressDisplay:
 
         Args:
             total_steps: steps at which training ends.
-            start_steps: steps already done when a resumed run begins.
             unit: what the steps are.
             rank: of several processes, which this is; the first shows the run, the others only their faults.
             console: where to print; None: standard output.
@@ -108,18 +106,26 @@ class ProgressDisplay:
         self._total_steps = total_steps
         self._unit = unit
         self._clock = clock
-        self._points = deque([(clock(), start_steps)], maxlen=_RATE_UPDATES)
+        self._points: deque[tuple[float, int]] = deque(maxlen=_RATE_UPDATES)
+        self.start_at(0)
+        self._name_width = 0
         self._last_shown_seconds = float("-inf")
         self._live: Live | None = None
         self._text = self._printed_text = "starting"
 
+    def start_at(self, steps: int) -> None:
+        """Measure the rate from now on, when a resumed run has done this number of steps already."""
+        self._points.clear()
+        self._points.append((self._clock(), steps))
+
     def announce(self, facts: Mapping[str, object]) -> None:
-        """Print what the run is about to do, one fact a line."""
-        self._print_rows(facts)
+        """Print what the run is about to do, one fact a line, aligned with the facts printed before."""
+        self._name_width = max(self._name_width, *map(len, facts))
+        self._print_rows(facts, self._name_width)
 
     def summary_table(self, rows: Mapping[str, object]) -> None:
         """Print what the run found, one row a line."""
-        self._print_rows(rows)
+        self._print_rows(rows, max(map(len, rows), default=0))
 
     def note(self, message: str) -> None:
         """Print a sentence, above the panel if there is one; may be called from any thread."""
@@ -187,8 +193,7 @@ class ProgressDisplay:
         bar = f"[{'#' * filled}{'-' * (_BAR_CELLS - filled)}] {share:.1%}"
         return Panel(Text(f"{bar}\n{self._text}"), title="training", title_align="left", expand=False)
 
-    def _print_rows(self, rows: Mapping[str, object]) -> None:
-        width = max(map(len, rows), default=0)
+    def _print_rows(self, rows: Mapping[str, object], width: int) -> None:
         for name, value in rows.items():
             self.note(f"{name:<{width}}  {value}")
 

@@ -177,7 +177,7 @@ class TrainingCallback(BaseCallback):
         self.logger.record("media/episode", VideoFile(path, caption), exclude=NOT_MEDIA)
 
     def _retained(self) -> list[float]:
-        return self.model.memory_statistics.retained_means()
+        return self.model.diagnostics.memory.retained_means()
 
     def _forgettable(self) -> list[float]:
         """Memories retained per layer, if training can make them fewer."""
@@ -268,7 +268,7 @@ class TrainingCallback(BaseCallback):
                 success=float(np.mean(successes)) if successes else None,
                 worst_success=self.model.success_window.worst(),
                 retained=tuple(self._retained()),
-                possible=self.model.memory_statistics.possible_mean(),
+                possible=self.model.diagnostics.memory.possible_mean(),
                 penalty_weight=self.model.span_penalty.weight,
             )
         )

@@ -1,4 +1,4 @@
-"""Play unseen episodes and say how well it went, and what the memory held meanwhile.
+"""Evaluation on unseen episodes: success, return, and what the memory held.
 
 How many episodes each environment of the batch plays is settled beforehand, and its memory is left out of
 the averages once it has played them: otherwise short episodes, which end first, would count too often.
@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, cue_numbers
-from memory_suite.agents.diagnostics.cue_retention import RetentionScore, cue_done_numbers, settled
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.agents.diagnostics.cue_retention import RetentionScore, settled
+from memory_suite.agents.diagnostics.cue_tracker import CueTracker
 from memory_suite.agents.diagnostics.success_window import EPISODE_BASICS
-from memory_suite.agents.policy.policy import MemoryPolicy
+from memory_suite.agents.policy.policy import Decision, MemoryPolicy
 from memory_suite.agents.serialization.random_state import random_state, set_random_state
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.runners.run.signals import GracefulStop
@@ -31,17 +32,17 @@ from memory_suite.runners.training.build import make_evaluation_env
 
 MAX_ENVS = 100
 """episodes played side by side"""
-FIRST_STRETCH_STEPS = 1_000
-"""the first entry of `over_time` covers so many steps, every next one twice as many"""
+FIRST_INTERVAL_STEPS = 1_000
+"""length of the first entry of `by_step`; each of the next ones is twice as long"""
 
 
 class EvaluationInterrupted(Exception):
-    """A signal came while an agent was judged."""
+    """Interrupted by a signal during evaluation."""
 
 
 @dataclass(slots=True)
-class Stretch:
-    """Cost per step in one part of the evaluation."""
+class Interval:
+    """Cost per step in a range of steps of the evaluation."""
 
     first_step: int
     last_step: int
@@ -92,7 +93,7 @@ class EvaluationResult:
     """steps for which a cue would be kept beyond its last use"""
     steps_per_second: float
     """of all environments together, environment and agent"""
-    over_time: list[Stretch] = field(default_factory=list)
+    by_step: list[Interval] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
@@ -197,88 +198,83 @@ def evaluate(
     torch.manual_seed(seed)
     try:
         with agent.policy.watching():
-            return _played(agent.policy, env, episodes, seed, deterministic, on_step)
+            played = _play(agent.policy, env, episodes, seed, deterministic, on_step)
+            return _summarize(played, agent.policy, env, seed, deterministic)
     finally:
         set_random_state(before, device)
 
 
-def _played(
+@dataclass(slots=True)
+class _Played:
+    """What playing the episodes left."""
+
+    finished: list[dict[str, Any]]
+    """info of the last step of each episode"""
+    costs: _Costs
+    cues: RetentionScore
+    steps: int
+    """steps of each environment"""
+    seconds: float
+
+
+def _play(
     policy: MemoryPolicy,
     env: VecEnv,
     episodes: int,
     seed: int,
     deterministic: bool,
     on_step: Callable[[int, int], None] | None,
-) -> EvaluationResult:
+) -> _Played:
     num_envs = env.num_envs
     env.seed(seed)
     observation: Any = env.reset()
-    state = policy.initial_state(num_envs)
-    num_layers = len(state.layers)
+    memory = policy.initial_state(num_envs)
+    costs = _Costs(len(memory.layers), num_envs)
+    cues = CueTracker(RetentionScore(num_envs))
+    cues.observe(getattr(env, "reset_infos", [{}] * num_envs))
     starts = np.ones(num_envs, dtype=bool)
-    infos: list[dict[str, Any]] = getattr(env, "reset_infos", [{}] * num_envs)
-    tags, done_cues = cue_numbers(infos), cue_done_numbers(infos)
-    retention = RetentionScore(num_envs)
     age_B = np.zeros(num_envs, dtype=np.int64)
     left_B = episodes // num_envs + (np.arange(num_envs) < episodes % num_envs)
     finished: list[dict[str, Any]] = []
-    totals = _Totals(num_layers)
-    stretch = _Totals(num_layers)
-    over_time: list[Stretch] = []
-    stretch_start, stretch_end = 0, FIRST_STRETCH_STEPS
     step = 0
     began = time.perf_counter()
-
     while left_B.any():
         playing_B = left_B > 0
         age_B[starts] = 0
-        retention.before_step(policy.transformer, state, starts)
-        thinking = time.perf_counter()
-        features = policy.encoder.preprocess(policy.obs_to_tensor(observation)[0])
+        cues.before_step(policy.transformer, memory, starts)
+        acting = time.perf_counter()
         decision = policy.act(
-            features,
-            state,
+            policy.encoder.preprocess(policy.obs_to_tensor(observation)[0]),
+            memory,
             torch.as_tensor(starts, device=policy.device),
-            tag_B=torch.as_tensor(tags, device=policy.device),
+            tag_B=torch.as_tensor(cues.cue_B, device=policy.device),
             deterministic=deterministic,
         )
-        state = decision.state
+        memory = decision.state
         actions = policy.to_env(decision.actions)
-        seconds = time.perf_counter() - thinking
-        retained_LB = np.array([report.retained_B.cpu().numpy() for report in decision.reports]).reshape(
-            -1, num_envs
-        )
-        tagged_LB = np.array([report.tagged_B.cpu().numpy() for report in decision.reports]).reshape(
-            -1, num_envs
-        )
-        for part in (totals, stretch):
-            part.add(retained_LB, tagged_LB, age_B, playing_B, state.bytes_held / num_envs, seconds)
+        costs.add(decision, age_B, playing_B, time.perf_counter() - acting)
         age_B += 1
         observation, _, dones, infos = env.step(actions)
-        pending = retention.after_step(
-            policy.transformer, state, decision.reports, tags, done_cues, dones, playing_B
+        pending = cues.after_step(
+            policy.transformer, memory, decision.reports, dones, infos, playing_B=playing_B
         )
-        retention.add(*settled([pending]))
+        cues.score.add(*settled([pending]))
         step += 1
         for row in np.flatnonzero(dones & playing_B):
             finished.append(infos[row])
             left_B[row] -= 1
         starts = dones
-        tags, done_cues = cue_numbers(infos), cue_done_numbers(infos)
-        if step == stretch_end:
-            over_time.append(stretch.as_stretch(stretch_start, step, num_envs))
-            stretch, stretch_start, stretch_end = _Totals(num_layers), step, 2 * stretch_end
         if on_step is not None:
             on_step(step * num_envs, len(finished))
-    elapsed = time.perf_counter() - began
-    if step > stretch_start:
-        over_time.append(stretch.as_stretch(stretch_start, step, num_envs))
+    costs.finish()
+    return _Played(finished, costs, cues.score, step, time.perf_counter() - began)
 
+
+def _summarize(
+    played: _Played, policy: MemoryPolicy, env: VecEnv, seed: int, deterministic: bool
+) -> EvaluationResult:
+    finished, totals = played.finished, played.costs.totals
     outcomes = [bool(info["is_success"]) for info in finished if "is_success" in info]
-    by_class: dict[str, list[bool]] = {}
-    for info in finished:
-        if "is_success" in info and "episode_class" in info:
-            by_class.setdefault(str(info["episode_class"]), []).append(bool(info["is_success"]))
     returns = np.array([info["episode"]["r"] for info in finished], dtype=np.float64)
     lengths = np.array([info["episode"]["l"] for info in finished])
     horizons = env.get_attr("correlation_horizon") if env.has_attr("correlation_horizon") else [None]
@@ -288,7 +284,7 @@ def _played(
         deterministic=deterministic,
         success_rate=float(np.mean(outcomes)) if outcomes else None,
         success_ci95=wilson_interval(sum(outcomes), len(outcomes)) if outcomes else None,
-        success_by_class={name: float(np.mean(group)) for name, group in sorted(by_class.items())},
+        success_by_class=_success_by_class(finished),
         return_mean=float(returns.mean()),
         return_std=float(returns.std()),
         length_mean=float(lengths.mean()),
@@ -301,12 +297,21 @@ def _played(
         metrics=_metric_means(finished),
         correlation_horizon=horizons[0],
         short_term_window=policy.transformer.short_term_window,
-        cue_recall=retention.recall(),
-        premature_rate=retention.premature_rate(),
-        slack_mean=retention.slack_mean(),
-        steps_per_second=step * num_envs / elapsed,
-        over_time=over_time,
+        cue_recall=played.cues.recall(),
+        premature_rate=played.cues.premature_rate(),
+        slack_mean=played.cues.slack_mean(),
+        steps_per_second=played.steps * env.num_envs / played.seconds,
+        by_step=played.costs.intervals,
     )
+
+
+def _success_by_class(finished: list[dict[str, Any]]) -> dict[str, float]:
+    """Success rate of each class of episodes that the environment names."""
+    outcomes: dict[str, list[bool]] = {}
+    for info in finished:
+        if "is_success" in info and "episode_class" in info:
+            outcomes.setdefault(str(info["episode_class"]), []).append(bool(info["is_success"]))
+    return {name: float(np.mean(group)) for name, group in sorted(outcomes.items())}
 
 
 def _metric_means(finished: list[dict[str, Any]]) -> dict[str, float]:
@@ -316,6 +321,44 @@ def _metric_means(finished: list[dict[str, Any]]) -> dict[str, float]:
         for name in info["episode"].keys() - EPISODE_BASICS:
             values.setdefault(name, []).append(float(info["episode"][name]))
     return {name: float(np.mean(group)) for name, group in sorted(values.items())}
+
+
+class _Costs:
+    """Memories held and time per step, over all steps and over intervals of them."""
+
+    def __init__(self, num_layers: int, num_envs: int) -> None:
+        self.totals = _Totals(num_layers)
+        self.intervals: list[Interval] = []
+        self._num_layers, self._num_envs = num_layers, num_envs
+        self._interval = _Totals(num_layers)
+        self._first_step, self._end_step = 0, FIRST_INTERVAL_STEPS
+
+    def add(self, decision: Decision, age_B: np.ndarray, playing_B: np.ndarray, seconds: float) -> None:
+        """Add a step that took the agent so many seconds."""
+        shape = (-1, self._num_envs)
+        retained_LB = np.array([report.retained_B.cpu().numpy() for report in decision.reports])
+        tagged_LB = np.array([report.tagged_B.cpu().numpy() for report in decision.reports])
+        bytes_held = decision.state.bytes_held / self._num_envs
+        for part in (self.totals, self._interval):
+            part.add(
+                retained_LB.reshape(shape), tagged_LB.reshape(shape), age_B, playing_B, bytes_held, seconds
+            )
+        if self.totals.steps == self._end_step:
+            self._close_interval()
+
+    def finish(self) -> None:
+        """Close the last interval, which the episodes cut short."""
+        if self.totals.steps > self._first_step:
+            self._close_interval()
+
+    def _close_interval(self) -> None:
+        part, last_step = self._interval, self.totals.steps
+        microseconds = 1e6 * part.seconds / (part.steps * self._num_envs)
+        self.intervals.append(
+            Interval(self._first_step, last_step, part.retained_mean(), part.bytes / part.steps, microseconds)
+        )
+        self._interval = _Totals(self._num_layers)
+        self._first_step, self._end_step = last_step, 2 * self._end_step
 
 
 class _Totals:
@@ -348,7 +391,3 @@ class _Totals:
 
     def retained_mean(self) -> list[float]:
         return (self.retained_L / self.rows).tolist()
-
-    def as_stretch(self, first_step: int, last_step: int, num_envs: int) -> Stretch:
-        microseconds = 1e6 * self.seconds / (self.steps * num_envs)
-        return Stretch(first_step, last_step, self.retained_mean(), self.bytes / self.steps, microseconds)

@@ -68,9 +68,12 @@ def train(config: TrainConfig) -> int:
 
 def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
     folder = or_exit(lambda: ranks.first(lambda: open_run_folder(config)))
+    display = ProgressDisplay(config.total_steps, rank=ranks.index)
+    # Before the agent is built: its optimizer is the first, and imports the compiler of torch for a second.
+    display.announce(_task_facts(config))
     agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder, ranks))
-    display = ProgressDisplay(config.total_steps, start_steps=agent.num_timesteps, rank=ranks.index)
-    display.announce(_facts(config, agent, folder))
+    display.start_at(agent.num_timesteps)
+    display.announce(_agent_facts(config, agent, folder))
     for note in notes:
         display.note(note)
     go_on = partial(_where_to_go_on, folder, ranks)
@@ -191,12 +194,17 @@ def _evaluate_best(
     return result
 
 
-def _facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: RunFolder) -> dict[str, object]:
-    parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
-    policy = config.policy
+def _task_facts(config: TrainConfig) -> dict[str, object]:
     return {
         "environment": f"{config.env} x {config.num_envs}",
         "algorithm": f"{config.algo.upper()}, up to {config.total_steps:,} steps",
+    }
+
+
+def _agent_facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: RunFolder) -> dict[str, object]:
+    parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
+    policy = config.policy
+    return {
         "policy": f"{counted(policy.num_layers, 'layer')} of width {policy.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
         "device": f"{agent.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 import memory_suite.envs  # noqa: F401  (registers the environments)
 
 if TYPE_CHECKING:
-    from memory_suite.agents import MemoryA2C, MemoryPolicy, MemoryPPO, SpanPenaltySettings
+    from memory_suite.agents.algorithms.a2c import MemoryA2C
+    from memory_suite.agents.algorithms.ppo import MemoryPPO
+    from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+    from memory_suite.agents.policy.policy import MemoryPolicy
     from memory_suite.envs.vec_env import GymnasiumVecEnv, make_vec_env
 
 __version__ = "0.1.0"
@@ -31,10 +34,10 @@ __all__ = [
 
 _MODULES = {
     "GymnasiumVecEnv": "memory_suite.envs.vec_env",
-    "MemoryA2C": "memory_suite.agents",
-    "MemoryPPO": "memory_suite.agents",
-    "MemoryPolicy": "memory_suite.agents",
-    "SpanPenaltySettings": "memory_suite.agents",
+    "MemoryA2C": "memory_suite.agents.algorithms.a2c",
+    "MemoryPPO": "memory_suite.agents.algorithms.ppo",
+    "MemoryPolicy": "memory_suite.agents.policy.policy",
+    "SpanPenaltySettings": "memory_suite.agents.algorithms.span_penalty",
     "make_vec_env": "memory_suite.envs.vec_env",
 }
 

@@ -23,7 +23,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from memory_suite.agents import MemoryA2C, MemoryPPO
+from memory_suite import MemoryA2C, MemoryPPO
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
 from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
 from memory_suite.agents.model.store.rows import NEVER
@@ -406,7 +406,7 @@ def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights() -> No
     model.learn(64)
     before = {name: part.clone() for name, part in model.policy.state_dict().items()}
     with pytest.raises(NonFiniteLossError, match=r"loss became nan in update \d+, at step 64"):
-        model.optimize(torch.tensor(float("nan")))
+        model.optimizer_step(torch.tensor(float("nan")))
     assert all(torch.equal(part, before[name]) for name, part in model.policy.state_dict().items())
 
 
@@ -477,7 +477,7 @@ def test_an_infinite_gradient_stops_before_it_reaches_the_weights() -> None:
     before = {name: part.clone() for name, part in model.policy.state_dict().items()}
     weight = model.policy.value_net.weight
     with pytest.raises(NonFiniteLossError, match=r"gradient became (nan|inf) in update \d+, at step 64"):
-        model.optimize((weight - weight.detach()).clamp_min(0.0).sqrt().sum())
+        model.optimizer_step((weight - weight.detach()).clamp_min(0.0).sqrt().sum())
     assert all(torch.equal(part, before[name]) for name, part in model.policy.state_dict().items())
 
 
@@ -580,7 +580,7 @@ def test_a_bare_vector_environment_is_refused_with_what_to_do() -> None:
     """In a process of its own: here annotations are enforced, and would speak first."""
     program = """
 import gymnasium, envs
-from memory_suite.agents import MemoryPPO
+from memory_suite import MemoryPPO
 from memory_suite.envs.vec_env import GymnasiumVecEnv
 twin = gymnasium.make_vec("MemorySuite/CorridorShort-v0", 2, vectorization_mode="vector_entry_point")
 MemoryPPO("MemoryPolicy", GymnasiumVecEnv(twin), n_steps=8, batch_size=8).learn(16)
@@ -609,7 +609,8 @@ def test_learns_to_say_what_it_saw_first(make: Any) -> None:
 def test_other_memories_learn_it_too(kind: str) -> None:
     """The compressive one has to read it out of a mean of two."""
     few = {"memory_size": 3 if kind == "compressive" else 8, "compressed_size": 4, "compression_rate": 2}
-    settings = {"learning_rate": 3e-3, "ent_coef": 0.01, "batch_size": 256, "n_epochs": 4}
+    # At a constant rate a policy may lose a solved task again; one processor saw it at 40,000 steps.
+    settings = {"learning_rate": lambda left: 3e-3 * left, "ent_coef": 0.01, "batch_size": 256, "n_epochs": 4}
     model = ppo(vec(RepeatFirst, 32), **settings, policy_kwargs={"memory": kind, **few})
     model.learn(40_000)
     mean, _ = evaluate_policy(model, vec(RepeatFirst, 10), n_eval_episodes=200)

@@ -16,7 +16,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
-from memory_suite.agents.algorithms import on_policy
+from memory_suite.agents.diagnostics import rollout_diagnostics
 from memory_suite.agents.diagnostics.step_records import OwnStep, StepRecord, of_all_ranks
 from memory_suite.agents.distributed import Ranks
 from memory_suite.agents.model import layer as layer_module
@@ -50,7 +50,7 @@ def counted_looks() -> Iterator[Counter[str]]:
     with pytest.MonkeyPatch.context() as patch:
         for name in LOOKS:
             patch.setattr(torch.Tensor, name, counting(name, getattr(torch.Tensor, name)))
-        patch.setattr(on_policy, "of_all_ranks", fetched)
+        patch.setattr(rollout_diagnostics, "of_all_ranks", fetched)
         yield counts
 
 
@@ -61,7 +61,7 @@ def looks_in_a_rollout(make: Callable[[], VecEnv], num_steps: int, **changes: An
     callback = CallbackList([])
     callback.init_callback(model)
     with counted_looks() as counts:
-        assert model._collect(callback)
+        assert model.collect_rollouts(callback)
     return counts
 
 

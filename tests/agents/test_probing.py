@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 
 import memory_suite.envs  # noqa: F401  (registers)
-from memory_suite.agents import MemoryPPO
+from memory_suite import MemoryPPO
 from memory_suite.agents.episodes.probe import Edit, Effect, Probe, content_of, exchange, insertion
 from memory_suite.agents.episodes.recorder import EpisodePlayer, choices_of, record_episode
 from memory_suite.agents.model.store.rows import NEVER

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 import memory_suite.envs  # noqa: F401  (registers)
-from memory_suite.agents import MemoryPPO
+from memory_suite import MemoryPPO
 from memory_suite.agents.episodes.record import (
     UNKNOWN_CELL,
     EpisodeFileError,

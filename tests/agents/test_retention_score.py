@@ -10,8 +10,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from memory_suite.agents import MemoryPPO
-from memory_suite.agents.diagnostics.cue_retention import RetentionScore, cue_done_numbers, settled
+from memory_suite import MemoryPPO
+from memory_suite.agents.diagnostics.cue_retention import RetentionScore, settled
+from memory_suite.agents.diagnostics.cue_tracker import info_numbers
 from memory_suite.agents.episodes.recorder import record_episode
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.transformer import MemoryTransformer
@@ -147,7 +148,7 @@ def test_the_state_can_be_saved() -> None:
 
 
 def test_infos_without_the_word_mean_nothing_is_done() -> None:
-    assert cue_done_numbers([{}, {"cue_done": 2}, {"cue_done": True}]).tolist() == [0, 2, 1]
+    assert info_numbers([{}, {"cue_done": 2}, {"cue_done": True}], "cue_done").tolist() == [0, 2, 1]
 
 
 def test_each_row_has_its_own_limit_of_spans() -> None:

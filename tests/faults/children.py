@@ -27,7 +27,7 @@ from memory_suite.agents.serialization.state_tree import join, split
 from memory_suite.configs import command_line
 from memory_suite.envs.vec_env import GymnasiumVecEnv
 from memory_suite.runners import train_agent, train_sequence
-from memory_suite.runners.run import background_writer, wandb_writer
+from memory_suite.runners.run import tracking, wandb_writer
 from memory_suite.runners.run.folder import Checkpoint, RunFolder
 from memory_suite.runners.run.metrics_file import MetricsFile, Row
 from memory_suite.runners.training import callback as training_callback
@@ -137,7 +137,7 @@ def train_tracked(
         del os.environ[name]
     os.environ.update(environment)
     for name, seconds in limits.items():
-        setattr(wandb_writer if hasattr(wandb_writer, name) else background_writer, name, seconds)
+        setattr(tracking if hasattr(tracking, name) else wandb_writer, name, seconds)
     write = MetricsFile.write
     rows = itertools.count()
 

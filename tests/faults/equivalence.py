@@ -19,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from memory_suite.agents import MemoryPPO
+from memory_suite import MemoryPPO
 from memory_suite.agents.model.retention.base import SMALLEST_MASK
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.transformer import MemoryTransformer

@@ -39,7 +39,9 @@ def snapshot(steps: int) -> ProgressSnapshot:
 def make(*, terminal: bool, start_steps: int = 0) -> tuple[ProgressDisplay, io.StringIO, Clock]:
     output, clock = io.StringIO(), Clock()
     console = Console(file=output, force_terminal=terminal, force_interactive=terminal, width=100)
-    return ProgressDisplay(3_000_000, start_steps=start_steps, console=console, clock=clock), output, clock
+    display = ProgressDisplay(3_000_000, console=console, clock=clock)
+    display.start_at(start_steps)
+    return display, output, clock
 
 
 def test_without_a_terminal_a_line_every_ten_seconds() -> None:

@@ -1,0 +1,108 @@
+"""What an algorithm measures while it collects rollouts: memories, cues, and outcomes of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from memory_suite.agents.diagnostics.cue_tracker import CueTracker
+from memory_suite.agents.diagnostics.memory_metrics import MemoryStatistics
+from memory_suite.agents.diagnostics.step_records import OwnStep, of_all_ranks
+from memory_suite.agents.diagnostics.success_window import ALL, SuccessWindow
+from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.model.layer import StepReport
+from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.model.transformer import MemoryTransformer
+
+EPISODE_KEYS = ("episode", "is_success", "episode_class")
+"""keys of the info of an episode's last step that describe the whole episode"""
+
+
+class RolloutDiagnostics:
+    """Records each step of a rollout on the device, and adds all of them to the statistics at once.
+
+    To look at each step alone would synchronize with a GPU at each step.
+    """
+
+    def __init__(
+        self, num_envs: int, transformer: MemoryTransformer, success_window: SuccessWindow, ranks: Ranks
+    ) -> None:
+        """Start empty.
+
+        Args:
+            num_envs: B, environments of this rank.
+            transformer: whose memories are measured.
+            success_window: takes the outcomes of episodes.
+            ranks: statistics are those of all ranks.
+        """
+        self._transformer = transformer
+        self._ranks = ranks
+        self.success_window = success_window
+        self.memory = MemoryStatistics(num_envs, transformer.settings, ranks)
+        self.cues = CueTracker(self.memory.retention)
+        self._steps: list[OwnStep] = []
+
+    def reset(self, infos: Sequence[dict[str, Any]]) -> None:
+        """Begin new episodes in all environments, with the infos of their resets."""
+        self.cues.observe(infos)
+        self.memory.begin()
+        self._steps = []
+
+    def begin_rollout(self) -> None:
+        """Forget the means of the last rollout."""
+        self.memory.begin_rollout()
+
+    def before_step(
+        self, memory: MemoryState, episode_start_B: NDArray[np.bool_], limit_B1: Tensor | None
+    ) -> None:
+        """Call before the policy acts."""
+        self.cues.before_step(self._transformer, memory, episode_start_B, limit_B1)
+
+    def record(
+        self,
+        reports: list[StepReport],
+        memory: MemoryState,
+        episode_start_B: Tensor,
+        dones: NDArray[np.bool_],
+        infos: Sequence[dict[str, Any]],
+        limit_B1: Tensor | None,
+    ) -> None:
+        """Record a step, after the policy and the environments acted.
+
+        Args:
+            reports: what each layer did with its memories.
+            memory: after the step.
+            episode_start_B: where the step was the first of an episode.
+            dones: [B], where it was the last.
+            infos: of the environments.
+            limit_B1: upper bound of spans in the step.
+        """
+        cue_B = torch.as_tensor(self.cues.cue_B, device=episode_start_B.device)
+        score = self.cues.after_step(self._transformer, memory, reports, dones, infos, limit_B1=limit_B1)
+        ended = [
+            {name: infos[row][name] for name in EPISODE_KEYS if name in infos[row]}
+            for row in np.flatnonzero(dones).tolist()
+        ]
+        self._steps.append(OwnStep(reports, episode_start_B, cue_B, score, ended))
+
+    def flush(self) -> list[dict[str, Any]]:
+        """Add the recorded steps of all ranks to the statistics.
+
+        Returns:
+            What the infos of the episodes that ended said of them (`EPISODE_KEYS`), in the order of time.
+        """
+        steps, self._steps = self._steps, []
+        ended = []
+        for record in of_all_ranks(steps, self._ranks):
+            self.memory.add(record.reports, record.is_first_N, record.tag_N)
+            self.memory.retention.add(record.score)
+            ended.extend(record.ended)
+        for info in ended:
+            if "is_success" in info:
+                self.success_window.record(bool(info["is_success"]), str(info.get("episode_class", ALL)))
+        return ended
