@@ -201,7 +201,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[np.int64], NDArray[Any]], ABC):
         if self._action_bits >= 0:
             in_space = not int(np.bitwise_or.reduce(actions)) & ~self._action_bits
         else:
-            in_space = bool((actions >= 0).all() and (actions < self._num_actions).all())
+            in_space = bool(actions.min() >= 0 and actions.max() < self._num_actions)
         if not in_space:
             index = int(np.flatnonzero((actions < 0) | (actions >= self._num_actions))[0])
             raise ValueError(
