@@ -31,7 +31,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "agents.model": [
         {"init", "store"},
         {"retention"},
-        {"attention", "settings"},
+        {"attention", "block_memories", "settings"},
         {"layer"},
         {"transformer"},
         {"sequence_model"},

@@ -13,6 +13,7 @@ from memory_suite.agents.model.attention.expiring import INVISIBLE, ExpiringAtte
 from memory_suite.agents.model.attention.flex import fused_attention, obstacle
 from memory_suite.agents.model.attention.leave_one_out import Ablation, leave_one_out
 from memory_suite.agents.model.attention.positions import BlockPositions, positions_of_ages
+from memory_suite.agents.model.block_memories import BlockMemories
 from memory_suite.agents.model.init import orthogonal
 from memory_suite.agents.model.retention.penalty import PenaltyKind, span_shortfall
 from memory_suite.agents.model.settings import AttentionKind, TransformerSettings, make_retention
@@ -68,10 +69,32 @@ class BlockReport(NamedTuple):
     """the span penalty per row; None unless asked for, and if spans are not learned"""
 
 
-class _Reading(NamedTuple):
+class _Queries(NamedTuple):
+    """Queries of a block."""
+
+    question_BTHQ: Tensor
+    """scaled by K**-0.5, against keys or against memories as they are stored"""
+    position_BTHP: Tensor
+    """their products with relative positions"""
+    projected: bool
+    """against keys, so that values are projected too"""
+    fused: bool
+
+
+class _Attended(NamedTuple):
+    """What attention gives, the last three only as far as penalty and ablation need them."""
+
+    context_BTHQ: Tensor
+    mask_BTGM: Tensor | None
+    attention_BTHM: Tensor | None
+    value: Tensor
+    """what was averaged: [B, H, M, K] if projected, else [B, 1, M, D]"""
+
+
+class AttentionOutput(NamedTuple):
     """What some rows of a block read from memory."""
 
-    read_BTHQ: Float[Tensor, "B T H Q"]
+    context_BTHQ: Float[Tensor, "B T H Q"]
     span_BGT: Float[Tensor, "B G T"]
     penalty_B: Float[Tensor, " B"] | None
     without_NCHQ: Float[Tensor, "N C H Q"] | None
@@ -252,8 +275,8 @@ class MemoryLayer(nn.Module):
         # Mixed precision ends here: spans of thousands of steps need every digit.
         with torch.autocast(h_BTD.device.type, enabled=False):
             parts = [
-                self._read(*part, penalty, projected=projected, fused=fused)
-                for part in zip(
+                self._attend(_Queries(question, position, projected, fused), h, stored, part_view, penalty)
+                for question, position, h, stored, part_view in zip(
                     torch.split(question_BTHQ, size),
                     torch.split(position_BTHP, size),
                     torch.split(h_BTD, size),
@@ -263,7 +286,7 @@ class MemoryLayer(nn.Module):
                 )
             ]
         read = _joined(parts)
-        read_BTD = self._out(read.read_BTHQ, projected=projected)
+        read_BTD = self._out(read.context_BTHQ, projected=projected)
         y_BTD = self.feedforward(x_BTD + read_BTD)
         if read.shortfall_NC is not None:
             assert read.without_NCHQ is not None
@@ -299,89 +322,94 @@ class MemoryLayer(nn.Module):
         scores_per_row = num_steps * self.num_heads * (memory.num_slots + num_steps)
         return min(batch, max(1, SCORES_IN_CACHE // scores_per_row))
 
-    def _read(
+    def _attend(
         self,
-        question_BTHQ: Float[Tensor, "B T H Q"],
-        position_BTHP: Float[Tensor, "B T H P"],
+        queries: _Queries,
         h_BTD: Float[Tensor, "B T D"],
         memory: LayerMemory,
         view: BlockView,
         penalty: PenaltyKind | None,
-        *,
-        projected: bool,
-        fused: bool,
-    ) -> _Reading:
-        """What a block's queries read from memory."""
-        retention, num_steps = self.retention, h_BTD.shape[1]
-        new = view.new_memory(h_BTD)
-        pooled = retention.pool(memory, new, view)
-        contents = [memory, new] if pooled is None else [memory, pooled.memory, new]
-        spans = [retention.spans_of(part) for part in contents]
-        span_BGT = spans[-1]
-        birth_BM = view.relative(torch.cat([part.birth_BW for part in contents], 1))
-        end_BGM = torch.cat(view.limited(spans), 2) + birth_BM.unsqueeze(1)
-        hidden_BTN = view.hidden_BTT if pooled is None else torch.cat([pooled.hidden_BTP, view.hidden_BTT], 2)
-        hidden = [part.hidden_BWD for part in contents]
-        exact = h_BTD.dtype
-        if self.null_memory:  # before the new ones: a memory of zeros, always there
-            hidden.insert(-1, torch.zeros_like(h_BTD[:, :1]))
-            end_BGM = _inserted(end_BGM, num_steps, torch.inf)
-            birth_BM = _inserted(birth_BM, num_steps, -torch.inf)
-            hidden_BTN = _inserted(hidden_BTN, num_steps, False)
-        taught_by_use = penalty is not None and penalty.use_weight is not None  # and not by the task
-        clocks = (
-            (end_BGM.detach() if taught_by_use else end_BGM) / retention.ramp + 1.0,
-            view.stored_time_BT / retention.ramp,
-            view.step_T / retention.ramp,
-            hidden_BTN,
+    ) -> AttentionOutput:
+        """Let a block's queries attend to the stored memories and to those of the block (`h_BTD`)."""
+        retention = self.retention
+        memories = BlockMemories.gather(retention, memory, view, h_BTD, null_memory=self.null_memory)
+        attended = (
+            self._attend_fused(queries, memories, view, penalty)
+            if queries.fused
+            else self._attend_plain(queries, memories, view, penalty)
         )
-        mask_BTGM = attention_BTHM = None
-        if fused:
-            key_BHMK, value_BHMK = self._projected(hidden, question_BTHQ.dtype)
-            position_BHTP = position_BTHP.transpose(1, 2) if self.position_window else None
-            placeless_BM = torch.cat([part.pooled_BW for part in contents], 1)
-            if self.null_memory:
-                placeless_BM = _inserted(placeless_BM, num_steps, True)
-            birth_BM = birth_BM.masked_fill(placeless_BM, LONG_AGO).clamp_min(LONG_AGO).to(torch.int32)
-            read_BTHQ = fused_attention(question_BTHQ, key_BHMK, value_BHMK, position_BHTP, birth_BM, *clocks)
-        else:
-            if projected:
-                key_BSMQ, value_BSMQ = self._projected(hidden, exact)
-            else:
-                with torch.no_grad():  # the gradient goes to those written in the block, by another way
-                    key_BSMQ, value_BSMQ = torch.cat(hidden, 1).unsqueeze(1), None
-            positions = None
-            if self.position_window:
-                age_BW = self._position_ages(view.clock_B.unsqueeze(1) - memory.birth_BW, memory)
-                positions = BlockPositions.of(age_BW, num_steps=num_steps, window=self.position_window)
-            read_BTHQ, mask_BTGM, attention_BTHM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
-                *(question_BTHQ.to(exact), key_BSMQ, value_BSMQ, position_BTHP, *clocks, positions),
-                penalty is not None and penalty.asks_for_use and retention.learns,
-                penalty is not None and penalty.form == "ramp",
-                self.null_memory,
-                *(() if projected else hidden[1:]),
-            )
         penalty_B = without_NCHQ = shortfall_NC = None
         if penalty is not None:
-            penalty_B = retention.penalty(penalty, span_BGT, end_BGM, mask_BTGM, view.step_T)
-        if attention_BTHM is not None:
-            assert penalty is not None
-            row_N, step_N = view.asked_BT.nonzero(as_tuple=True)
-            attention_NHM = attention_BTHM[row_N, step_N]
-            if self.null_memory:  # cannot be taken away
-                attention_NHM[..., -num_steps - 1] = 0.0
-            value = key_BSMQ if value_BSMQ is None else value_BSMQ
-            without_NCHQ, place_NC = leave_one_out(read_BTHQ[row_N, step_N], value, attention_NHM, row_N)
-            span_BGM = torch.cat(spans, 2)
-            if self.null_memory:
-                span_BGM = _inserted(span_BGM, num_steps, torch.inf)
-            span_NC = span_BGM.expand(-1, self.num_heads, -1)[
-                row_N.unsqueeze(1), torch.arange(self.num_heads, device=row_N.device), place_NC
-            ]
-            age_NC = view.step_T[step_N].unsqueeze(1) - birth_BM[row_N].gather(1, place_NC)
-            shortfall_NC = span_shortfall(span_NC, age_NC, penalty.use_margin)
-            shortfall_NC = shortfall_NC.masked_fill(attention_NHM.amax(2) == 0.0, 0.0)
-        return _Reading(read_BTHQ, span_BGT, penalty_B, without_NCHQ, shortfall_NC)
+            penalty_B = retention.penalty(
+                penalty, memories.span_BGT, memories.end_BGM, attended.mask_BTGM, view.step_T
+            )
+            if attended.attention_BTHM is not None:
+                without_NCHQ, shortfall_NC = self._ablate(attended, memories, view, penalty.use_margin)
+        return AttentionOutput(
+            attended.context_BTHQ, memories.span_BGT, penalty_B, without_NCHQ, shortfall_NC
+        )
+
+    def _attend_plain(
+        self, queries: _Queries, memories: BlockMemories, view: BlockView, penalty: PenaltyKind | None
+    ) -> _Attended:
+        """Attention that computes every score of a query and a memory."""
+        retention, full_dtype = self.retention, memories.h[-1].dtype
+        if queries.projected:
+            key, value = self._projected(memories.h, full_dtype)
+        else:
+            with torch.no_grad():  # the gradient goes to those written in the block, by another way
+                key, value = torch.cat(memories.h, 1).unsqueeze(1), None
+        positions = None
+        if self.position_window:
+            stored = memories.contents[0]
+            age_BW = self._position_ages(view.clock_B.unsqueeze(1) - stored.birth_BW, stored)
+            positions = BlockPositions.of(age_BW, num_steps=len(view.step_T), window=self.position_window)
+        context_BTHQ, mask_BTGM, attention_BTHM = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
+            *(queries.question_BTHQ.to(full_dtype), key, value, queries.position_BTHP),
+            *memories.expiry(view, retention.ramp, detach_spans=_taught_by_use(penalty)),
+            positions,
+            penalty is not None and penalty.asks_for_use and retention.learns,
+            penalty is not None and penalty.form == "ramp",
+            self.null_memory,
+            *(() if queries.projected else memories.h[1:]),
+        )
+        return _Attended(context_BTHQ, mask_BTGM, attention_BTHM, key if value is None else value)
+
+    def _attend_fused(
+        self, queries: _Queries, memories: BlockMemories, view: BlockView, penalty: PenaltyKind | None
+    ) -> _Attended:
+        """Attention in one kernel, which stores no score."""
+        key_BHMK, value_BHMK = self._projected(memories.h, queries.question_BTHQ.dtype)
+        position_BHTP = queries.position_BTHP.transpose(1, 2) if self.position_window else None
+        birth_BM = memories.birth_BM.masked_fill(memories.no_position_BM(), LONG_AGO)
+        context_BTHQ = fused_attention(
+            queries.question_BTHQ,
+            key_BHMK,
+            value_BHMK,
+            position_BHTP,
+            birth_BM.clamp_min(LONG_AGO).to(torch.int32),
+            *memories.expiry(view, self.retention.ramp, detach_spans=_taught_by_use(penalty)),
+        )
+        return _Attended(context_BTHQ, None, None, value_BHMK)
+
+    def _ablate(
+        self, attended: _Attended, memories: BlockMemories, view: BlockView, margin: float
+    ) -> tuple[Tensor, Tensor]:
+        """What the selected queries read without each head's most attended memory; its span's shortfall."""
+        assert attended.attention_BTHM is not None
+        row_N, step_N = view.asked_BT.nonzero(as_tuple=True)
+        attention_NHM = attended.attention_BTHM[row_N, step_N]
+        if self.null_memory:  # it cannot be removed
+            attention_NHM[..., -len(view.step_T) - 1] = 0.0
+        without_NCHQ, place_NC = leave_one_out(
+            attended.context_BTHQ[row_N, step_N], attended.value, attention_NHM, row_N
+        )
+        span_NC = memories.span_BGM().expand(-1, self.num_heads, -1)[
+            row_N.unsqueeze(1), torch.arange(self.num_heads, device=row_N.device), place_NC
+        ]
+        age_NC = view.step_T[step_N].unsqueeze(1) - memories.birth_BM[row_N].gather(1, place_NC)
+        shortfall_NC = span_shortfall(span_NC, age_NC, margin)
+        return without_NCHQ, shortfall_NC.masked_fill(attention_NHM.amax(2) == 0.0, 0.0)
 
     def after_block(self, memory: LayerMemory, h_BTD: Float[Tensor, "B T D"], view: BlockView) -> LayerMemory:
         """What the query after a block would still see, per row; `h_BTD` are the memories written in it."""
@@ -477,18 +505,17 @@ class MemoryLayer(nn.Module):
         return age_BW.masked_fill(memory.pooled_BW, self.position_window + 1)
 
 
-def _joined(parts: list[_Reading]) -> _Reading:
+def _joined(parts: list[AttentionOutput]) -> AttentionOutput:
     """What all rows read, from what groups of them read."""
     if len(parts) == 1:
         return parts[0]
     columns = zip(*parts, strict=True)  # what is None in one part is None in all
-    return _Reading(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+    return AttentionOutput(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
-def _inserted(part: Tensor, before: int, value: float | bool) -> Tensor:
-    """One more column of this value, before so many last ones."""
-    column = part.new_full((*part.shape[:-1], 1), value)
-    return torch.cat([part[..., :-before], column, part[..., -before:]], -1)
+def _taught_by_use(penalty: PenaltyKind | None) -> bool:
+    """Whether spans learn from the ablation of memories, and not from the task's loss."""
+    return penalty is not None and penalty.use_weight is not None
 
 
 def _largest(number_BGW: Float[Tensor, "B G W"]) -> Float[Tensor, "B W"]:

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 FORMAT = "memory-suite-archive"
-VERSION = 1
+VERSION = 2
 
 _TENSORS, _DATA, _MANIFEST = "tensors.safetensors", "data.json", "manifest.json"
 _SEAL = b"sha256:"
@@ -227,7 +227,9 @@ def _check_manifest(members: Mapping[str, bytes]) -> None:
         raise ArchiveError(f"its format is {manifest.get('format')!r}, not {FORMAT!r}")
     if manifest.get("version") != VERSION:
         raise ArchiveError(
-            f"its version is {manifest.get('version')!r}; this program reads version {VERSION}"
+            "another revision of memory-suite wrote it, in version "
+            f"{manifest.get('version')!r} of the format (this one reads {VERSION}): use that revision, "
+            "or train again"
         )
     if manifest.get("members") != _fingerprints({name: members[name] for name in (_TENSORS, _DATA)}):
         raise ArchiveError(f"its members are not those that its {_MANIFEST} lists")

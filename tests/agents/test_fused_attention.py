@@ -215,7 +215,7 @@ def test_intervals_as_drawn() -> None:
         model, torch.randn(1, 2, WIDTH, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.bool), 2
     )
     view = BlockView.of(state, torch.tensor([[False, False, True, False]]))
-    begin, end = seen_by(torch.full((1, 1, 6), 99.0), view.stored_time_BT, view.step_T, view.hidden_BTT)
+    begin, end = seen_by(torch.full((1, 1, 6), 99.0), view.stored_time_BT, view.step_T, view.blocked_BTT)
     seen = [[int(b <= t < e) for b, e in zip(begin[0], end[0, 0], strict=True)] for t in range(4)]
     assert seen == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]]
     assert begin[0].tolist() == [0, 0, 1, 0, 3, 0]

@@ -384,7 +384,7 @@ def test_mask_as_drawn() -> None:
         state = model.step(torch.randn(1, 8, dtype=torch.float64), state, torch.tensor([False])).state
     view = BlockView.of(state, torch.tensor([[False, False, True, False]]))
     stored = view.stored_time_BT.isfinite().unsqueeze(2).expand(-1, -1, 2)
-    visible = torch.cat([stored, ~view.hidden_BTT], 2)
+    visible = torch.cat([stored, ~view.blocked_BTT], 2)
     assert visible[0].int().tolist() == [
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],

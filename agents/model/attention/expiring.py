@@ -69,7 +69,7 @@ class ExpiringAttention(torch.autograd.Function):
         expiry_BGM: Float[Tensor, "B G M"],
         stored_time_BT: Float[Tensor, "B T"],
         time_T: Float[Tensor, " T"],
-        hidden_BTN: Bool[Tensor, "B T N"],
+        blocked_BTN: Bool[Tensor, "B T N"],
         positions: BlockPositions | None,
         need_attention: bool = False,
         need_mask: bool = False,
@@ -90,7 +90,7 @@ class ExpiringAttention(torch.autograd.Function):
             stored_time_BT: t / R on the same clock as the stored memories see it; infinite for a query
                 that may see none of them.
             time_T: t / R for the memories that come up in the block.
-            hidden_BTN: True where a query may not look at one of them, whatever the span.
+            blocked_BTN: True where a query may not look at one of them, whatever the span.
             positions: where position_BTHP belongs; None: it has nothing in it.
             need_attention: also give a'_ti.
             need_mask: also give m_ti.
@@ -105,13 +105,13 @@ class ExpiringAttention(torch.autograd.Function):
         batch, steps = query_BTHQ.shape[:2]
         num_sets = key_BSMQ.shape[1]
         num_spans, num_memories = expiry_BGM.shape[1:]
-        num_stored = num_memories - hidden_BTN.shape[2]
+        num_stored = num_memories - blocked_BTN.shape[2]
         mask_BTGM = query_BTHQ.new_empty(batch, steps, num_spans, num_memories, dtype=expiry_BGM.dtype)
         expiry_B1GM = expiry_BGM.unsqueeze(1)
         stored_time_BT11, time_T11 = stored_time_BT[:, :, None, None], time_T[:, None, None]
         torch.sub(expiry_B1GM[..., :num_stored], stored_time_BT11, out=mask_BTGM[..., :num_stored])
         torch.sub(expiry_B1GM[..., num_stored:], time_T11, out=mask_BTGM[..., num_stored:])
-        mask_BTGM[..., num_stored:].masked_fill_(hidden_BTN.unsqueeze(2), 0.0)
+        mask_BTGM[..., num_stored:].masked_fill_(blocked_BTN.unsqueeze(2), 0.0)
         gone_BTGM = mask_BTGM <= SMALLEST_MASK
         blind_BTG1 = None if never_blind else gone_BTGM.all(3, keepdim=True)
         mask_BTGM.clamp_(SMALLEST_MASK, 1.0)

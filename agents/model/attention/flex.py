@@ -70,7 +70,7 @@ def fused_attention(
     expiry_BGM: Float[Tensor, "B G M"],
     stored_time_BT: Float[Tensor, "B T"],
     time_T: Float[Tensor, " T"],
-    hidden_BTN: Bool[Tensor, "B T N"],
+    blocked_BTN: Bool[Tensor, "B T N"],
 ) -> Float[Tensor, "B T H K"]:
     """What `ExpiringAttention` reads, from projected keys and values, which may be bfloat16.
 
@@ -83,9 +83,9 @@ def fused_attention(
         expiry_BGM: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1. Gradient flows into it.
         stored_time_BT: infinite for a query that may see none of the stored memories.
         time_T: t / R.
-        hidden_BTN: True where a query may not look at one of those that come up in the block.
+        blocked_BTN: True where a query may not look at one of those that come up in the block.
     """
-    begin_BM, end_BGM = seen_by(expiry_BGM.detach(), stored_time_BT, time_T, hidden_BTN)
+    begin_BM, end_BGM = seen_by(expiry_BGM.detach(), stored_time_BT, time_T, blocked_BTN)
     shared = expiry_BGM.shape[1] == 1
     # A tensor: numbers from outside that vary, between models, are what torch cannot compile these with.
     window = torch.full_like(begin_BM[0, 0], 0 if position_BHTP is None else position_BHTP.shape[3])
@@ -145,11 +145,11 @@ def seen_by(
     expiry_BGM: Float[Tensor, "B G M"],
     stored_time_BT: Float[Tensor, "B T"],
     time_T: Float[Tensor, " T"],
-    hidden_BTN: Bool[Tensor, "B T N"],
+    blocked_BTN: Bool[Tensor, "B T N"],
 ) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B G M"]]:
     """The first query that sees each memory, and the first one after it that does not see it any more."""
-    num_stored = expiry_BGM.shape[2] - hidden_BTN.shape[2]
-    visible_BTN = (~hidden_BTN).to(torch.uint8)
+    num_stored = expiry_BGM.shape[2] - blocked_BTN.shape[2]
+    visible_BTN = (~blocked_BTN).to(torch.uint8)
     begin_BN = visible_BTN.argmax(1)
     begin_BM = F.pad(begin_BN, (num_stored, 0))
     end_stored_BW = stored_time_BT.isfinite().sum(1, keepdim=True).expand(-1, num_stored)

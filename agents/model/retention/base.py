@@ -40,7 +40,7 @@ class Pooled(NamedTuple):
     """P of them for each row, with gradient; births of `NEVER` where there are fewer"""
     episode_BP: Int[Tensor, "B P"]
     """the episode (as `BlockView.episode_BT` counts) they belong to"""
-    hidden_BTP: Bool[Tensor, "B T P"]
+    blocked_BTP: Bool[Tensor, "B T P"]
     """where a query may not look: before they come up, and in other episodes"""
 
 

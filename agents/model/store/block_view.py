@@ -40,7 +40,7 @@ class BlockView:
     """the caller's number for every step"""
     episode_BT: Int[Tensor, "B T"]
     """0: the episode that was under way before the block"""
-    hidden_BTT: Bool[Tensor, "B T T"]
+    blocked_BTT: Bool[Tensor, "B T T"]
     """where a query may not look inside the block: True at the dots drawn in the module's docstring"""
     stored_time_BT: Float[Tensor, "B T"]
     """the step; infinite where nothing stored may be seen, so that every stored memory has expired"""
@@ -67,7 +67,7 @@ class BlockView:
         tag_BT = torch.zeros_like(birth_BT) if tag_BT is None else tag_BT
         episode_BT = is_first_BT.long().cumsum(1)
         not_later_TT = torch.ones(num_steps, num_steps, dtype=torch.bool, device=device).triu()
-        hidden_BTT = not_later_TT | (episode_BT.unsqueeze(2) != episode_BT.unsqueeze(1))
+        blocked_BTT = not_later_TT | (episode_BT.unsqueeze(2) != episode_BT.unsqueeze(1))
         stored_time_BT = step_T.masked_fill(episode_BT != 0, torch.inf)
         asked_BT = torch.ones_like(is_first_BT) if asked_BT is None else asked_BT
         return cls(
@@ -76,7 +76,7 @@ class BlockView:
             birth_BT,
             tag_BT,
             episode_BT,
-            hidden_BTT,
+            blocked_BTT,
             stored_time_BT,
             asked_BT,
             limit_BT,
@@ -89,7 +89,7 @@ class BlockView:
             self.birth_BT,
             self.tag_BT,
             self.episode_BT,
-            self.hidden_BTT,
+            self.blocked_BTT,
             self.stored_time_BT,
             self.asked_BT,
         )
