@@ -1,4 +1,4 @@
-"""The environments of this suite: short names, Gymnasium ids and where each is written."""
+"""The environments of this suite: short names, Gymnasium ids, classes and arguments."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import gymnasium as gym
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class EnvSpec:
     """One registered environment."""
 
     id: str
     env: str
-    """`module:Class` of the readable reference"""
+    """`module:Class` of the plain environment, the readable reference"""
     vector_env: str
-    """`module:Class` of its batched twin"""
+    """`module:Class` of the vectorized version"""
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-def _family(name: str, variants: dict[str, dict[str, Any]]) -> dict[str, Entry]:
-    """The entries of one kind of environment: its variants' names and the arguments that make them."""
+def _family(name: str, variants: dict[str, dict[str, Any]]) -> dict[str, EnvSpec]:
+    """The variants of one kind of environment, given the arguments of each."""
     title = name.capitalize()
     return {
-        f"{name}-{variant}": Entry(
+        f"{name}-{variant}": EnvSpec(
             id=f"MemorySuite/{title}{variant.capitalize()}-v0",
             env=f"memory_suite.envs.{name}.env:{title}Env",
             vector_env=f"memory_suite.envs.{name}.vector:{title}VectorEnv",
@@ -36,7 +36,7 @@ def _family(name: str, variants: dict[str, dict[str, Any]]) -> dict[str, Entry]:
     }
 
 
-ENTRIES: dict[str, Entry] = {
+REGISTRY: dict[str, EnvSpec] = {
     **_family(
         "corridor",
         {
@@ -54,59 +54,55 @@ ENTRIES: dict[str, Entry] = {
         },
     ),
 }
-"""By the short name that `--env` takes."""
+"""all environments, by the short name that `--env` takes"""
 
 
 def register_all() -> None:
-    """Make every entry known to Gymnasium."""
-    for entry in ENTRIES.values():
+    """Register every environment with Gymnasium."""
+    for spec in REGISTRY.values():
         gym.register(
-            entry.id, entry_point=entry.env, vector_entry_point=entry.vector_env, kwargs=dict(entry.kwargs)
+            spec.id, entry_point=spec.env, vector_entry_point=spec.vector_env, kwargs=dict(spec.kwargs)
         )
 
 
 def resolve(name: str) -> str:
     """The Gymnasium id behind a short name or a registered id.
 
-    Of `module:id` the module is imported, so that it can register its environments, and the id returned.
+    For `MODULE:ID` the module is imported, so that it can register its environments. MiniGrid is imported
+    only for an id that is not registered yet, since its import takes longer than all of this suite.
 
     Raises:
-        ValueError: nobody knows the name (the message lists the short names and the nearest match), or the
+        ValueError: the name is unknown (the message lists the short names and the nearest match), or the
             module is missing or cannot be imported.
     """
-    if name in ENTRIES:
-        return ENTRIES[name].id
-    import_minigrid()
+    if name in REGISTRY:
+        return REGISTRY[name].id
     module, _, env_id = name.rpartition(":")
+    if module:
+        _import(module, name)
+    if env_id not in gym.registry:
+        importlib.import_module("minigrid")
     try:
-        if module:
-            _import(module)
         gym.spec(env_id)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"env: of {name!r} there is no module {error.name!r} to import") from error
     except gym.error.Error as error:
-        known = [*ENTRIES, *gym.registry]
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(name, [*REGISTRY, *gym.registry], n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
         raise ValueError(
-            f"env: nobody knows {name!r}{hint} Short names are {', '.join(ENTRIES)}; "
-            "any registered Gymnasium id works too, also as module:id"
+            f"env: unknown environment {name!r}{hint} Known names: {', '.join(REGISTRY)}. "
+            "You can also pass a registered Gymnasium id, or MODULE:ID"
         ) from error
     return env_id
 
 
-def import_minigrid() -> None:
-    """Import MiniGrid, which registers its environments; they are not needed for those of the suite."""
-    importlib.import_module("minigrid")
-
-
-def _import(module: str) -> None:
-    """Import a module; ModuleNotFoundError means that itself is missing, not one that it imports."""
+def _import(module: str, name: str) -> None:
+    """Import the module of an environment's name; ValueError if it is missing or raises."""
     try:
         importlib.import_module(module)
     except Exception as error:  # an import may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            raise
+            raise ValueError(
+                f"env: the module {error.name!r} of {name!r} does not exist or is not installed"
+            ) from error
         raise ValueError(
-            f"env: the module {module!r} cannot be imported: it raised {type(error).__name__}: {error}"
+            f"env: the module {module!r} of {name!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error

@@ -14,7 +14,7 @@ if not __package__:  # started as a script: import from the checkout, not from t
 
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import or_exit
-from memory_suite.envs.vec_env import EnvironmentFault
+from memory_suite.envs.errors import EnvFailedError
 from memory_suite.runners.run.folder import write_json_atomically
 from memory_suite.runners.run.progress import ProgressDisplay
 from memory_suite.runners.training.evaluate_run import EvaluateCommand, run
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     display = ProgressDisplay(0)
     try:
         result, env_name = or_exit(lambda: run(command))
-    except EnvironmentFault as fault:
+    except EnvFailedError as fault:
         display.note(f"error: the evaluation stopped: {fault}")
         return 1
     display.summary_table(result.rows(env_name))

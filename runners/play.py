@@ -218,7 +218,7 @@ def _make(command: PlayCommand, render_mode: str | None) -> gym.Env[Any, Any]:
     except (ValueError, TypeError) as error:
         raise ValueError(str(error) if str(error).startswith("env:") else f"env_args: {error}") from error
     except (ImportError, gym.error.Error) as error:
-        raise ValueError(f"env: {command.env} cannot be made: {error}") from error
+        raise ValueError(f"env: could not create {command.env}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         if isinstance(env, VectorEnv):
             raise ValueError(
                 "env is a Gymnasium vector environment: wrap it, envs.vec_env.GymnasiumVecEnv(env), or make "
-                "a wrapped one, envs.vec_env.make_vec_env(name, num_envs)"
+                "a wrapped one, envs.make.make_vec_env(name, num_envs)"
             )
         for name in ("gamma", "gae_lambda"):
             if not 0.0 <= algorithm_kwargs.get(name, 0.0) <= 1.0:

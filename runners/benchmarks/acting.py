@@ -15,7 +15,8 @@ from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS
 from memory_suite.agents.policy.policy import MemoryPolicy
 from memory_suite.configs.agent_schema import TrainConfig, load
-from memory_suite.envs.vec_env import GymnasiumVecEnv, make_vec_env
+from memory_suite.envs.make import make_vec_env
+from memory_suite.envs.vec_env import GymnasiumVecEnv
 from memory_suite.runners.benchmarks.options import BenchmarkCommand, Subject, shorten_spans
 from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
 from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, peak_mebibytes

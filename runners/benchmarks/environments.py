@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
-from memory_suite.envs.registration import ENTRIES, resolve
+from memory_suite.envs.registration import REGISTRY, resolve
 from memory_suite.runners.benchmarks.options import BenchmarkCommand, Subject
 from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
 
@@ -31,7 +31,7 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
     tables = [_ways(config.env, dict(config.env_args), command)]
     with ExitStack() as stack:
         rivals: dict[str, Callable[[], float]] = {}
-        for name in ENTRIES:
+        for name in REGISTRY:
             rivals |= {
                 f"{name}, plain": _plain(stack, name, {}, command.seed),
                 f"{name}, twin": _batch(stack, name, {}, command.seed, "vector_entry_point", LARGE_BATCH),
@@ -43,7 +43,7 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
             "twin steps/s": found[f"{name}, twin"],
             "twin against plain": found[f"{name}, twin"].against(found[f"{name}, plain"]),
         }
-        for name in ENTRIES
+        for name in REGISTRY
     }
     what = f"Random actions; a batched twin of {LARGE_BATCH:,} environments against one plain environment"
     return [*tables, Table("twins", what, rows)]
@@ -58,7 +58,7 @@ def _ways(name: str, arguments: Mapping[str, Any], command: BenchmarkCommand) ->
             sync: _batch(stack, name, arguments, seed, "sync", COPIES),
             f"AsyncVectorEnv of {COPIES}": _batch(stack, name, arguments, seed, "async", COPIES),
         }
-        if resolve(name) in {entry.id for entry in ENTRIES.values()}:
+        if resolve(name) in {entry.id for entry in REGISTRY.values()}:
             rivals |= {
                 f"our batched twin of {count:,}": _batch(
                     stack, name, arguments, seed, "vector_entry_point", count

@@ -14,7 +14,7 @@ from memory_suite.configs import agent_schema as schema
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.configs.command_line import Scalar
-from memory_suite.envs.vec_env import make_vec_env
+from memory_suite.envs.make import make_vec_env
 from memory_suite.runners.run.folder import RUNS
 from memory_suite.runners.sweeps.folder import Member, SweepError
 

@@ -20,7 +20,7 @@ from memory_suite.agents.serialization.spaces import told_apart
 from memory_suite.agents.serialization.state_tree import join
 from memory_suite.configs.agent_schema import A2CConfig, PPOConfig, TrainConfig
 from memory_suite.configs.run_config import RunConfig, decided, to_dict
-from memory_suite.envs.vec_env import make_vec_env
+from memory_suite.envs.make import make_vec_env
 from memory_suite.runners.run.folder import Checkpoint, RunFolder, RunFolderError
 
 ALGORITHMS: dict[str, type[MemoryOnPolicyAlgorithm]] = {"ppo": MemoryPPO, "a2c": MemoryA2C}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memory_suite.configs import command_line
-from memory_suite.envs.vec_env import make_vec_env
+from memory_suite.envs.make import make_vec_env
 from memory_suite.runners.training.build import check_spaces, for_agents
 from memory_suite.runners.training.evaluation import MAX_ENVS, EvaluationResult, evaluate
 from memory_suite.runners.training.trained_agent import AgentOptions

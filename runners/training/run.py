@@ -15,7 +15,7 @@ from memory_suite.agents.distributed import RankLostError, Ranks
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.configs.command_line import or_exit
-from memory_suite.envs.vec_env import EnvironmentFault
+from memory_suite.envs.errors import EnvFailedError
 from memory_suite.runners.run.folder import RunFolder, RunFolderError
 from memory_suite.runners.run.progress import ProgressDisplay, counted
 from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
@@ -80,7 +80,7 @@ def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
     with GracefulStop(ranks) as stop:
         try:
             outcome = _train(config, agent, runner_state, folder, display, stop)
-        except (EnvironmentFault, NonFiniteLossError, RankLostError, OSError) as fault:
+        except (EnvFailedError, NonFiniteLossError, RankLostError, OSError) as fault:
             display.fault(f"error: training stopped: {fault}\n{go_on()}")
             return 1
         finally:
@@ -94,7 +94,7 @@ def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
             return 0
         try:
             result = _evaluate_best(config, folder, display, stop)
-        except (EnvironmentFault, RunFolderError, OSError) as fault:
+        except (EnvFailedError, RunFolderError, OSError) as fault:
             display.note(f"error: the evaluation stopped: {fault}\n{go_on()}")
             return 1
         except EvaluationInterrupted:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from memory_suite.agents.algorithms.ppo import MemoryPPO
     from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
     from memory_suite.agents.policy.policy import MemoryPolicy
-    from memory_suite.envs.vec_env import GymnasiumVecEnv, make_vec_env
+    from memory_suite.envs.make import make_vec_env
+    from memory_suite.envs.vec_env import GymnasiumVecEnv
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,7 +39,7 @@ _MODULES = {
     "MemoryPPO": "memory_suite.agents.algorithms.ppo",
     "MemoryPolicy": "memory_suite.agents.policy.policy",
     "SpanPenaltySettings": "memory_suite.agents.algorithms.span_penalty",
-    "make_vec_env": "memory_suite.envs.vec_env",
+    "make_vec_env": "memory_suite.envs.make",
 }
 
 

@@ -28,7 +28,8 @@ from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, No
 from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
 from memory_suite.agents.model.store.rows import NEVER
 from memory_suite.agents.policy.encoders import ObservationEncoder
-from memory_suite.envs.vec_env import GymnasiumVecEnv, make_vec_env
+from memory_suite.envs.make import make_vec_env
+from memory_suite.envs.vec_env import GymnasiumVecEnv
 from tests.agents.small_envs import AnySpace, Endless, RepeatFirst
 
 TINY: dict[str, Any] = {

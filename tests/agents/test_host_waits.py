@@ -21,7 +21,7 @@ from memory_suite.agents.diagnostics.step_records import OwnStep, StepRecord, of
 from memory_suite.agents.distributed import Ranks
 from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS
-from memory_suite.envs.vec_env import make_vec_env
+from memory_suite.envs.make import make_vec_env
 from tests.agents.small_envs import Endless, RepeatFirst
 from tests.agents.test_algorithms import FEW_MEMORIES, ppo, vec
 

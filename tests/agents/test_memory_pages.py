@@ -27,7 +27,7 @@ from memory_suite.agents.model.store.pages import LEAST_SLOTS, PAGE_SLOTS, Paged
 from memory_suite.agents.model.store.rows import NEVER, LayerMemory
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS, MemoryTransformer, StepOutput
-from memory_suite.envs.vec_env import make_vec_env
+from memory_suite.envs.make import make_vec_env
 from tests.agents.small_envs import RepeatFirst
 from tests.agents.test_algorithms import TINY, ppo, vec
 from tests.agents.test_transformer import SMALL, lively

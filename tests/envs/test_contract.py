@@ -27,10 +27,10 @@ import memory_suite.envs  # noqa: F401  (registers)
 from memory_suite.envs.grid_world import Move
 from memory_suite.envs.portal.env import AGENT
 from memory_suite.envs.portal.rules import CELLS, Look, oracle_action, steps_to_door
-from memory_suite.envs.registration import ENTRIES
+from memory_suite.envs.registration import REGISTRY
 from tests.envs.same import assert_same
 
-NAMES = list(ENTRIES)
+NAMES = list(REGISTRY)
 every_entry = pytest.mark.parametrize("name", NAMES)
 Policy = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """a batch of observations and a source of chance to actions: nothing is remembered"""
@@ -38,11 +38,11 @@ Policy = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 def plain(name: str, **arguments: Any) -> gym.Env[Any, Any]:
     """The reference environment without Gymnasium's wrappers."""
-    return gym.make(ENTRIES[name].id, disable_env_checker=True, **arguments).unwrapped
+    return gym.make(REGISTRY[name].id, disable_env_checker=True, **arguments).unwrapped
 
 
 def batched(name: str, num_envs: int, **arguments: Any) -> VectorEnv[Any, Any, Any]:
-    return gym.make_vec(ENTRIES[name].id, num_envs, vectorization_mode="vector_entry_point", **arguments)
+    return gym.make_vec(REGISTRY[name].id, num_envs, vectorization_mode="vector_entry_point", **arguments)
 
 
 def num_actions(env: Any) -> int:
@@ -126,13 +126,13 @@ def test_copies_go_on_alike(name: str, duplicate: Callable[[Any], Any]) -> None:
 
 @every_entry
 def test_a_spec_survives_json(name: str) -> None:
-    env = gym.make(ENTRIES[name].id, observable=True)
+    env = gym.make(REGISTRY[name].id, observable=True)
     assert env.spec is not None
     spec = gym.envs.registration.EnvSpec.from_json(env.spec.to_json())
     assert spec == env.spec
     again = gym.make(spec)
     assert_same([*transitions(env, 50, seed=3)], [*transitions(again, 50, seed=3)])
-    batch = gym.make_vec(ENTRIES[name].id, 2, vectorization_mode="vector_entry_point", observable=True)
+    batch = gym.make_vec(REGISTRY[name].id, 2, vectorization_mode="vector_entry_point", observable=True)
     assert batch.spec is not None
     twin = gym.make_vec(gym.envs.registration.EnvSpec.from_json(batch.spec.to_json()))
     assert type(twin.unwrapped) is type(batch.unwrapped)
@@ -143,7 +143,7 @@ def test_a_spec_survives_json(name: str) -> None:
 @every_entry
 def test_runs_in_spawned_processes(name: str) -> None:
     # Nothing of this module: the processes would import all that it imports.
-    makers = [functools.partial(gym.make, f"memory_suite:{ENTRIES[name].id}", disable_env_checker=True)] * 2
+    makers = [functools.partial(gym.make, f"memory_suite:{REGISTRY[name].id}", disable_env_checker=True)] * 2
     options: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}
     there, here = AsyncVectorEnv(makers, context="spawn", **options), SyncVectorEnv(makers, **options)
     try:

@@ -25,11 +25,11 @@ from memory_suite.envs.instruction.grammar import Grammar, decode, encode, gramm
 from memory_suite.envs.instruction.page import HEIGHT, WIDTH
 from memory_suite.envs.instruction.rules import CLASSES, InstructionRules
 from memory_suite.envs.instruction.vector import InstructionVectorEnv
-from memory_suite.envs.registration import ENTRIES
-from memory_suite.envs.vec_env import make_vec_env
+from memory_suite.envs.make import make_vec_env
+from memory_suite.envs.registration import REGISTRY
 from tests.envs.same import assert_same
 
-WORLDS = [name for name in ENTRIES if name.startswith("instruction")]
+WORLDS = [name for name in REGISTRY if name.startswith("instruction")]
 
 
 def play(env: InstructionEnv, policy: Any, episodes: int, seed: int = 0) -> float:
@@ -204,12 +204,12 @@ def test_sb3_wrapper_takes_it() -> None:
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.parametrize("render_mode", ["ansi", "rgb_array"])
 def test_obeys_the_gymnasium_api(name: str, render_mode: str) -> None:
-    check_env(gym.make(ENTRIES[name].id, render_mode=render_mode).unwrapped)
+    check_env(gym.make(REGISTRY[name].id, render_mode=render_mode).unwrapped)
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_is_made_pickled_and_described(name: str) -> None:
-    env = gym.make(ENTRIES[name].id)
+    env = gym.make(REGISTRY[name].id)
     assert env.spec is not None
     again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
     first, _ = env.reset(seed=3)
@@ -219,7 +219,7 @@ def test_is_made_pickled_and_described(name: str) -> None:
     for _ in range(15):
         action = np.int64(0)
         np.testing.assert_array_equal(env.unwrapped.step(action)[0], copied.step(action)[0])
-    batch = gym.make_vec(ENTRIES[name].id, num_envs=2, vectorization_mode="vector_entry_point")
+    batch = gym.make_vec(REGISTRY[name].id, num_envs=2, vectorization_mode="vector_entry_point")
     assert isinstance(batch.unwrapped, InstructionVectorEnv)
     batch.reset(seed=3)
     assert len(pickle.dumps(batch.unwrapped)) < 200_000, "the grammar's tables stay behind"
@@ -345,7 +345,7 @@ def test_no_environments_are_refused() -> None:
 @pytest.mark.parametrize("name", WORLDS)
 def test_remembering_is_sufficient(name: str) -> None:
     """The oracle has the maximum in 1,000 episodes, and finds nothing to be wrong."""
-    env: Any = gym.make_vec(ENTRIES[name].id, num_envs=100, vectorization_mode="vector_entry_point")
+    env: Any = gym.make_vec(REGISTRY[name].id, num_envs=100, vectorization_mode="vector_entry_point")
     _, infos = env.reset(seed=0)
     returns, episodes = np.zeros(100), 0
     while episodes < 1_000:

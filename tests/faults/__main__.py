@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memory_suite.envs.registration import ENTRIES
+from memory_suite.envs.registration import REGISTRY
 from tests.faults import (
     checkpoint_write,
     damage,
@@ -112,8 +112,8 @@ class FullSet:
             yield tracking.track(self.references["a2c"], name, self.times(10), self.folder)
 
     def equivalence(self) -> Iterator[Figure]:
-        for seed, name in enumerate(ENTRIES):
-            steps = self.times(1_000_000 // len(ENTRIES))
+        for seed, name in enumerate(REGISTRY):
+            steps = self.times(1_000_000 // len(REGISTRY))
             yield equivalence.batched_against_reference(name, steps, seed)
         yield from equivalence.memory_against_reference(self.times(500), seed=0)
         yield equivalence.leaks(self.times(1_000), seed=0)
@@ -121,7 +121,7 @@ class FullSet:
         yield equivalence.advantages_against_double_loop(self.times(1_000), seed=0)
 
     def worlds(self) -> Iterator[Figure]:
-        for name in ENTRIES:
+        for name in REGISTRY:
             sequences = self.times(300)
             worlds.do_anything(name, sequences)
             yield Figure(

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from memory_suite.envs import vec_env
-from memory_suite.envs.vec_env import EnvironmentFault, GymnasiumVecEnv, Vectorization, make_vec_env
+from memory_suite.envs.errors import EnvFailedError
+from memory_suite.envs.make import Vectorization, make_vec_env
+from memory_suite.envs.vec_env import GymnasiumVecEnv
 from tests.faults.faulty_env import ENV_NAME, WORKER_FAULTS
 from tests.faults.harness import Figure
 
@@ -28,7 +30,7 @@ def step_until_fault(env: GymnasiumVecEnv, steps: int = 40) -> tuple[str | None,
         for _ in range(steps):
             began = time.monotonic()
             env.step(np.ones(env.num_envs, dtype=np.int64))
-    except EnvironmentFault as fault:
+    except EnvFailedError as fault:
         return str(fault), time.monotonic() - began
     return None, 0.0
 

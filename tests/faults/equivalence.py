@@ -23,7 +23,7 @@ from memory_suite import MemoryPPO
 from memory_suite.agents.model.retention.base import SMALLEST_MASK
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.transformer import MemoryTransformer
-from memory_suite.envs.vec_env import make_vec_env
+from memory_suite.envs.make import make_vec_env
 from tests.agents import reference_transformer
 from tests.agents.reference_transformer import reference
 from tests.agents.small_envs import AnySpace

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memory_suite.envs.vec_env import Vectorization
+from memory_suite.envs.make import Vectorization
 from memory_suite.runners.run.folder import RunFolder
 from tests.faults import children
 from tests.faults.environments import fail_in_workers, faulty, names_it, step_until_fault, workers_of

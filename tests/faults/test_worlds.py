@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from memory_suite.envs.registration import ENTRIES
+from memory_suite.envs.registration import REGISTRY
 from tests.faults import worlds
 
 SHORT = ["corridor-short", "portal-short", "instruction-short"]
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", REGISTRY)
 def test_both_twins_agree_whatever_is_done(name: str) -> None:
     worlds.do_anything(name, 8)
 

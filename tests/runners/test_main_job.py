@@ -20,7 +20,9 @@ from gymnasium import spaces
 
 from memory_suite.agents.serialization.archive import read_archive
 from memory_suite.configs.agent_schema import load
-from memory_suite.envs.vec_env import EnvironmentFault, GymnasiumVecEnv, make_vec_env
+from memory_suite.envs.errors import EnvFailedError
+from memory_suite.envs.make import make_vec_env
+from memory_suite.envs.vec_env import GymnasiumVecEnv
 from memory_suite.runners import evaluate_agent, train_agent
 from memory_suite.runners.run.folder import RunFolder
 from memory_suite.runners.training import evaluation
@@ -157,7 +159,7 @@ def test_an_environment_that_fails_leaves_the_last_checkpoint(
         nonlocal calls
         calls += 1
         if calls == 70:
-            raise EnvironmentFault("the reward is nan in environment 3")
+            raise EnvFailedError("the reward is nan in environment 3")
         return original(self)
 
     monkeypatch.setattr(GymnasiumVecEnv, "step_wait", failing)
@@ -420,7 +422,7 @@ def test_a_fault_in_the_evaluation_is_one_message(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(self: GymnasiumVecEnv) -> Any:
-        raise EnvironmentFault("the reward is nan in environment 3")
+        raise EnvFailedError("the reward is nan in environment 3")
 
     monkeypatch.setattr(GymnasiumVecEnv, "step_wait", failing)
     assert evaluate_agent.main(["--run", str(finished_run), "--episodes", "10"]) == 1

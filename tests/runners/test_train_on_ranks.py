@@ -135,7 +135,8 @@ def test_a_rank_that_dies_ends_the_run_with_a_message(killed: int, tmp_path: Pat
 
 FAULTY = """
 import os, sys
-from memory_suite.envs.vec_env import EnvironmentFault, GymnasiumVecEnv
+from memory_suite.envs.errors import EnvFailedError
+from memory_suite.envs.vec_env import GymnasiumVecEnv
 from memory_suite.runners import train_agent
 
 original, calls = GymnasiumVecEnv.step_wait, 0
@@ -144,7 +145,7 @@ def step_wait(self):
     global calls
     calls += 1
     if calls == 70 and os.environ["RANK"] == "1":
-        raise EnvironmentFault("the reward is nan in environment 3")
+        raise EnvFailedError("the reward is nan in environment 3")
     return original(self)
 
 GymnasiumVecEnv.step_wait = step_wait
