@@ -3,17 +3,18 @@
     python runners/benchmark.py
     python runners/benchmark.py sequence
     python runners/benchmark.py spans
+    python runners/benchmark.py streams
 
 Parts: `envs` (batched environments against plain ones and Gymnasium's vector environments), `training`
 (ours with each memory against stable-baselines3's PPO and sb3-contrib's RecurrentPPO: speed and peak memory),
 `update` (against the machine's own rate of matrix multiplication), `acting` (cost of a step as an episode
 grows, and as the maximum span grows), `ranks` (two processes against one), `solving` (wall-clock time until a
-task is solved). Rivals alternate, so that a busy machine slows all of them; medians and ranges are printed.
-The peers are an extra: `.[bench]`.
+task is solved). Baselines alternate, so that a busy machine slows all of them; medians and ranges are
+printed. The baselines are an extra: `.[bench]`.
 
-`sequence` and `spans` are commands of their own, with options of their own: the efficiency of memories on
-sequence tasks (`runners/benchmarks/sequence_efficiency.py`), and what a longer maximum span costs
-(`runners/benchmarks/span_scaling.py`).
+`sequence`, `spans` and `streams` are commands with options of their own: the efficiency of memories on
+sequence tasks (`benchmarks/sequence_efficiency.py`), the cost of a longer maximum span
+(`benchmarks/span_scaling.py`), and the oracles and the speed of token streams (`benchmarks/streams.py`).
 """
 
 from __future__ import annotations
@@ -33,10 +34,18 @@ import torch
 
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import or_exit
-from memory_suite.runners.benchmarks import acting, environments, ranks, span_scaling, training, update
-from memory_suite.runners.benchmarks import baselines as rivals
-from memory_suite.runners.benchmarks import sequence_efficiency as efficiency
-from memory_suite.runners.benchmarks import time_to_solve as solving
+from memory_suite.runners.benchmarks import (
+    acting,
+    baselines,
+    environments,
+    ranks,
+    sequence_efficiency,
+    span_scaling,
+    streams,
+    time_to_solve,
+    training,
+    update,
+)
 from memory_suite.runners.benchmarks.figures import draw
 from memory_suite.runners.benchmarks.options import PARTS, BenchmarkCommand, Part, Subject
 from memory_suite.runners.benchmarks.tables import Table
@@ -51,13 +60,13 @@ MEASURES: dict[Part, Callable[[Subject, BenchmarkCommand], list[Table]]] = {
     "update": update.measure,
     "acting": acting.measure,
     "ranks": ranks.measure,
-    "solving": solving.measure,
+    "solving": time_to_solve.measure,
 }
 CHECKS: dict[Part, Callable[[Subject], None]] = {
-    "training": rivals.check,
+    "training": baselines.check,
     "acting": acting.check,
     "ranks": ranks.check,
-    "solving": solving.check,
+    "solving": time_to_solve.check,
 }
 """of the parts that cannot measure everything"""
 
@@ -65,7 +74,11 @@ CHECKS: dict[Part, Callable[[Subject], None]] = {
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write, draw."""
     words = sys.argv[1:] if argv is None else argv
-    others = {"sequence": efficiency.main, "spans": span_scaling.main}
+    others = {
+        "sequence": sequence_efficiency.main,
+        "spans": span_scaling.main,
+        "streams": streams.main,
+    }
     if words and words[0] in others:
         return others[words[0]](list(words[1:]))
     command, training_words = command_line.parse_known(BenchmarkCommand, words)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memory_suite.runners.benchmarks import acting, environments, ranks, training
-from memory_suite.runners.benchmarks import time_to_solve as solving
+from memory_suite.runners.benchmarks import acting, environments, ranks, time_to_solve, training
 from memory_suite.runners.benchmarks.tables import Spread, Table
 from memory_suite.runners.plotting.matplotlib_style import paper_style
 
@@ -41,7 +40,7 @@ def draw(tables: Sequence[Table], caption: str) -> Figure:
             ("acting as an episode grows", acting.BY_AGE, None),
             ("acting as the maximum span grows", acting.BY_SPAN, None),
             ("samples/s of several processes", ranks.NAME, ranks.SPEED),
-            ("seconds until solved (hatched: given up)", solving.NAME, solving.SECONDS),
+            ("seconds until solved (hatched: given up)", time_to_solve.NAME, time_to_solve.SECONDS),
         )
         if name in named
     ]
@@ -72,7 +71,7 @@ def _bars(axis: Axes, table: Table, column: str, *, logarithmic: bool) -> None:
         row = table.rows[name]
         spread = _spread(row[column])
         ours = any(mark in name for mark in OURS_MARKS)
-        unsolved = str(row.get(solving.SOLVED, "")).startswith("0 of")
+        unsolved = str(row.get(time_to_solve.SOLVED, "")).startswith("0 of")
         error = [[spread.median - spread.lowest], [spread.highest - spread.median]]
         axis.barh(
             place,

@@ -1,7 +1,7 @@
 """Measure the supervised streams: the errors of oracles that see a window, and how fast tokens come.
 
-    python runners/benchmarks/streams.py
-    python runners/benchmarks/streams.py --part oracle --warm-up-frames 200000
+    python runners/benchmark.py streams
+    python runners/benchmark.py streams --part oracle --warm-up-frames 200000
 
 `oracle`: for both questions of object collision, the error of an oracle that sees the last N tokens and
 guesses when they do not hold the answer. `speed`: object collision's frames per minute and every task's
@@ -10,14 +10,9 @@ tokens per second, read in blocks as training reads them, by wall clock and by t
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-if not __package__:  # started as a script: import from the checkout, not from this folder
-    sys.path[0] = str(Path(__file__).resolve().parents[2] / "src")
-
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from memory_suite.configs import command_line
@@ -135,7 +130,3 @@ def measure_speed(command: MeasureStreamsCommand, display: ProgressDisplay) -> d
 def _frames_per_minute(per_second: tuple[float, float]) -> str:
     wall, own = (60 * tokens / FRAME_TOKENS / 1e6 for tokens in per_second)
     return f"{wall:,.1f}M a minute ({own:,.1f}M by process time)"
-
-
-if __name__ == "__main__":
-    sys.exit(command_line.run(main))

@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
-from memory_suite.runners.benchmarks import baselines as rivals
+from memory_suite.runners.benchmarks import baselines
 from memory_suite.runners.benchmarks.baselines import RECURRENT, UNTRAINED, make_rival
 from memory_suite.runners.benchmarks.options import BenchmarkCommand, Subject
 from memory_suite.runners.benchmarks.tables import Spread, Table
@@ -27,7 +27,7 @@ WINDOW_EPISODES = 1_000
 
 def check(subject: Subject) -> None:
     """Raise ValueError, before any work is done, if others could not learn what ours learns."""
-    rivals.check(subject)
+    baselines.check(subject)
     argument = subject.config.curriculum.argument
     if argument is not None:
         raise ValueError(

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from memory_suite.runners import benchmark
-from memory_suite.runners.benchmarks import acting, environments, ranks, training
-from memory_suite.runners.benchmarks import baselines as rivals
+from memory_suite.runners.benchmarks import acting, baselines, environments, ranks, training
 from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
 from memory_suite.runners.benchmarks.worker_process import (
     BenchmarkError,
@@ -115,20 +114,20 @@ def test_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_peers
 def test_training_and_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(training, "NAMES", (rivals.FORGETTING, rivals.RECURRENT))
+    monkeypatch.setattr(training, "NAMES", (baselines.FORGETTING, baselines.RECURRENT))
     picture = tmp_path / "out.png"
     rows = measured(tmp_path, "--parts", "training", "update", "--picture", str(picture))["training"]["rows"]
-    assert rows[rivals.RECURRENT]["against RecurrentPPO"]["median"] == 1.0
-    assert 0.0 < rows[rivals.FORGETTING]["MiB above the imports"]["median"] < 1000.0
+    assert rows[baselines.RECURRENT]["against RecurrentPPO"]["median"] == 1.0
+    assert 0.0 < rows[baselines.FORGETTING]["MiB above the imports"]["median"] < 1000.0
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @needs_peers
-@pytest.mark.parametrize("name", rivals.NAMES)
+@pytest.mark.parametrize("name", baselines.NAMES)
 def test_every_rival_trains(name: str) -> None:
     command = benchmark.BenchmarkCommand(env="corridor-short")
     subject = benchmark.Subject.of(command, SMALL)
-    rival = rivals.make_rival(subject, name, reach=32)
+    rival = baselines.make_rival(subject, name, reach=32)
     assert rival.learn(64).num_timesteps == 64
     assert (rival.n_steps, rival.n_envs, rival.batch_size) == (8, 4, 16)  # type: ignore[attr-defined]
 

@@ -27,7 +27,7 @@ from memory_suite.runners import sweep_length, sweep_memory
 from memory_suite.runners.run.folder import RunFolder
 from memory_suite.runners.run.metrics_file import STEP_KEY, read_metrics
 from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
-from memory_suite.runners.sweeps import run_member as sweep_member
+from memory_suite.runners.sweeps import run_member
 from memory_suite.runners.sweeps.attempts import run_attempts
 from memory_suite.runners.sweeps.folder import Sweep, SweepError
 from memory_suite.runners.sweeps.results import MEASURES, read_table
@@ -406,7 +406,7 @@ def test_agents_of_a_wandb_sweep_train_its_members(
     env, interpreter, program, *arguments = definition["command"]
     assert (env, interpreter, program) == ("${env}", "${interpreter}", "${program}")
     assert arguments[-3:] == ["--track", "online", "${args}"]
-    assert sweep_member.main([*arguments[:-3], "--track", "disabled", "--member=none-seed0"]) == 0
+    assert run_member.main([*arguments[:-3], "--track", "disabled", "--member=none-seed0"]) == 0
     capsys.readouterr()
     assert sweep_memory.main([*words, "--redraw"]) == 0
     assert read_table(sweep.path / "table.csv")[0]["steps"] == 768

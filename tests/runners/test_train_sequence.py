@@ -26,9 +26,7 @@ from memory_suite.envs.streams.oracle import WINDOWS, window_errors
 from memory_suite.envs.streams.stream import IGNORE
 from memory_suite.envs.streams.tasks import make_stream
 from memory_suite.runners import benchmark, evaluate_sequence, train_sequence
-from memory_suite.runners.benchmarks import sequence_efficiency as efficiency
-from memory_suite.runners.benchmarks import span_scaling
-from memory_suite.runners.benchmarks import streams as measure_streams
+from memory_suite.runners.benchmarks import sequence_efficiency, span_scaling, streams
 from memory_suite.runners.run.folder import RunFolder
 from memory_suite.runners.sequences import session
 from memory_suite.runners.sequences.build import make_model, open_stream
@@ -548,7 +546,9 @@ def test_the_efficiency_table(text_file: Path, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize("task", ["text", "collision"])
 def test_the_efficiency_table_trains_on_what_it_judges(task: Any, tmp_path: Path) -> None:
     """The preset begins with short rows, in which no memory would fill."""
-    config = load(efficiency.SequenceBenchmarkCommand(task=task, run=tmp_path).words("transformer-xl"))
+    config = load(
+        sequence_efficiency.SequenceBenchmarkCommand(task=task, run=tmp_path).words("transformer-xl")
+    )
     assert config.eval_task_args.items() <= config.task_args.items()
 
 
@@ -629,9 +629,9 @@ def test_runs_of_another_configuration_are_not_measured(
     def start(words: list[str]) -> float:
         raise StartedError
 
-    monkeypatch.setattr(efficiency, "_peak_mebibytes", start)
+    monkeypatch.setattr(sequence_efficiency, "_peak_mebibytes", start)
     sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "block_size": 16, "updates": 10, "reach": 64}
-    command = efficiency.SequenceBenchmarkCommand(run=tmp_path, **sizes)  # type: ignore[arg-type]
+    command = sequence_efficiency.SequenceBenchmarkCommand(run=tmp_path, **sizes)  # type: ignore[arg-type]
     RunFolder.create(load(command.words("expire-span")))
     as_words = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
     with pytest.raises(StartedError if said is None else SystemExit):
@@ -692,7 +692,7 @@ def test_a_mistake_in_measuring_streams_is_one_sentence(
     words: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as leaving:
-        measure_streams.main(words.split())
+        streams.main(words.split())
     assert leaving.value.code == 2
     error = capsys.readouterr().err
     assert said in error
