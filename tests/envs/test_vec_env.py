@@ -304,7 +304,7 @@ def test_an_environment_whose_constructor_raises_is_one_message() -> None:
 
     gym.register("MemorySuiteTest/Broken-v0", broken)
     try:
-        with pytest.raises(ValueError, match="could not create .*Broken-v0: KeyError: 'data file'"):
+        with pytest.raises(ValueError, match=r"could not create .*Broken-v0: KeyError: 'data file'"):
             make_vec_env("MemorySuiteTest/Broken-v0", 2)
     finally:
         del gym.registry["MemorySuiteTest/Broken-v0"]
@@ -371,13 +371,11 @@ def test_a_module_that_cannot_be_imported_is_no_unknown_name(
 ) -> None:
     (tmp_path / "broken_module.py").write_text(program)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(
-        ValueError, match="the module 'broken_module' of .* cannot be imported: "
-    ) as refused:
+    with pytest.raises(ValueError, match=r"the module 'broken_module' of .* cannot be imported: ") as refused:
         resolve("broken_module:Mine/Cue-v0")
     assert said in str(refused.value)
     with pytest.raises(
-        ValueError, match="the module 'broken_module_2' of .* does not exist or is not installed"
+        ValueError, match=r"the module 'broken_module_2' of .* does not exist or is not installed"
     ):
         resolve("broken_module_2:Mine/Cue-v0")
 

@@ -106,7 +106,7 @@ def train_on_full_disk(words: Sequence[str], where: str, call: int) -> int:
 
 def train_with_nan(words: Sequence[str], where: str, step: int) -> int:
     """The loss or a gradient is NaN in one step of the optimizer."""
-    optimize = MemoryOnPolicyAlgorithm.optimize
+    optimize = MemoryOnPolicyAlgorithm.optimizer_step
     steps = itertools.count(1)
 
     def poisoned(self: MemoryOnPolicyAlgorithm, loss: torch.Tensor) -> None:
@@ -118,7 +118,7 @@ def train_with_nan(words: Sequence[str], where: str, step: int) -> int:
             loss.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[no-untyped-call]
             optimize(self, loss)
 
-    MemoryOnPolicyAlgorithm.optimize = poisoned  # type: ignore[method-assign]
+    MemoryOnPolicyAlgorithm.optimizer_step = poisoned  # type: ignore[method-assign]
     return train(words)
 
 
