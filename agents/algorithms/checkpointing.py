@@ -222,7 +222,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
             if not shards:
                 return {}
             all_rows, memories, needed = zip(*shards, strict=True)
-            rows, memory = joined_rows(list(all_rows)), MemoryState.joined(memories)
+            rows, memory = joined_rows(list(all_rows)), MemoryState.cat(memories)
             statistics["retention"]["needed"] = joined_needs(needed)
         return {
             **rows,

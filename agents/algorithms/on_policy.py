@@ -307,7 +307,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
     def _begin_rollout(self) -> MemoryState:
         """Reset the buffer to the present memory, and lay that out for acting."""
         assert self._memory is not None
-        memory = self._memory.in_rows()  # a callback may have stopped in the middle of a rollout
+        memory = self._memory.to_rows()  # a callback may have stopped in the middle of a rollout
         self.rollout.begin(memory)
         self.diagnostics.begin_rollout()
         return self.policy.transformer.for_acting(memory)

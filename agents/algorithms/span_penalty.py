@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from memory_suite.agents.model.retention.penalty import PenaltyForm, PenaltyKind
+from memory_suite.agents.model.retention.penalty import PenaltyForm, PenaltySpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,15 +109,15 @@ class SpanPenalty:
         return self.slack * (self.ceiling if self.slack > 0.0 else self.settings.max_weight)
 
     @property
-    def kind(self) -> PenaltyKind | None:
+    def kind(self) -> PenaltySpec | None:
         """The penalty to compute, or None while nothing is charged and the task teaches spans."""
         settings = self.settings
         if settings.kind == "none" or (settings.kind == "fixed" and settings.weight == 0.0):
             return None
         if settings.use_weight:
             use_weight = settings.use_weight if self.weight > 0.0 else 0.0
-            return PenaltyKind(settings.form, settings.cap_steps, use_weight, settings.use_margin)
-        return PenaltyKind(settings.form, settings.cap_steps) if self.weight != 0.0 else None
+            return PenaltySpec(settings.form, settings.cap_steps, use_weight, settings.use_margin)
+        return PenaltySpec(settings.form, settings.cap_steps) if self.weight != 0.0 else None
 
     def update(self, worst_success: float | None) -> None:
         """Once per rollout.

@@ -142,7 +142,7 @@ class RetentionScore:
         needed_BC = self.needed_BC if playing_B is None else self.needed_BC & playing_B[:, None]
         held_BC = self._held_BC
         if held_BC is None:  # all cues are number 1: what the reports count
-            tagged_B = torch.stack([report.tagged_B for report in reports]).sum(0)
+            tagged_B = torch.stack([report.cues_B for report in reports]).sum(0)
             held_BC = (tagged_B > 0).unsqueeze(1)
         used_BC = done_B[:, None] == np.arange(1, needed_BC.shape[1] + 1)
         used_BC |= ended_B[:, None]
@@ -245,9 +245,9 @@ def _visible_steps(
         margin = layer.retention.ramp * (1.0 - SMALLEST_MASK)
         steps_FS = torch.ceil(remaining_FS + margin).clamp(min=0).long()
         if memory.slots.num_slots:
-            tag_FS = memory.slots.tag_BW
+            tag_FS = memory.slots.cue_BT
             of_each = [steps_FS.masked_fill(tag_FS != number, 0).amax(1) for number in numbers]
-            longest_BU = torch.maximum(longest_BU, memory.largest_of_pages(torch.stack(of_each, 1)))
+            longest_BU = torch.maximum(longest_BU, memory.max_pages(torch.stack(of_each, 1)))
     return longest_BU
 
 

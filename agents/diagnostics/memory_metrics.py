@@ -70,7 +70,7 @@ class MemoryStatistics:
             self._finish_episodes(is_first_B)
         if reports:
             retained_B = torch.stack([r.retained_B for r in reports]).sum(0)
-            tagged_B = torch.stack([r.tagged_B for r in reports]).sum(0)
+            tagged_B = torch.stack([r.cues_B for r in reports]).sum(0)
             holds_B = retained_B > 0
             self._sums_B4 += torch.stack(
                 [
@@ -176,6 +176,6 @@ def retained_ages(
     ages = {}
     for number, (layer, memory) in enumerate(zip(transformer.layers, state.layers, strict=False), start=1):
         alive_FS = layer.seen(memory, state.clock_B, limit_B1)
-        age_FS = memory.for_pages(state.clock_B).unsqueeze(1) - memory.slots.birth_BW
+        age_FS = memory.expand_to_pages(state.clock_B).unsqueeze(1) - memory.slots.birth_BT
         ages[f"memory/layer{number}/age_histogram"] = age_FS[alive_FS].cpu().numpy()
     return ages

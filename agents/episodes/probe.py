@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from memory_suite.agents.episodes.record import EpisodeRecord
 from memory_suite.agents.episodes.recorder import PROBABILITIES, Agent, EpisodePlayer, choices_of
 from memory_suite.agents.model.store.pages import Store
-from memory_suite.agents.model.store.rows import NEVER, LayerMemory
+from memory_suite.agents.model.store.rows import NEVER, RowStore
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.policy.policy import MemoryPolicy
 
@@ -121,7 +121,7 @@ class Probe:
         self.record = record
         if not record.layers:
             raise ValueError("the agent has no memory that could be changed")
-        if any(layer.retention.pools for layer in self.policy.transformer.layers):
+        if any(layer.retention.compresses for layer in self.policy.transformer.layers):
             raise ValueError(
                 "memories that stand for several others (compressive) cannot be changed one by one"
             )
@@ -295,8 +295,8 @@ class Probe:
                     birth_BW[row, slot] = new
             tag_BW = torch.zeros_like(birth_BW)
             pooled_BW = torch.zeros_like(birth_BW, dtype=torch.bool)
-            store = LayerMemory(hidden_BWD, birth_BW, tag_BW, pooled_BW)
-            layers.append(store.each(lambda part: part.to(device)))
+            store = RowStore(hidden_BWD, birth_BW, tag_BW, pooled_BW)
+            layers.append(store.map(lambda part: part.to(device)))
         clock_B = torch.full((len(edits),), step, dtype=torch.long, device=device)
         return MemoryState(clock_B, layers)
 

@@ -214,17 +214,17 @@ class _Writer:
         self._span.append([report.span_BG.max().item() for report in decision.reports])
         seen = []
         for detail in details:
-            alive = (detail.mask_BW[0] > 0.0).cpu().numpy()
-            arrays = (detail.birth_BW[0], detail.span_BW[0], detail.mask_BW[0], detail.attention_BHW[0].T)
+            alive = (detail.mask_BT[0] > 0.0).cpu().numpy()
+            arrays = (detail.birth_BT[0], detail.span_BT[0], detail.mask_BT[0], detail.attention_BHT[0].T)
             seen.append(tuple(array.cpu().numpy()[alive] for array in arrays))
         self._seen.append(seen)
         if self._keep_contents:
             step = self._player.step
             rows = []
             for layer in self._player.state.layers:
-                store = layer.in_rows()
-                slot = int((store.birth_BW[0] == step).nonzero()[0])
-                rows.append(store.hidden_BWD[0, slot].cpu().numpy().astype(np.float32))
+                store = layer.to_rows()
+                slot = int((store.birth_BT[0] == step).nonzero()[0])
+                rows.append(store.h_BTD[0, slot].cpu().numpy().astype(np.float32))
             self._content.append(rows)
 
     def finish(self, facts: dict[str, Any]) -> EpisodeRecord:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memory_suite.agents.model.retention.base import Retention
 from memory_suite.agents.model.store.block_view import BlockView
-from memory_suite.agents.model.store.rows import LayerMemory
+from memory_suite.agents.model.store.rows import RowStore
 
 
 class BlockMemories(NamedTuple):
@@ -20,17 +20,17 @@ class BlockMemories(NamedTuple):
     it never expires) if the layer has one, last the memories that the block's steps write.
     """
 
-    contents: list[LayerMemory]
+    contents: list[RowStore]
     """the memories, without the null memory"""
     h: list[Tensor]
     """their hidden states [B, _, D], with the null memory"""
     spans: list[Tensor]
     """e_i [B, G, _] of `contents`, without the upper bounds of single rows"""
-    end_BGM: Float[Tensor, "B G M"]
+    end_BGT: Float[Tensor, "B G T"]
     """time, relative to the block, at which the span of each memory ends"""
-    birth_BM: Float[Tensor, "B M"]
+    birth_BT: Float[Tensor, "B T"]
     """time, relative to the block, at which each memory was written"""
-    blocked_BTN: Bool[Tensor, "B T N"]
+    blocked_BWN: Bool[Tensor, "B W N"]
     """where a query may not see one of the memories that are new in the block"""
     null_memory: bool
 
@@ -38,9 +38,9 @@ class BlockMemories(NamedTuple):
     def gather(
         cls,
         retention: Retention,
-        memory: LayerMemory,
+        memory: RowStore,
         view: BlockView,
-        h_BTD: Float[Tensor, "B T D"],
+        h_BWD: Float[Tensor, "B W D"],
         *,
         null_memory: bool,
     ) -> BlockMemories:
@@ -50,35 +50,35 @@ class BlockMemories(NamedTuple):
             retention: gives spans, and compresses.
             memory: what was stored before the block.
             view: of the block.
-            h_BTD: hidden states that the block's steps write.
+            h_BWD: hidden states that the block's steps write.
             null_memory: add a memory of zeros.
         """
-        new = view.new_memory(h_BTD)
-        compressed = retention.pool(memory, new, view)
+        new = view.new_memory(h_BWD)
+        compressed = retention.compress_block(memory, new, view)
         contents = [memory, new] if compressed is None else [memory, compressed.memory, new]
         spans = [retention.spans_of(part) for part in contents]
-        birth_BM = view.relative(torch.cat([part.birth_BW for part in contents], 1))
-        end_BGM = torch.cat(view.limited(spans), 2) + birth_BM.unsqueeze(1)
-        blocked_BTN = view.blocked_BTT
+        birth_BT = view.relative(torch.cat([part.birth_BT for part in contents], 1))
+        end_BGT = torch.cat(view.limited(spans), 2) + birth_BT.unsqueeze(1)
+        blocked_BWN = view.blocked_BWW
         if compressed is not None:
-            blocked_BTN = torch.cat([compressed.blocked_BTP, blocked_BTN], 2)
+            blocked_BWN = torch.cat([compressed.blocked_BWN, blocked_BWN], 2)
         memories = cls(
             contents,
-            [part.hidden_BWD for part in contents],
+            [part.h_BTD for part in contents],
             spans,
-            end_BGM,
-            birth_BM,
-            blocked_BTN,
+            end_BGT,
+            birth_BT,
+            blocked_BWN,
             null_memory=null_memory,
         )
-        return memories._with_null(h_BTD) if null_memory else memories
+        return memories._with_null(h_BWD) if null_memory else memories
 
-    def _with_null(self, h_BTD: Tensor) -> BlockMemories:
+    def _with_null(self, h_BWD: Tensor) -> BlockMemories:
         return self._replace(
-            h=[*self.h[:-1], torch.zeros_like(h_BTD[:, :1]), self.h[-1]],
-            end_BGM=self._with_null_column(self.end_BGM, torch.inf),
-            birth_BM=self._with_null_column(self.birth_BM, -torch.inf),
-            blocked_BTN=self._with_null_column(self.blocked_BTN, False),
+            h=[*self.h[:-1], torch.zeros_like(h_BWD[:, :1]), self.h[-1]],
+            end_BGT=self._with_null_column(self.end_BGT, torch.inf),
+            birth_BT=self._with_null_column(self.birth_BT, -torch.inf),
+            blocked_BWN=self._with_null_column(self.blocked_BWN, False),
         )
 
     def _with_null_column(self, part: Tensor, value: float | bool) -> Tensor:
@@ -90,17 +90,17 @@ class BlockMemories(NamedTuple):
         return torch.cat([part[..., :-num_new], column, part[..., -num_new:]], -1)
 
     @property
-    def span_BGT(self) -> Tensor:
+    def span_BGW(self) -> Tensor:
         """e_i of the memories that the block's steps write."""
         return self.spans[-1]
 
-    def span_BGM(self) -> Tensor:
+    def span_BGT(self) -> Tensor:
         """e_i of all memories, without the upper bounds of single rows."""
         return self._with_null_column(torch.cat(self.spans, 2), torch.inf)
 
-    def no_position_BM(self) -> Tensor:
+    def no_position_BT(self) -> Tensor:
         """Where a memory has no position: the null memory and compressed ones."""
-        return self._with_null_column(torch.cat([part.pooled_BW for part in self.contents], 1), True)
+        return self._with_null_column(torch.cat([part.compressed_BT for part in self.contents], 1), True)
 
     def expiry(
         self, view: BlockView, ramp: int, *, detach_spans: bool
@@ -116,7 +116,7 @@ class BlockMemories(NamedTuple):
 
         Returns:
             End of the ramp per memory, time at which rows look at stored memories, time of each step, and
-            `blocked_BTN`.
+            `blocked_BWN`.
         """
-        end_BGM = self.end_BGM.detach() if detach_spans else self.end_BGM
-        return end_BGM / ramp + 1.0, view.stored_time_BT / ramp, view.step_T / ramp, self.blocked_BTN
+        end_BGT = self.end_BGT.detach() if detach_spans else self.end_BGT
+        return end_BGT / ramp + 1.0, view.stored_time_BW / ramp, view.step_W / ramp, self.blocked_BWN

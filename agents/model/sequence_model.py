@@ -1,8 +1,4 @@
 """Tokens in, predictions out: the memory transformer as a model of a stream.
-
-Shape letters:
-    B  rows of the batch     T  tokens of a block     D  model width
-    V  tokens there are      C  targets there are     N  predictions asked for
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import BlockOutput, MemoryTransformer, StepOutput
@@ -63,61 +59,63 @@ class SequenceModel(nn.Module):
 
     def block(
         self,
-        tokens_BT: Int[Tensor, "B T"],
+        tokens_BW: Int[Tensor, "B W"],
         state: MemoryState,
-        is_first_BT: Bool[Tensor, "B T"],
-        limit_BT: Float[Tensor, "B T"] | None = None,
+        episode_start_BW: Bool[Tensor, "B W"],
+        span_limit_BW: Float[Tensor, "B W"] | None = None,
         *,
-        penalty: PenaltyKind | None = None,
-        asked_BT: Bool[Tensor, "B T"] | None = None,
+        penalty: PenaltySpec | None = None,
+        ablation_mask_BW: Bool[Tensor, "B W"] | None = None,
         limit_forgets: bool = False,
     ) -> BlockOutput:
         """Read a block, with gradients cut at its beginning.
 
         Args:
-            tokens_BT: the tokens.
+            tokens_BW: the tokens.
             state: memories before the block; left as it is.
-            is_first_BT: True where a row begins anew.
-            limit_BT: spans, where they are learned, count for at most so many steps in this block.
+            episode_start_BW: True where a row begins anew.
+            span_limit_BW: spans, where they are learned, count for at most so many steps in this block.
             penalty: also give the span penalty, of this kind; `penalty` adds up its parts.
-            asked_BT: where something is predicted: only there can memories be of use; None: everywhere.
+            ablation_mask_BW: steps at which something is predicted, so that memories can matter; None: all.
             limit_forgets: whether what the limit hides at the block's end is forgotten for good.
 
         Returns:
             Hidden states, for `predict`; the memories after the block; a report of each layer.
         """
-        x_BTD = self.dropout(self.embedding(tokens_BT))
+        x_BWD = self.dropout(self.embedding(tokens_BW))
         return self.transformer.block(
-            x_BTD,
+            x_BWD,
             state,
-            is_first_BT,
-            limit_BT,
+            episode_start_BW,
+            span_limit_BW,
             penalty=penalty,
-            asked_BT=asked_BT,
+            ablation_mask_BW=ablation_mask_BW,
             limit_forgets=limit_forgets,
         )
 
     def penalty(
-        self, output: BlockOutput, kind: PenaltyKind, asked_BT: Bool[Tensor, "B T"]
+        self, output: BlockOutput, kind: PenaltySpec, ablation_mask_BW: Bool[Tensor, "B W"]
     ) -> Float[Tensor, ""]:
         """The span penalty of a block (`BlockOutput.penalty`); what is done is what is predicted."""
         with torch.no_grad():
-            log_prob_NC = self.head(output.y_BTD[asked_BT]).log_softmax(-1) if kind.asks_for_use else None
+            log_probs = (
+                self.head(output.y_BWD[ablation_mask_BW]).log_softmax(-1) if kind.needs_ablation else None
+            )
 
         def divergence(y_ND: Tensor) -> Tensor:
-            assert log_prob_NC is not None
-            other_NC = self.head(y_ND).log_softmax(-1)
-            return F.kl_div(other_NC, log_prob_NC, reduction="none", log_target=True).sum(-1)
+            assert log_probs is not None
+            other_log_probs = self.head(y_ND).log_softmax(-1)
+            return F.kl_div(other_log_probs, log_probs, reduction="none", log_target=True).sum(-1)
 
         return output.penalty(kind, divergence, num_heads=self.transformer.settings.num_heads)
 
     def step(
-        self, tokens_B: Int[Tensor, " B"], state: MemoryState, is_first_B: Bool[Tensor, " B"]
+        self, tokens_B: Int[Tensor, " B"], state: MemoryState, episode_start_B: Bool[Tensor, " B"]
     ) -> StepOutput:
         """Read one token, without gradients; `state` is updated in place."""
-        return self.transformer.step(self.embedding(tokens_B), state, is_first_B)
+        return self.transformer.step(self.embedding(tokens_B), state, episode_start_B)
 
-    def predict(self, y: Float[Tensor, "*N D"]) -> Float[Tensor, "*N C"]:
+    def predict(self, y: Float[Tensor, "*N D"]) -> Float[Tensor, "*N targets"]:
         """Logits of the targets."""
         return self.head(self.dropout(y))
 

@@ -4,16 +4,6 @@ Pre-norm layers. Each layer attends over its own earlier inputs h_i, never over 
 deletes a memory for good once its span has passed; how long that is, its `Retention` says. `step` takes
 one step (acting), `block` takes many at once (learning, language modelling); they compute the same numbers.
 Nothing here knows of reinforcement learning, and no buffer is sized by an episode or by the maximum span.
-
-Shape letters (logical dimensions, always in this order):
-    B  rows of the batch          W  stored memories (slots)
-    T  steps in this block        M  all memories of a block: stored ones, pooled ones, those of its steps
-    H  heads                      G  spans of a memory: 1 if the heads share it, else H
-    D  model width                K  size of one head
-    Q  D or K, as memories are    P  recent steps that have a relative position
-       read as stored or not      N  queries of which it is asked what memories are good for
-    F  pages of a store that is in pages, S  slots of a page; else F and S are B and W
-    O  memories taken away in all layers, one at a time     C  the same in one layer: one for each head
 """
 
 from __future__ import annotations
@@ -28,7 +18,7 @@ from torch import Tensor, nn
 
 from memory_suite.agents.model.attention.leave_one_out import Ablation
 from memory_suite.agents.model.layer import BlockReport, MemoryDetail, MemoryLayer, StepReport
-from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.pages import Store
@@ -49,7 +39,7 @@ class StepOutput(NamedTuple):
 class BlockOutput(NamedTuple):
     """What `block` gives."""
 
-    y_BTD: Float[Tensor, "B T D"]
+    y_BWD: Float[Tensor, "B W D"]
     state: MemoryState | None
     """None if the caller said that it needs none"""
     reports: list[BlockReport]
@@ -57,7 +47,7 @@ class BlockOutput(NamedTuple):
     """what would have come out without single memories, where the penalty asks for their effect"""
 
     def penalty(
-        self, kind: PenaltyKind, divergence: Callable[[Tensor], Tensor], *, num_heads: int
+        self, kind: PenaltySpec, divergence: Callable[[Tensor], Tensor], *, num_heads: int
     ) -> Float[Tensor, ""]:
         """The span penalty, averaged over rows: of all layers, and what use asks for.
 
@@ -67,11 +57,11 @@ class BlockOutput(NamedTuple):
             num_heads: of each layer.
         """
         costs = [report.penalty_B.mean() for report in self.reports if report.penalty_B is not None]
-        total = torch.stack(costs).sum() if costs else self.y_BTD.new_zeros(())
+        total = torch.stack(costs).sum() if costs else self.y_BWD.new_zeros(())
         if self.ablation is None:
             return total
         assert kind.use_weight is not None
-        num_steps = self.y_BTD.shape[0] * self.y_BTD.shape[1]
+        num_steps = self.y_BWD.shape[0] * self.y_BWD.shape[1]
         asked = self.ablation.cost(divergence, num_heads=num_heads, num_steps=num_steps)
         return total + kind.use_weight * asked
 
@@ -111,10 +101,10 @@ class MemoryTransformer(nn.Module):
         self,
         x_BD: Float[Tensor, "B D"],
         state: MemoryState,
-        is_first_B: Bool[Tensor, " B"],
-        limit_B1: Float[Tensor, "B 1"] | None = None,
+        episode_start_B: Bool[Tensor, " B"],
+        span_limit_B1: Float[Tensor, "B 1"] | None = None,
         *,
-        tag_B: Int[Tensor, " B"] | None = None,
+        cue_B: Int[Tensor, " B"] | None = None,
         write: bool = True,
         details: list[MemoryDetail] | None = None,
     ) -> StepOutput:
@@ -124,25 +114,25 @@ class MemoryTransformer(nn.Module):
             x_BD: embedded inputs.
             state: memories so far. Used up: it is updated in place; `clone()` it to keep it. `compact` it
                 before the weights change, or what has expired may return and be written over.
-            is_first_B: True where an episode begins with this step; its row forgets everything.
-            limit_B1: spans, where they are learned, count for at most so many steps in this one.
-            tag_B: a number to store beside each new memory, for the caller's own use.
+            episode_start_B: True where an episode begins with this step; its row forgets everything.
+            span_limit_B1: spans, where they are learned, count for at most so many steps in this one.
+            cue_B: a number to store beside each new memory, for the caller's own use.
             write: False leaves the state as it is (to ask what the model would say).
             details: if given, one entry per layer is appended: what it saw.
         """
-        assert limit_B1 is None or self.learns_spans
+        assert span_limit_B1 is None or self.learns_spans
         if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
-            state = self._paged(self.compact(state, limit_B1))
+            state = self._paged(self.compact(state, span_limit_B1))
         reports = []
         for index, layer in enumerate(self.layers):
             if not self.settings.remembers:
                 x_BD = layer.feedforward(x_BD)
                 continue
-            memory = state.layers[index].without_rows(is_first_B)
+            memory = state.layers[index].reset_rows(episode_start_B)
             if details is not None:
-                memory = memory.in_rows()
+                memory = memory.to_rows()
             x_BD, memory, report = layer.step(
-                x_BD, memory, state.clock_B, limit_B1, tag_B, write=write, details=details
+                x_BD, memory, state.clock_B, span_limit_B1, cue_B, write=write, details=details
             )
             if write:
                 state.layers[index] = memory
@@ -154,77 +144,77 @@ class MemoryTransformer(nn.Module):
 
     def block(
         self,
-        x_BTD: Float[Tensor, "B T D"],
+        x_BWD: Float[Tensor, "B W D"],
         state: MemoryState,
-        is_first_BT: Bool[Tensor, "B T"],
-        limit_BT: Float[Tensor, "B T"] | None = None,
+        episode_start_BW: Bool[Tensor, "B W"],
+        span_limit_BW: Float[Tensor, "B W"] | None = None,
         *,
-        tag_BT: Int[Tensor, "B T"] | None = None,
-        penalty: PenaltyKind | None = None,
-        asked_BT: Bool[Tensor, "B T"] | None = None,
+        cue_BW: Int[Tensor, "B W"] | None = None,
+        penalty: PenaltySpec | None = None,
+        ablation_mask_BW: Bool[Tensor, "B W"] | None = None,
         need_state: bool = True,
         limit_forgets: bool = True,
     ) -> BlockOutput:
         """Take T steps at once, with gradients (cut at the block's beginning).
 
         Args:
-            x_BTD: embedded inputs.
+            x_BWD: embedded inputs.
             state: memories before the block; left as it is.
-            is_first_BT: True where an episode begins.
-            limit_BT: spans, where they are learned, count for at most so many steps; constant in an episode.
-            tag_BT: a number to store beside each new memory.
+            episode_start_BW: True where an episode begins.
+            span_limit_BW: upper bound of learned spans, in steps; constant in an episode.
+            cue_BW: a number to store beside each new memory.
             penalty: also give the span penalty, of this kind.
-            asked_BT: where it counts whether memories are of use, if the penalty asks; None: everywhere.
+            ablation_mask_BW: steps at which memories are ablated, if the penalty needs it; None: all.
             need_state: False saves the work of deleting and storing.
             limit_forgets: False keeps what only the limit hides, for the next block, which has another.
         """
-        assert limit_BT is None or self.learns_spans
-        view = BlockView.of(state, is_first_BT, limit_BT, tag_BT, asked_BT, x_BTD.dtype)
-        lasting = view if limit_forgets else replace(view, limit_BT=None)
+        assert span_limit_BW is None or self.learns_spans
+        view = BlockView.of(state, episode_start_BW, span_limit_BW, cue_BW, ablation_mask_BW, x_BWD.dtype)
+        view_without_limit = view if limit_forgets else replace(view, span_limit_BW=None)
         layers: list[Store] = []
         reports = []
         ablation: Ablation | None = None
         for index, layer in enumerate(self.layers):
             skipped = self.training and bool(torch.rand(()) < self.settings.layer_drop)
             if not self.settings.remembers:
-                x_BTD = x_BTD if skipped else layer.feedforward(x_BTD)
+                x_BWD = x_BWD if skipped else layer.feedforward(x_BWD)
                 continue
-            memory = state.layers[index].in_rows()
-            y_BTD, h_BTD, report, with_own = layer.block(x_BTD, memory, view, penalty, ablation)
+            memory = state.layers[index].to_rows()
+            y_BWD, h_BWD, report, layer_ablation = layer.block(x_BWD, memory, view, penalty, ablation)
             if not skipped:
-                x_BTD, ablation = y_BTD, with_own
-            elif penalty is not None and penalty.asks_for_use:
+                x_BWD, ablation = y_BWD, layer_ablation
+            elif penalty is not None and penalty.needs_ablation:
                 report = report._replace(penalty_B=None)  # nor is it known what its memories are good for
             reports.append(report)
             if need_state:
                 # What is deleted must be what the next block would not see, to the digit.
-                with torch.no_grad(), torch.autocast(x_BTD.device.type, enabled=False):
-                    layers.append(layer.after_block(memory, h_BTD, lasting))
-        new_state = MemoryState(state.clock_B + x_BTD.shape[1], layers) if need_state else None
+                with torch.no_grad(), torch.autocast(x_BWD.device.type, enabled=False):
+                    layers.append(layer.after_block(memory, h_BWD, view_without_limit))
+        new_state = MemoryState(state.clock_B + x_BWD.shape[1], layers) if need_state else None
         if ablation is not None:
             with torch.no_grad():
-                ablation = ablation._replace(y_NOD=self.final_norm(ablation.y_NOD))
-        return BlockOutput(self.final_norm(x_BTD), new_state, reports, ablation)
+                ablation = ablation._replace(y_NTD=self.final_norm(ablation.y_NTD))
+        return BlockOutput(self.final_norm(x_BWD), new_state, reports, ablation)
 
     @torch.no_grad()
-    def compact(self, state: MemoryState, limit_B1: Float[Tensor, "B 1"] | None = None) -> MemoryState:
+    def compact(self, state: MemoryState, span_limit_B1: Float[Tensor, "B 1"] | None = None) -> MemoryState:
         """Narrow every store to its fullest row, expired memories left out, under the present weights."""
         layers: list[Store] = [
-            layer.compacted(memory, state.clock_B, limit_B1)
+            layer.compacted(memory, state.clock_B, span_limit_B1)
             for layer, memory in zip(self._remembering(), state.layers, strict=True)
         ]
         return MemoryState(state.clock_B, layers)
 
     def for_acting(self, state: MemoryState) -> MemoryState:
         """A copy of a compacted state for `step` to use up, laid out as acting is fastest."""
-        state = state.in_rows()
+        state = state.to_rows()
         pairs = zip(self._paged(state).layers, state.layers, strict=True)
         layers = [store.clone() if store is memory else store for store, memory in pairs]
         return replace(state, clock_B=state.clock_B.clone(), layers=layers)
 
     def _paged(self, state: MemoryState) -> MemoryState:
         layers = [
-            layer.paged(memory.in_rows())
+            layer.paged(memory.to_rows())
             for layer, memory in zip(self._remembering(), state.layers, strict=True)
         ]
         return replace(state, layers=layers)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from memory_suite.agents.distributed import ALONE, Ranks
 from memory_suite.agents.model.layer import MemoryDetail, StepReport
-from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.settings import AttentionKind, MemoryKind, TransformerSettings
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import MemoryTransformer
@@ -221,7 +221,7 @@ class MemoryPolicy(BasePolicy):
         each draws for the environments of all, so that chance falls on each as if there were one rank.
         """
         output = self.transformer.step(
-            self.encoder(features), state, is_first_B, limit_B1, tag_B=tag_B, details=details
+            self.encoder(features), state, is_first_B, limit_B1, cue_B=tag_B, details=details
         )
         parameters = self.action_net(output.y_BD)
         if ranks.are_several and not deterministic:
@@ -256,7 +256,7 @@ class MemoryPolicy(BasePolicy):
         is_first_BT: Bool[Tensor, "B T"],
         limit_BT: Float[Tensor, "B T"] | None = None,
         *,
-        penalty: PenaltyKind | None = None,
+        penalty: PenaltySpec | None = None,
         asked_BT: Bool[Tensor, "B T"] | None = None,
     ) -> Evaluation:
         """Values, log-probabilities and entropy of a rollout's actions, with gradients.
@@ -269,21 +269,21 @@ class MemoryPolicy(BasePolicy):
             is_first_BT,
             limit_BT,
             penalty=penalty,
-            asked_BT=asked_BT,
+            ablation_mask_BW=asked_BT,
             need_state=False,
         )
         batch, num_steps = is_first_BT.shape
-        distribution = self._distribution(self.action_net(output.y_BTD.flatten(0, 1)))
+        distribution = self._distribution(self.action_net(output.y_BWD.flatten(0, 1)))
         log_prob_BT = distribution.log_prob(actions.flatten(0, 1)).view(batch, num_steps)
         entropy = distribution.entropy()
         assert entropy is not None  # only squashed distributions have none
-        values_BT = self.value_net(output.y_BTD).squeeze(-1)
+        values_BT = self.value_net(output.y_BWD).squeeze(-1)
 
         asked = distribution
         if output.ablation is not None and asked_BT is not None and bool(asked_BT.any()):
             with torch.no_grad():
                 # A copy: a distribution is what it was made into last.
-                asked = self._distribution(self.action_net(output.y_BTD[asked_BT]), copy(self.action_dist))
+                asked = self._distribution(self.action_net(output.y_BWD[asked_BT]), copy(self.action_dist))
 
         def divergence(y_ND: Tensor) -> Tensor:
             other = self._distribution(self.action_net(y_ND), copy(self.action_dist))

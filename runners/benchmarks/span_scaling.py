@@ -25,7 +25,7 @@ import torch
 from memory_suite.agents.model.retention.expire_span import ExpireSpan
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.agents.model.settings import AttentionKind, TransformerSettings
-from memory_suite.agents.model.store.rows import NEVER, LayerMemory
+from memory_suite.agents.model.store.rows import NEVER, RowStore
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.configs import command_line
 from memory_suite.runners.benchmarks.worker_process import BenchmarkError, OwnProcess, Turn, peak_mebibytes
@@ -198,7 +198,7 @@ def _train(
     """A block forward and backward."""
     with torch.autocast(tokens.device.type, torch.bfloat16, enabled=mixed):
         output = model.block(tokens, state, torch.zeros_like(tokens, dtype=torch.bool))
-        objective = model.predict(output.y_BTD).square().mean()
+        objective = model.predict(output.y_BWD).square().mean()
     objective.backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
     assert output.state is not None
@@ -273,7 +273,7 @@ def _holding(model: SequenceModel, counts: list[int]) -> MemoryState:
     for row, count in enumerate(counts):
         birth_BW[row, count:] = NEVER
     for index, layer in enumerate(state.layers):
-        wide = layer.in_rows().grown(width)
-        hidden = torch.randn(wide.hidden_BWD.shape)
-        state.layers[index] = LayerMemory(hidden, birth_BW, wide.tag_BW, wide.pooled_BW)
+        wide = layer.to_rows().padded(width)
+        hidden = torch.randn(wide.h_BTD.shape)
+        state.layers[index] = RowStore(hidden, birth_BW, wide.cue_BT, wide.compressed_BT)
     return state

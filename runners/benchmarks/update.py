@@ -74,7 +74,7 @@ def _update_operations(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> f
     width = policy.width
     total = 0.0
     features = len(agent.policy.encoder.mean_F)
-    for stored in state.retained_LB.sum(1).tolist():
+    for stored in state.retained_NB.sum(1).tolist():
         pairs = stored * ppo.n_steps + tokens * (ppo.n_steps - 1) / 2
         projections = tokens * (4 * width**2 + 2 * policy.feedforward_multiplier * width**2)
         projections += stored * 2 * width**2

@@ -180,7 +180,7 @@ def evaluate(
         assert output.state is not None
         state = output.state
         scored = targets != IGNORE
-        logits = model.predict(output.y_BTD[scored])
+        logits = model.predict(output.y_BWD[scored])
         losses = F.cross_entropy(logits, targets[scored], reduction="none")
         loss += float(losses.double().sum())
         right = scored.clone()
@@ -188,7 +188,7 @@ def evaluate(
         correct_B += right.sum(1).cpu().numpy()
         targets_B += scored.sum(1).cpu().numpy()
         tokens_seen += block.tokens.size
-        counts = state.retained_LB.cpu().numpy()
+        counts = state.retained_NB.cpu().numpy()
         retained += counts.mean(1)
         most = np.maximum(most, counts.max(1, initial=0))
         held += state.bytes_held

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memory_suite.agents.distributed import Ranks
-from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.serialization.random_state import random_state, set_random_state
@@ -132,8 +132,10 @@ class SequenceTrainer:
         for tokens, targets, first in blocks:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 scored = targets != IGNORE
-                output = model.block(tokens, state, first, self._limit(tokens), penalty=kind, asked_BT=scored)
-                logits = model.predict(output.y_BTD[scored]).float()
+                output = model.block(
+                    tokens, state, first, self._limit(tokens), penalty=kind, ablation_mask_BW=scored
+                )
+                logits = model.predict(output.y_BWD[scored]).float()
             loss_sum = F.cross_entropy(logits, targets[scored], reduction="sum")
             objective = loss_sum / divisor
             if kind is not None:
@@ -142,7 +144,7 @@ class SequenceTrainer:
             objective.backward()  # type: ignore[no-untyped-call]
             assert output.state is not None
             state = output.state
-            spans = [report.span_BGT.detach().float().cpu().numpy() for report in output.reports]
+            spans = [report.span_BGW.detach().float().cpu().numpy() for report in output.reports]
             correct = (logits.detach().argmax(-1) == targets[scored]).sum()
             totals += torch.stack([loss_sum.detach().double().cpu(), correct.double().cpu()])
         self.ranks.sum(totals)
@@ -160,7 +162,7 @@ class SequenceTrainer:
         self.optimizer.step()
         self.state = state
         self.updates += 1
-        held = self.ranks.gather_everywhere((state.retained_LB.cpu().numpy(), spans, state.bytes_held))
+        held = self.ranks.gather_everywhere((state.retained_NB.cpu().numpy(), spans, state.bytes_held))
         retained_of_ranks, spans_of_ranks, bytes_of_ranks = zip(*held, strict=True)
         return UpdateReport(
             loss if num_targets else math.nan,
@@ -174,15 +176,15 @@ class SequenceTrainer:
             sum(bytes_of_ranks),
         )
 
-    def _penalty_kind(self, weight: float) -> PenaltyKind | None:
+    def _penalty_kind(self, weight: float) -> PenaltySpec | None:
         """Which penalty to compute, if any."""
         chosen = self.config.penalty
         if not self.model.transformer.learns_spans or not chosen.weight:
             return None
         if chosen.use_weight:
             use_weight = chosen.use_weight if weight else 0.0
-            return PenaltyKind(chosen.form, chosen.cap_steps, use_weight, chosen.use_margin)
-        return PenaltyKind(chosen.form, chosen.cap_steps) if weight else None
+            return PenaltySpec(chosen.form, chosen.cap_steps, use_weight, chosen.use_margin)
+        return PenaltySpec(chosen.form, chosen.cap_steps) if weight else None
 
     def _limit(self, tokens: Tensor) -> Tensor | None:
         """Random span shortening (released code): one draw for all rows of a block, and for all ranks."""
@@ -235,7 +237,7 @@ class SequenceTrainer:
         self.stream.load_state_dict(_stream_share([shard["stream"] for shard in shards], self.stream))
         memories = [MemoryState.from_state_dict(shard["memory"]) for shard in shards]
         rows = torch.tensor(list(self.stream.rows))
-        self.state = MemoryState.joined(memories).select(rows).trimmed().to(self.device)
+        self.state = MemoryState.cat(memories).select(rows).trimmed().to(self.device)
         # All ranks draw the same: the limit and the layers dropped must not differ between them.
         set_random_state(shards[0]["random"], self.device)
 

@@ -337,7 +337,7 @@ class _Costs:
         """Add a step that took the agent so many seconds."""
         shape = (-1, self._num_envs)
         retained_LB = np.array([report.retained_B.cpu().numpy() for report in decision.reports])
-        tagged_LB = np.array([report.tagged_B.cpu().numpy() for report in decision.reports])
+        tagged_LB = np.array([report.cues_B.cpu().numpy() for report in decision.reports])
         bytes_held = decision.state.bytes_held / self._num_envs
         for part in (self.totals, self._interval):
             part.add(

@@ -259,7 +259,7 @@ def test_episode_start_forgets() -> None:
     _, remembering = model.predict(observation, state, episode_start=np.zeros(4, dtype=bool))
     _, forgetting = model.predict(observation, state, episode_start=np.ones(4, dtype=bool))
     assert model.policy.transformer.compact(remembering).layers[0].num_slots > 0
-    alive = [(layer.birth_BW > -1).sum(1).tolist() for layer in forgetting.layers]
+    alive = [(layer.birth_BT > -1).sum(1).tolist() for layer in forgetting.layers]
     assert alive == [[1] * 4] * 2
 
 
@@ -491,7 +491,7 @@ def test_an_expired_memory_does_not_return_when_the_weights_change() -> None:
             layer.retention.predictor.bias.data.fill_(bias)
         model.learn(16, reset_num_timesteps=False)
         assert model._memory is not None
-        return {birth for layer in model._memory.layers for birth in layer.birth_BW.flatten().tolist()}
+        return {birth for layer in model._memory.layers for birth in layer.birth_BT.flatten().tolist()}
 
     for _ in range(5):
         long = births_after_a_rollout_with(20.0)

@@ -16,7 +16,7 @@ from memory_suite.agents.model.retention.penalty import ramp_penalty
 def spans(module: ExpireSpan, hidden: Tensor) -> Tensor:
     """[B, M], since the heads share a span."""
     birth = torch.zeros(hidden.shape[:2], dtype=torch.long)
-    return module.spans(module.products(hidden), birth, None).squeeze(1)
+    return module.spans(module.span_logits(hidden), birth, None).squeeze(1)
 
 
 def test_ramp_by_hand() -> None:

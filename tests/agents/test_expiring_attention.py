@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from memory_suite.agents.model.attention.expiring import ExpiringAttention, projecting_pays
+from memory_suite.agents.model.attention.expiring import ExpiringAttention, should_project_kv
 from memory_suite.agents.model.attention.positions import BlockPositions
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.transformer import MemoryTransformer
@@ -231,7 +231,7 @@ def test_a_stored_memory_costs_the_products_that_the_choice_goes_by(
 ) -> None:
     """Counted by torch: 4 T H D as stored, 6 T D + 4 D D projected, forward and backward."""
     steps, width, heads = 6, 8, 4
-    monkeypatch.setattr("memory_suite.agents.model.layer.projecting_pays", lambda **_: projected)
+    monkeypatch.setattr("memory_suite.agents.model.layer.should_project_kv", lambda **_: projected)
     settings = TransformerSettings(width=width, num_heads=heads, num_layers=1, memory="transformer-xl")
     model = MemoryTransformer(replace(settings, memory_size=99))
     first = torch.zeros(1, steps, dtype=torch.bool)
@@ -243,7 +243,7 @@ def test_a_stored_memory_costs_the_products_that_the_choice_goes_by(
         state = state.trimmed()
         assert state.layers[0].num_slots == num_stored
         with FlopCounterMode(display=False) as counter:
-            model.block(torch.randn(1, steps, width), state, first, need_state=False).y_BTD.sum().backward()
+            model.block(torch.randn(1, steps, width), state, first, need_state=False).y_BWD.sum().backward()
         return counter.get_total_flops() // 2
 
     expected = 6 * steps * width + 4 * width**2 if projected else 4 * steps * heads * width
@@ -256,7 +256,9 @@ def test_projecting_pays_where_it_saves_products() -> None:
         for heads in (1, 2, 4, 8):
             for width in (16, 48, 64, 256):
                 stored, projected = 4 * steps * heads * width, 6 * steps * width + 4 * width**2
-                assert projecting_pays(num_steps=steps, num_heads=heads, width=width) == (projected < stored)
+                assert should_project_kv(num_steps=steps, num_heads=heads, width=width) == (
+                    projected < stored
+                )
 
 
 @pytest.mark.parametrize("path", sorted(schema.PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -265,11 +267,11 @@ def test_agents_read_memories_as_they_are_stored(path: Path) -> None:
     config = schema.load(["--env", path.stem])
     for steps in (config.ppo.n_steps, config.a2c.n_steps):
         sizes = {"num_heads": config.policy.num_heads, "width": config.policy.width}
-        assert not projecting_pays(num_steps=steps, **sizes)
+        assert not should_project_kv(num_steps=steps, **sizes)
 
 
 @pytest.mark.parametrize("task", ["text", "collision", "copy", "instruction"])
 def test_sequence_tasks_read_projected_memories(task: str) -> None:
     config = sequence_schema.load(["--task", task])
     sizes = {"num_heads": config.model.num_heads, "width": config.model.width}
-    assert projecting_pays(num_steps=config.block_size, **sizes)
+    assert should_project_kv(num_steps=config.block_size, **sizes)

@@ -18,9 +18,9 @@ from torch.nn.attention import flex_attention as flex_module
 
 from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.attention import flex as fused_module
-from memory_suite.agents.model.attention.flex import fused_attention, seen_by
+from memory_suite.agents.model.attention.flex import fused_attention, visible_steps
 from memory_suite.agents.model.retention.base import SMALLEST_MASK
-from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.settings import AttentionKind, MemoryKind, TransformerSettings
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.state import MemoryState
@@ -85,17 +85,17 @@ def results(
     plain = lively(replace(settings, attention="plain"), 5).to(device, dtype)
     state = carried(plain, x, first, 17)
     inputs = x[:, 17:].clone().requires_grad_()
-    penalty = PenaltyKind("all") if model.learns_spans else None
+    penalty = PenaltySpec("all") if model.learns_spans else None
     with torch.autocast(device, torch.bfloat16, enabled=mixed):
         output = model.block(inputs, state, first[:, 17:], limit_BT, penalty=penalty)
-    (output.y_BTD * direction[:, 17:]).sum().backward()
+    (output.y_BWD * direction[:, 17:]).sum().backward()
     assert inputs.grad is not None
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     if output.reports[0].penalty_B is not None:
         found["penalty"] = torch.stack(
             [r.penalty_B.detach() for r in output.reports if r.penalty_B is not None]
         )
-    return {"y": output.y_BTD.detach(), "inputs": inputs.grad, **found}
+    return {"y": output.y_BWD.detach(), "inputs": inputs.grad, **found}
 
 
 def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], limit: float) -> None:
@@ -215,7 +215,9 @@ def test_intervals_as_drawn() -> None:
         model, torch.randn(1, 2, WIDTH, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.bool), 2
     )
     view = BlockView.of(state, torch.tensor([[False, False, True, False]]))
-    begin, end = seen_by(torch.full((1, 1, 6), 99.0), view.stored_time_BT, view.step_T, view.blocked_BTT)
+    begin, end = visible_steps(
+        torch.full((1, 1, 6), 99.0), view.stored_time_BW, view.step_W, view.blocked_BWW
+    )
     seen = [[int(b <= t < e) for b, e in zip(begin[0], end[0, 0], strict=True)] for t in range(4)]
     assert seen == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]]
     assert begin[0].tolist() == [0, 0, 1, 0, 3, 0]
@@ -229,7 +231,7 @@ def test_long_spans_end_at_the_very_step(span: int) -> None:
     time = torch.arange(9.0)
     expiry = (span + birth.float() + 1.0).view(1, 1, -1)
     hidden = torch.ones(1, 9, 0, dtype=torch.bool)
-    _, end = seen_by(expiry, time.view(1, -1), time, hidden)
+    _, end = visible_steps(expiry, time.view(1, -1), time, hidden)
     expected = [[t for t in range(9) if t - int(b) <= span] for b in birth]
     assert end[0, 0].tolist() == [len(queries) for queries in expected]
 
@@ -239,15 +241,15 @@ def test_it_evaluates_on_a_cpu_but_does_not_train_there() -> None:
     x, first = torch.randn(2, 9, WIDTH, dtype=torch.float64), episode_starts(0, 2, 9, 0.1)
     with torch.no_grad():
         found, expected = (model.block(x, model.initial_state(2), first) for model in (fused, plain))
-    torch.testing.assert_close(found.y_BTD, expected.y_BTD)
+    torch.testing.assert_close(found.y_BWD, expected.y_BWD)
     message = "attention=fused cannot be had here: FlexAttention trains on cuda only, not on cpu; choose auto"
     with pytest.raises(ValueError, match=message):
         fused.block(x, fused.initial_state(2), first)
 
 
-@pytest.mark.parametrize("penalty", [PenaltyKind("ramp"), PenaltyKind("all", use_weight=1.0)])
+@pytest.mark.parametrize("penalty", [PenaltySpec("ramp"), PenaltySpec("all", use_weight=1.0)])
 @pytest.mark.usefixtures("trains_on_cpu")
-def test_penalties_that_look_at_every_pair_are_refused(penalty: PenaltyKind) -> None:
+def test_penalties_that_look_at_every_pair_are_refused(penalty: PenaltySpec) -> None:
     model = lively(LIVELY)
     x, first = torch.randn(2, 9, WIDTH, dtype=torch.float64), torch.zeros(2, 9, dtype=torch.bool)
     with pytest.raises(ValueError, match=r'attention=fused .* "ramp" and use_weight'):
@@ -261,7 +263,7 @@ def test_auto_is_fused_on_a_gpu_where_that_can_give_what_is_asked(
 ) -> None:
     model = lively(replace(LIVELY, attention="auto")).to(device, torch.float32)
     x, first = torch.randn(2, 9, WIDTH, device=device), torch.zeros(2, 9, dtype=torch.bool, device=device)
-    penalty = PenaltyKind(form)  # type: ignore[arg-type]
+    penalty = PenaltySpec(form)  # type: ignore[arg-type]
     model.block(x, model.initial_state(2), first, penalty=penalty)
     assert bool(calls) == (device == "cuda" and form == "all")
 
@@ -279,14 +281,14 @@ def test_the_compiled_kernel_stores_no_scores() -> None:
     settings = replace(LIVELY, num_layers=1, num_heads=4, memory="transformer-xl", memory_size=65_536)
     model = MemoryTransformer(settings).to("cuda")
     state = model.initial_state(1)
-    memory = state.layers[0].grown(65_536)
-    memory.birth_BW[:] = torch.arange(-1, -65_537, -1, device="cuda")
+    memory = state.layers[0].padded(65_536)
+    memory.birth_BT[:] = torch.arange(-1, -65_537, -1, device="cuda")
     state.layers[0] = memory
     x, first = torch.randn(1, 128, WIDTH, device="cuda"), torch.zeros(1, 128, dtype=torch.bool, device="cuda")
     for _ in range(2):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        model.block(x, state, first, need_state=False).y_BTD.sum().backward()
+        model.block(x, state, first, need_state=False).y_BWD.sum().backward()
     scores = 128 * 65_536 * 4 * 4
     keys_and_values = 65_536 * WIDTH * 4
     assert torch.cuda.max_memory_allocated() - before < 8 * keys_and_values < 2 * scores

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from memory_suite.agents.model.attention.leave_one_out import LARGEST_EFFECT, SMALLEST_EFFECT, leave_one_out
-from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.settings import MemoryKind
 from memory_suite.agents.model.transformer import MemoryTransformer
 from memory_suite.agents.policy.policy import MemoryPolicy
@@ -25,7 +25,7 @@ from tests.agents.reference_transformer import Seen, Written, attention, read, s
 from tests.agents.test_transformer import SMALL, episode_starts, lively
 
 MARGIN = 3.0
-EFFECT = PenaltyKind("log", use_weight=5.0, use_margin=MARGIN)
+EFFECT = PenaltySpec("log", use_weight=5.0, use_margin=MARGIN)
 ONE_LAYER = replace(SMALL, num_layers=1, max_span=40)
 
 
@@ -89,20 +89,22 @@ def test_it_is_as_if_the_memory_had_been_deleted(
     first = episode_starts(seed, 2, 14, rate)
     asked = torch.rand(2, 14, generator=torch.Generator().manual_seed(seed)) < share
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr("memory_suite.agents.model.layer.projecting_pays", lambda **_: projected)
+        patch.setattr("memory_suite.agents.model.layer.should_project_kv", lambda **_: projected)
         state = model.initial_state(2)
         if cut:
             carried = model.block(x[:, :cut], state, first[:, :cut]).state
             assert carried is not None
             state = carried
-        output = model.block(x[:, cut:], state, first[:, cut:], penalty=EFFECT, asked_BT=asked[:, cut:])
+        output = model.block(
+            x[:, cut:], state, first[:, cut:], penalty=EFFECT, ablation_mask_BW=asked[:, cut:]
+        )
     assert output.ablation is not None
     for row in range(2):
         y_TCD, shortfall_TC = without_single_memories(model, x[row], first[row].tolist())
         mine = asked[:row, cut:].sum() + torch.arange(int(asked[row, cut:].sum()))
         y_NCD, shortfall_NC = (part[cut:][asked[row, cut:]] for part in (y_TCD, shortfall_TC))
-        torch.testing.assert_close(output.ablation.y_NOD[mine], y_NCD, rtol=1e-7, atol=1e-9)
-        found_NC = output.ablation.shortfall_NO[mine].float()
+        torch.testing.assert_close(output.ablation.y_NTD[mine], y_NCD, rtol=1e-7, atol=1e-9)
+        found_NC = output.ablation.shortfall_NT[mine].float()
         torch.testing.assert_close(found_NC, shortfall_NC, rtol=1e-4, atol=1e-5)
 
 
@@ -120,8 +122,8 @@ def test_what_changes_below_reaches_the_layers_above() -> None:
         expected = without_single_memories(alone, x[0], first[0].tolist())[0]
         expected = model.final_norm(model.layers[1].feedforward(expected))
     assert ablation is not None
-    assert ablation.y_NOD.shape == (12, 4, 8), "two heads of two layers"
-    torch.testing.assert_close(ablation.y_NOD[:, :2], expected)
+    assert ablation.y_NTD.shape == (12, 4, 8), "two heads of two layers"
+    torch.testing.assert_close(ablation.y_NTD[:, :2], expected)
 
 
 def test_the_only_memory_leaves_nothing() -> None:
@@ -139,14 +141,14 @@ def test_by_effect_the_task_does_not_teach_spans(null_memory: bool) -> None:
     model = lively(replace(ONE_LAYER, ramp=20, null_memory=null_memory), 3)
     x, first = torch.randn(2, 14, 8, dtype=torch.float64), torch.zeros(2, 14, dtype=torch.bool)
 
-    def taught(kind: PenaltyKind | None, part: str) -> bool:
+    def taught(kind: PenaltySpec | None, part: str) -> bool:
         model.zero_grad()
         output = model.block(x, model.initial_state(2), first, penalty=kind)
         penalty_B, ablation = output.reports[0].penalty_B, output.ablation
         asked = {
-            "task": output.y_BTD.square().sum(),
+            "task": output.y_BWD.square().sum(),
             "cost": None if penalty_B is None else penalty_B.sum(),
-            "use": None if ablation is None else ablation.shortfall_NO.sum(),
+            "use": None if ablation is None else ablation.shortfall_NT.sum(),
         }[part]
         if asked is None:
             return False
@@ -156,7 +158,7 @@ def test_by_effect_the_task_does_not_teach_spans(null_memory: bool) -> None:
         return any(gradient is not None and float(gradient.abs().max()) > 0 for gradient in gradients)
 
     assert taught(None, "task")
-    assert taught(PenaltyKind("log"), "task")
+    assert taught(PenaltySpec("log"), "task")
     assert not taught(EFFECT, "task")
     assert taught(EFFECT, "cost")
     assert taught(EFFECT._replace(form="ramp"), "cost")
@@ -170,11 +172,11 @@ def test_a_layer_that_is_skipped_pays_nothing_since_nothing_is_known_of_its_use(
     seen = set()
     for _ in range(40):
         output = model.block(x, model.initial_state(2), first, penalty=EFFECT)
-        asked = 0 if output.ablation is None else output.ablation.y_NOD.shape[1] // ONE_LAYER.num_heads
+        asked = 0 if output.ablation is None else output.ablation.y_NTD.shape[1] // ONE_LAYER.num_heads
         paying = sum(report.penalty_B is not None for report in output.reports)
         assert paying == asked
         seen.add(paying)
-        without_use = model.block(x, model.initial_state(2), first, penalty=PenaltyKind("log")).reports
+        without_use = model.block(x, model.initial_state(2), first, penalty=PenaltySpec("log")).reports
         assert all(report.penalty_B is not None for report in without_use), "as in the paper"
     assert seen == {0, 1, 2}
 
@@ -230,11 +232,11 @@ def test_an_effect_is_what_the_action_would_change_by(action: str) -> None:
     x = policy.encoder({name: part.flatten(0, 1) for name, part in features.items()}).view(batch, steps, -1)
     output = policy.transformer.block(x, state, first, penalty=EFFECT)
     assert output.ablation is not None
-    effect = by_hand(policy, output.y_BTD.flatten(0, 1).unsqueeze(1), output.ablation.y_NOD)
+    effect = by_hand(policy, output.y_BWD.flatten(0, 1).unsqueeze(1), output.ablation.y_NTD)
     effect = (effect - SMALLEST_EFFECT).clamp(0.0, LARGEST_EFFECT)
     assert float(effect.detach().max()) > 0.0
     costs = sum(report.penalty_B.mean() for report in output.reports if report.penalty_B is not None)
-    charged = 5.0 * (effect * output.ablation.shortfall_NO).sum(1).mean() / 2  # heads
+    charged = 5.0 * (effect * output.ablation.shortfall_NT).sum(1).mean() / 2  # heads
     torch.testing.assert_close(total, costs + charged)
     assert float(charged.detach()) > 0.0
 

@@ -23,8 +23,8 @@ from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.layer import MemoryDetail
 from memory_suite.agents.model.settings import MemoryKind
 from memory_suite.agents.model.store import pages as memory_pages
-from memory_suite.agents.model.store.pages import LEAST_SLOTS, PAGE_SLOTS, PagedMemory, Store, in_pages
-from memory_suite.agents.model.store.rows import NEVER, LayerMemory
+from memory_suite.agents.model.store.pages import MIN_SLOTS, PAGE_SLOTS, PagedStore, Store, to_pages
+from memory_suite.agents.model.store.rows import NEVER, RowStore
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS, MemoryTransformer, StepOutput
 from memory_suite.envs.make import make_vec_env
@@ -37,17 +37,17 @@ from tests.agents.test_transformer import SMALL, lively
 def pages_always(page_slots: int = 3) -> Iterator[None]:
     """However few memories there are, and in small pages, so that every row needs several."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_pages, "LEAST_SLOTS", 0)
-        patch.setattr(memory_pages, "LEAST_SAVING", 0.0)
+        patch.setattr(memory_pages, "MIN_SLOTS", 0)
+        patch.setattr(memory_pages, "MIN_SAVING_RATIO", 0.0)
         patch.setattr(memory_pages, "PAGE_SLOTS", page_slots)
         yield
 
 
-def store_of(counts: list[int], *, gaps: int = 0, seed: int = 0, width: int = 5) -> LayerMemory:
+def store_of(counts: list[int], *, gaps: int = 0, seed: int = 0, width: int = 5) -> RowStore:
     """A store whose rows hold so many memories, in any slots, every one different."""
     generator = torch.Generator().manual_seed(seed)
     num_slots = max(counts, default=0) + gaps
-    memory = LayerMemory(
+    memory = RowStore(
         torch.randn(len(counts), num_slots, width, generator=generator),
         torch.full((len(counts), num_slots), NEVER),
         torch.randint(0, 9, (len(counts), num_slots), generator=generator),
@@ -55,17 +55,17 @@ def store_of(counts: list[int], *, gaps: int = 0, seed: int = 0, width: int = 5)
     )
     for row, count in enumerate(counts):
         slots = torch.randperm(num_slots, generator=generator)[:count]
-        memory.birth_BW[row, slots] = torch.randperm(1000, generator=generator)[:count]
+        memory.birth_BT[row, slots] = torch.randperm(1000, generator=generator)[:count]
     return memory
 
 
-def contents(memory: LayerMemory) -> list[dict[int, tuple[Any, ...]]]:
+def contents(memory: RowStore) -> list[dict[int, tuple[Any, ...]]]:
     """What each row remembers, by time of birth."""
     rows = []
     for row in range(memory.num_rows):
-        used = (memory.birth_BW[row] != NEVER).nonzero().flatten().tolist()
-        parts = memory.hidden_BWD, memory.tag_BW, memory.pooled_BW
-        births = memory.birth_BW[row].tolist()
+        used = (memory.birth_BT[row] != NEVER).nonzero().flatten().tolist()
+        parts = memory.h_BTD, memory.cue_BT, memory.compressed_BT
+        births = memory.birth_BT[row].tolist()
         rows.append({births[w]: tuple(str(part[row, w].tolist()) for part in parts) for w in used})
         assert len(rows[-1]) == len(used)
     return rows
@@ -75,7 +75,7 @@ def held(store: Store) -> list[dict[int, tuple[Any, ...]]]:
     """The same of pages, page by page, without what is tested here."""
     rows: list[dict[int, tuple[Any, ...]]] = [{} for _ in range(store.num_rows)]
     pages = contents(store.slots)
-    row_of_page = store.row_F.tolist() if isinstance(store, PagedMemory) else range(store.num_rows)
+    row_of_page = store.row_F.tolist() if isinstance(store, PagedStore) else range(store.num_rows)
     for row, page in zip(row_of_page, pages, strict=True):
         assert not rows[row].keys() & page.keys()
         rows[row] |= page
@@ -91,15 +91,15 @@ def test_pages_hold_what_the_store_held(counts: list[int], gaps: int, page_slots
     memory = store_of(counts, gaps=gaps)
     before = contents(memory)
     with pages_always(page_slots):
-        pages = in_pages(memory)
-        assert isinstance(pages, PagedMemory)
+        pages = to_pages(memory)
+        assert isinstance(pages, PagedStore)
         assert held(pages) == before
         assert len(pages.row_F) == sum(count // page_slots + 1 for count in counts)
-        back = pages.in_rows()
+        back = pages.to_rows()
     assert contents(back) == before
     assert back.num_slots <= max(counts) + 4
-    assert bool((back.birth_BW.diff(dim=1) <= 0).all())  # newest first
-    memory.hidden_BWD.fill_(0.0)
+    assert bool((back.birth_BT.diff(dim=1) <= 0).all())  # newest first
+    memory.h_BTD.fill_(0.0)
     assert held(pages) == before  # a copy
 
 
@@ -109,12 +109,12 @@ def test_only_what_is_alive_is_kept(counts: list[int], seed: int) -> None:
     """As a store does it, to the last slot that matters."""
     memory = store_of(counts, gaps=2)
     with pages_always():
-        pages = in_pages(memory)
+        pages = to_pages(memory)
         assert pages is not None
         alive = torch.rand(1000, generator=torch.Generator().manual_seed(seed)) < 0.5
-        was_written = pages.slots.birth_BW != NEVER
-        found = pages.kept(was_written & alive[pages.slots.birth_BW.clamp_min(0)])
-    expected = memory.kept((memory.birth_BW != NEVER) & alive[memory.birth_BW.clamp_min(0)])
+        was_written = pages.slots.birth_BT != NEVER
+        found = pages.compacted(was_written & alive[pages.slots.birth_BT.clamp_min(0)])
+    expected = memory.compacted((memory.birth_BT != NEVER) & alive[memory.birth_BT.clamp_min(0)])
     assert contents(found) == contents(expected)
     fullest = max((len(row) for row in contents(found)), default=0)
     assert found.num_slots - fullest == found.free_slots
@@ -126,31 +126,31 @@ def test_chosen_rows_of_pages_are_those_rows(counts: list[int], data: st.DataObj
     memory = store_of(counts)
     rows = data.draw(st.lists(st.integers(0, len(counts) - 1), min_size=1, max_size=5))
     with pages_always():
-        pages = in_pages(memory)
+        pages = to_pages(memory)
         assert pages is not None
         some = pages.select(torch.tensor(rows))
         assert held(some) == contents(memory.select(torch.tensor(rows)))
-        some.slots.hidden_BWD.fill_(0.0)
+        some.slots.h_BTD.fill_(0.0)
     assert held(pages) == contents(memory)
 
 
 def test_pages_are_made_where_they_save_work_and_only_there() -> None:
     """By what rows hold, not by how wide their store happens to be: a resumed training must do the same."""
     even = [100] * 100
-    assert in_pages(store_of(even)) is None
-    assert in_pages(store_of([100])) is None
+    assert to_pages(store_of(even)) is None
+    assert to_pages(store_of([100])) is None
     uneven = [*[10] * 99, 100]
-    pages = in_pages(store_of(uneven))
+    pages = to_pages(store_of(uneven))
     assert pages is not None
-    assert pages.slots.birth_BW.numel() == (99 + 100 // PAGE_SLOTS + 1) * PAGE_SLOTS
-    wide = in_pages(store_of(uneven, gaps=300))
+    assert pages.slots.birth_BT.numel() == (99 + 100 // PAGE_SLOTS + 1) * PAGE_SLOTS
+    wide = to_pages(store_of(uneven, gaps=300))
     assert wide is not None
     assert torch.equal(wide.row_F, pages.row_F)
-    assert in_pages(store_of([10] * 100, gaps=300)) is None
+    assert to_pages(store_of([10] * 100, gaps=300)) is None
     too_few = [*[1] * 7, 1000]
-    assert LEAST_SLOTS > 8 * 1000
-    assert in_pages(store_of(too_few)) is None
-    assert in_pages(store_of(too_few, gaps=300)) is None
+    assert MIN_SLOTS > 8 * 1000
+    assert to_pages(store_of(too_few)) is None
+    assert to_pages(store_of(too_few, gaps=300)) is None
 
 
 def outputs(
@@ -211,24 +211,24 @@ def test_steps_in_pages_equal_steps_in_rows(
     state = model.block(x[:, :before], model.initial_state(batch), first[:, :before]).state
     assert state is not None
     x, first = x[:, before:], first[:, before:]
-    rows = outputs(model, state.clone(), x, first, tag_B=tag_B, limit_B1=limit_B1)
+    rows = outputs(model, state.clone(), x, first, cue_B=tag_B, limit_B1=limit_B1)
     with pages_always(page_slots):
         start = model.for_acting(state)
-        assert all(isinstance(memory, PagedMemory) for memory in start.layers)
-        was = [contents(memory.in_rows()) for memory in state.layers], state.clock_B.tolist()
-        pages = outputs(model, start, x, first, tag_B=tag_B, limit_B1=limit_B1)
-        assert all(isinstance(memory, PagedMemory) for memory in pages[-1].state.layers)
+        assert all(isinstance(memory, PagedStore) for memory in start.layers)
+        was = [contents(memory.to_rows()) for memory in state.layers], state.clock_B.tolist()
+        pages = outputs(model, start, x, first, cue_B=tag_B, limit_B1=limit_B1)
+        assert all(isinstance(memory, PagedStore) for memory in pages[-1].state.layers)
         for mine, theirs in zip(pages, rows, strict=True):
             torch.testing.assert_close(mine.y_BD, theirs.y_BD)
             for report, expected in zip(mine.reports, theirs.reports, strict=True):
                 torch.testing.assert_close(report, expected)
-        assert was == ([contents(memory.in_rows()) for memory in state.layers], state.clock_B.tolist())
+        assert was == ([contents(memory.to_rows()) for memory in state.layers], state.clock_B.tolist())
         assert pages[-1].state.steps_since_compaction == rows[-1].state.steps_since_compaction
         limit = None if limit_B1 is None else limit_B1[:, :1]
         mine, theirs = model.compact(pages[-1].state, limit), model.compact(rows[-1].state, limit)
     for memory, other in zip(mine.layers, theirs.layers, strict=True):
         tags, expected = (
-            [{birth: tag for birth, (_, tag, _) in row.items()} for row in contents(store.in_rows())]
+            [{birth: tag for birth, (_, tag, _) in row.items()} for row in contents(store.to_rows())]
             for store in (memory, other)
         )
         assert tags == expected
@@ -247,8 +247,8 @@ def test_no_more_slots_count_as_free_than_are(writes_per_look: int, monkeypatch:
         for t in range(200):
             state = model.step(x[:, t], state, first[:, t]).state
             for layer, memory in zip(model.layers, state.layers, strict=True):
-                assert isinstance(memory, PagedMemory)
-                free_B = memory.sum_of_pages((~layer.seen(memory, state.clock_B, None)).sum(1))
+                assert isinstance(memory, PagedStore)
+                free_B = memory.sum_pages((~layer.seen(memory, state.clock_B, None)).sum(1))
                 assert 0 <= memory.free_slots <= int(free_B.min())
                 known.append(memory.free_slots)
     assert max(known) >= min(4, writes_per_look)
@@ -278,10 +278,10 @@ def test_asking_copying_and_saving_leave_pages_as_they_are() -> None:
             model.step(x, again.clone(), nobody).y_BD, model.step(x, state.clone(), nobody).y_BD
         )
         moved = state.to("cpu")
-        assert [contents(memory.in_rows()) for memory in moved.layers] == before
-        assert torch.equal(state.retained_LB, again.retained_LB)
-        both = MemoryState.joined([state, again])
-        assert [contents(memory.in_rows()) for memory in both.layers] == [row + row for row in before]
+        assert [contents(memory.to_rows()) for memory in moved.layers] == before
+        assert torch.equal(state.retained_NB, again.retained_NB)
+        both = MemoryState.cat([state, again])
+        assert [contents(memory.to_rows()) for memory in both.layers] == [row + row for row in before]
 
 
 @pytest.mark.parametrize("how", ["clone", "select"])
@@ -293,7 +293,7 @@ def test_copies_go_on_alone(how: str) -> None:
         rows = torch.tensor([2, 0, 1]) if how == "select" else torch.arange(3)
         before = [held(memory) for memory in state.layers]
         copy = state.select(rows) if how == "select" else state.clone()
-        expected = state.in_rows().select(rows)
+        expected = state.to_rows().select(rows)
         x, first = torch.randn(3, 15, 8, dtype=torch.float64), torch.zeros(3, 15, dtype=torch.bool)
         for mine, theirs in zip(
             outputs(model, copy, x, first), outputs(model, expected, x, first), strict=True
@@ -305,21 +305,21 @@ def test_copies_go_on_alone(how: str) -> None:
 def test_an_unknown_number_of_free_slots_never_takes_another_rows_page() -> None:
     """As where `free_slots` counts on memories that a change of the weights has brought back."""
     with pages_always():
-        pages = in_pages(store_of([4, 5, 6]))
+        pages = to_pages(store_of([4, 5, 6]))
         assert pages is not None
         pages.free_slots = 1
-        everything_is_needed = torch.zeros_like(pages.slots.birth_BW, dtype=torch.bool)
-        memory, page_B, _ = pages.with_room(everything_is_needed, 1)
+        everything_is_needed = torch.zeros_like(pages.slots.birth_BT, dtype=torch.bool)
+        memory, page_B, _ = pages.reserve_slot(everything_is_needed, 1)
         assert memory.row_F[page_B].tolist() == [0, 1, 2]
 
 
 def test_what_is_not_a_number_stays_in_its_row() -> None:
     memory = store_of([4, 5, 6])
-    memory.hidden_BWD[0] = torch.nan
+    memory.h_BTD[0] = torch.nan
     with pages_always():
-        pages = in_pages(memory)
+        pages = to_pages(memory)
         assert pages is not None
-        assert pages.in_rows().hidden_BWD.isnan().flatten(1).any(1).tolist() == [True, False, False]
+        assert pages.to_rows().h_BTD.isnan().flatten(1).any(1).tolist() == [True, False, False]
 
 
 def test_bytes_held_counts_room_for_pages_to_come() -> None:
@@ -329,10 +329,10 @@ def test_bytes_held_counts_room_for_pages_to_come() -> None:
         state = paged_state(model)
         size = state.clock_B.numel() * 8
         for memory in state.layers:
-            assert isinstance(memory, PagedMemory)
+            assert isinstance(memory, PagedStore)
             num_pages = len(memory.row_F)
-            assert len(memory.room_FSD) > num_pages
-            size += len(memory.room_FSD) * 3 * 8 * 8 + num_pages * 3 * (8 + 8 + 1) + num_pages * 8
+            assert len(memory.buffer_FTD) > num_pages
+            size += len(memory.buffer_FTD) * 3 * 8 * 8 + num_pages * 3 * (8 + 8 + 1) + num_pages * 8
         assert state.bytes_held == size
 
 
@@ -344,11 +344,11 @@ def test_details_of_pages_are_those_of_rows() -> None:
         found: list[MemoryDetail] = []
         expected: list[MemoryDetail] = []
         model.step(x, state, nobody, write=False, details=found)
-        model.step(x, state.in_rows(), nobody, write=False, details=expected)
+        model.step(x, state.to_rows(), nobody, write=False, details=expected)
         for mine, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, theirs)
         after = model.step(x, state, nobody, details=[]).state
-        assert all(isinstance(memory, LayerMemory) for memory in after.layers)
+        assert all(isinstance(memory, RowStore) for memory in after.layers)
 
 
 def test_cues_are_found_in_pages() -> None:
@@ -358,13 +358,13 @@ def test_cues_are_found_in_pages() -> None:
     found = []
     with pages_always():
         start = paged_state(model)
-        for state in (start.clone(), start.in_rows().clone()):
+        for state in (start.clone(), start.to_rows().clone()):
             score = RetentionScore(3)
             for t in range(9):  # several memories of each cue, in several pages
                 cue_B = np.array([1 + t % 2, 0, 2])
                 done_B = np.array([1, 0, 2]) if t == 8 else np.zeros(3, dtype=np.int64)
                 score.before_step(model, state, nobody)
-                output = model.step(x[t], state, torch.as_tensor(nobody), tag_B=torch.as_tensor(cue_B))
+                output = model.step(x[t], state, torch.as_tensor(nobody), cue_B=torch.as_tensor(cue_B))
                 state = output.state
                 pending = score.after_step(model, state, output.reports, cue_B, done_B, nobody)
             found.append((pending.held_BC.tolist(), pending.later_RU.tolist()))
@@ -380,7 +380,7 @@ def test_pooled_memories_stay_in_rows() -> None:
     """They go from slot to slot of their row."""
     model = lively(replace(SMALL, memory="compressive"))
     with pages_always():
-        assert all(isinstance(memory, LayerMemory) for memory in paged_state(model).layers)
+        assert all(isinstance(memory, RowStore) for memory in paged_state(model).layers)
 
 
 class Watch(BaseCallback):
@@ -408,12 +408,12 @@ def test_training_in_pages_is_the_same_training() -> None:
     for pages in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             if pages:
-                patch.setattr(memory_pages, "LEAST_SLOTS", 0)
-                patch.setattr(memory_pages, "LEAST_SAVING", 0.0)
+                patch.setattr(memory_pages, "MIN_SLOTS", 0)
+                patch.setattr(memory_pages, "MIN_SAVING_RATIO", 0.0)
                 patch.setattr(memory_pages, "PAGE_SLOTS", 4)
             model, watch = corridor_agent(), Watch()
             model.learn(16 * 6 * 3, callback=watch)
-            assert watch.kinds == ({"PagedMemory"} if pages else {"LayerMemory"})
+            assert watch.kinds == ({"PagedStore"} if pages else {"RowStore"})
             weights.append(model.policy.state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-5, msg=name)
@@ -432,7 +432,7 @@ def test_a_resumed_run_in_pages_equals_an_unbroken_one(tmp_path: Path) -> None:
         resumed = MemoryPPO.load(tmp_path / "state", env=env, device="cpu")
         watch = Watch()
         resumed.learn(16 * 6 * 3, reset_num_timesteps=False, callback=watch)
-    assert watch.kinds == {"PagedMemory"}
+    assert watch.kinds == {"PagedStore"}
     for name, value in unbroken.policy.state_dict().items():
         assert torch.equal(resumed.policy.state_dict()[name], value), name
 
@@ -443,9 +443,9 @@ def test_a_rollout_that_was_stopped_in_the_middle_goes_on(tmp_path: Path) -> Non
         model = ppo(vec(lambda: RepeatFirst(9)))
         model.learn(16 * 4 * 4, callback=Watch(stop_after=16 + 5))
         assert model._memory is not None
-        assert isinstance(model._memory.layers[0], PagedMemory)
+        assert isinstance(model._memory.layers[0], PagedStore)
         model.save(tmp_path / "state", with_training_state=True)
         model.learn(16 * 4, reset_num_timesteps=False)
         assert model.rollout.state is not None
-        assert all(isinstance(memory, LayerMemory) for memory in model.rollout.state.layers)
+        assert all(isinstance(memory, RowStore) for memory in model.rollout.state.layers)
     MemoryPPO.load(tmp_path / "state", env=vec(lambda: RepeatFirst(9)), device="cpu").learn(16 * 4)

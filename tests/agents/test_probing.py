@@ -80,7 +80,7 @@ def test_dropping_is_what_happens_by_hand(probe: Probe, model: MemoryPPO) -> Non
 
             def drop(state: Any, birth: int = birth) -> None:
                 for layer in state.layers:
-                    layer.birth_BW[layer.birth_BW == birth] = NEVER
+                    layer.birth_BT[layer.birth_BT == birth] = NEVER
 
             effect = probe.ask([Edit(drop=(birth,))], at=at, decision=decision, returns=False)[0]
             check(effect, by_hand(model, probe, at, decision, drop), before)
@@ -93,7 +93,7 @@ def test_one_layer_alone_can_be_changed(probe: Probe, model: MemoryPPO) -> None:
     birth = int(probe.record.layers[1].at(20).birth[0])
 
     def drop(state: Any) -> None:
-        state.layers[1].birth_BW[state.layers[1].birth_BW == birth] = NEVER
+        state.layers[1].birth_BT[state.layers[1].birth_BT == birth] = NEVER
 
     effect = probe.ask([Edit(drop=(birth,), layer=2)], at=20, decision=22, returns=False)[0]
     check(effect, by_hand(model, probe, 20, 22, drop), probe.record.choice_TA[22])
@@ -108,7 +108,7 @@ def test_exchanging_is_what_happens_by_hand(probe: Probe, model: MemoryPPO) -> N
         for birth, donor_birth in zip(births, (4, 9), strict=True):
             contents = content_of(donor, donor_birth)
             for layer, content in zip(state.layers, contents, strict=True):
-                layer.hidden_BWD[layer.birth_BW == birth] = torch.as_tensor(content)
+                layer.h_BTD[layer.birth_BT == birth] = torch.as_tensor(content)
 
     effect = probe.ask([edit], at=20, decision=23, returns=False)[0]
     check(effect, by_hand(model, probe, 20, 23, replace), probe.record.choice_TA[23])
@@ -169,7 +169,7 @@ def test_returns_are_those_of_playing_on(probe: Probe, model: MemoryPPO) -> None
     for step in range(probe.record.num_steps):
         if step == 12:
             for layer in player.state.layers:
-                layer.birth_BW[:] = NEVER
+                layer.birth_BT[:] = NEVER
         _, action = player.decide()
         player.act(probe.record.action_T[step] if step < 12 else action)
         if player.over:

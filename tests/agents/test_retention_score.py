@@ -118,7 +118,7 @@ def by_hand(span: float, ramp: int, steps: int, done_at: int | None) -> Retentio
         first = np.array([t == 0])
         score.before_step(model, state, first)
         tag = np.array([int(t == 0)])
-        output = model.step(torch.zeros(1, 4), state, torch.as_tensor(first), tag_B=torch.as_tensor(tag))
+        output = model.step(torch.zeros(1, 4), state, torch.as_tensor(first), cue_B=torch.as_tensor(tag))
         state = output.state
         done = np.array([int(t == done_at)])
         pending = score.after_step(model, state, output.reports, tag, done, np.array([t == steps - 1]))
@@ -162,7 +162,7 @@ def test_each_row_has_its_own_limit_of_spans() -> None:
             first, tag = np.full(3, t == 0), np.full(3, int(t == 0))
             score.before_step(model, state, first, limit_B1)
             output = model.step(
-                torch.zeros(3, 4), state, torch.as_tensor(first), limit_B1, tag_B=torch.as_tensor(tag)
+                torch.zeros(3, 4), state, torch.as_tensor(first), limit_B1, cue_B=torch.as_tensor(tag)
             )
             state, done = output.state, (np.arange(3) == row) * int(t == 2)
             pending = score.after_step(

@@ -45,7 +45,7 @@ def test_token_by_token_equals_block_by_block(kind: str) -> None:
         output = model.block(tokens[:, start:end], state, first[:, start:end])
         assert output.state is not None
         state = output.state
-        in_blocks.append(model.predict(output.y_BTD))
+        in_blocks.append(model.predict(output.y_BWD))
     state, in_steps = model.initial_state(3), []
     for t in range(60):
         step = model.step(tokens[:, t], state, first[:, t])
@@ -60,7 +60,7 @@ def test_at_first_all_targets_are_equally_likely() -> None:
     output = model.block(
         torch.randint(11, (2, 5)), model.initial_state(2), torch.zeros(2, 5, dtype=torch.bool)
     )
-    loss = F.cross_entropy(model.predict(output.y_BTD).flatten(0, 1), torch.randint(7, (10,)))
+    loss = F.cross_entropy(model.predict(output.y_BWD).flatten(0, 1), torch.randint(7, (10,)))
     assert loss.item() == pytest.approx(math.log(7))
 
 
@@ -71,13 +71,13 @@ def test_what_a_limit_hides_is_forgotten_only_if_asked(forgets: bool) -> None:
     limit_BT = torch.full((2, 30), 3.0)
     output = model.block(tokens, model.initial_state(2), first, limit_BT, limit_forgets=forgets)
     assert output.state is not None
-    held = [(layer.birth_BW != NEVER).sum(1).max().item() for layer in output.state.layers]
+    held = [(layer.birth_BT != NEVER).sum(1).max().item() for layer in output.state.layers]
     if forgets:
         assert max(held) <= 3 + 4  # the limit and the ramp
     else:
         assert min(held) > 3 + 4
     unlimited = model.block(tokens, model.initial_state(2), first)
-    assert not torch.equal(output.y_BTD, unlimited.y_BTD)
+    assert not torch.equal(output.y_BWD, unlimited.y_BWD)
 
 
 def test_a_limit_for_one_block_leaves_the_next_as_it_would_be() -> None:
@@ -88,7 +88,7 @@ def test_a_limit_for_one_block_leaves_the_next_as_it_would_be() -> None:
     for limit_BT in (torch.full((2, 20), 2.0), None):
         state = model.block(tokens[:, :20], model.initial_state(2), first[:, :20], limit_BT).state
         assert state is not None
-        results.append(model.block(tokens[:, 20:], state, first[:, 20:]).y_BTD)
+        results.append(model.block(tokens[:, 20:], state, first[:, 20:]).y_BWD)
     torch.testing.assert_close(*results)
 
 
@@ -96,16 +96,16 @@ def test_a_limit_for_one_block_leaves_the_next_as_it_would_be() -> None:
 def test_mixed_precision_is_close(kind: str) -> None:
     model = make(kind).float()
     tokens, first = torch.randint(11, (3, 24)), torch.zeros(3, 24, dtype=torch.bool)
-    exact = model.predict(model.block(tokens, model.initial_state(3), first).y_BTD)
+    exact = model.predict(model.block(tokens, model.initial_state(3), first).y_BWD)
     with torch.autocast("cpu", torch.bfloat16):
         output = model.block(tokens, model.initial_state(3), first)
-        rounded = model.predict(output.y_BTD).float()
+        rounded = model.predict(output.y_BWD).float()
     assert not torch.equal(rounded, exact)
     torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.3)  # bfloat16 has 8 bits
     rounded.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert output.state is not None
-    assert all(layer.hidden_BWD.dtype == torch.float32 for layer in output.state.layers)
+    assert all(layer.h_BTD.dtype == torch.float32 for layer in output.state.layers)
 
 
 def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
     model.save(tmp_path / "model.zip")
     again = SequenceModel.load(tmp_path / "model.zip").eval()
     tokens, first = torch.randint(11, (2, 9)), torch.zeros(2, 9, dtype=torch.bool)
-    outputs = [m.predict(m.block(tokens, m.initial_state(2), first).y_BTD) for m in (model, again)]
+    outputs = [m.predict(m.block(tokens, m.initial_state(2), first).y_BWD) for m in (model, again)]
     assert torch.equal(*outputs)
 
 
@@ -138,6 +138,6 @@ def test_mixed_precision_deletes_what_no_query_will_see() -> None:
         state, clock_B = output.state, clock_B + steps
         layer = model.transformer.layers[0]
         (memory,) = state.layers
-        there_BW = memory.birth_BW != NEVER
+        there_BW = memory.birth_BT != NEVER
         torch.testing.assert_close(layer.seen(memory, clock_B, None) & there_BW, there_BW)
         assert 10 < int(there_BW.sum()) < int(clock_B)

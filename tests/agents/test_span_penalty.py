@@ -13,7 +13,7 @@ import torch
 from memory_suite.agents.algorithms.span_penalty import SpanPenalty, SpanPenaltySettings
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
 from memory_suite.agents.model.retention.adaptive_span import AdaptiveSpan
-from memory_suite.agents.model.retention.penalty import PenaltyKind, span_cost, span_shortfall
+from memory_suite.agents.model.retention.penalty import PenaltySpec, span_cost, span_shortfall
 
 
 def by_the_task(**change: Any) -> SpanPenalty:
@@ -91,12 +91,12 @@ def by_effect(**change: Any) -> SpanPenalty:
 
 def test_by_effect_forgetting_begins_with_success_and_then_goes_on() -> None:
     penalty = by_effect(weight=1e-4, max_weight=1e-2, growth=1.5)
-    task_does_not_teach = PenaltyKind("log", use_weight=0.0, use_margin=3.0)
+    task_does_not_teach = PenaltySpec("log", use_weight=0.0, use_margin=3.0)
     for success in (None, 0.4):
         penalty.update(success)
         assert penalty.weight == 0.0
         assert penalty.kind == task_does_not_teach
-    counts = PenaltyKind("log", use_weight=300.0, use_margin=3.0)
+    counts = PenaltySpec("log", use_weight=300.0, use_margin=3.0)
     for success, weight in ((1.0, 1.5e-4), (None, 1.5e-4), (1.0, 2.25e-4), (0.4, 2.025e-4), (None, 2.025e-4)):
         penalty.update(success)
         assert penalty.weight == penalty.ceiling == pytest.approx(weight)
@@ -206,6 +206,6 @@ def test_use_can_hold_an_adaptive_span_however_long() -> None:
     memory = AdaptiveSpan(2, max_span=4096, ramp=1, initial_span_fraction=0.5)
     span_BGT = torch.tensor([[[10.0], [1000.0]]], requires_grad=True)
     nothing = torch.zeros(1, 2, 1)
-    by_use = memory.penalty(PenaltyKind("log", use_weight=100.0), span_BGT, nothing, None, torch.zeros(1))
+    by_use = memory.penalty(PenaltySpec("log", use_weight=100.0), span_BGT, nothing, None, torch.zeros(1))
     assert by_use.tolist() == pytest.approx([(math.log(11.0) + math.log(1001.0)) / 2])
-    assert memory.penalty(PenaltyKind("log"), span_BGT, nothing, None, torch.zeros(1)).tolist() == [505.0]
+    assert memory.penalty(PenaltySpec("log"), span_BGT, nothing, None, torch.zeros(1)).tolist() == [505.0]

@@ -15,7 +15,7 @@ from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.retention.adaptive_span import AdaptiveSpan
 from memory_suite.agents.model.retention.base import SMALLEST_MASK
 from memory_suite.agents.model.retention.expire_span import ExpireSpan
-from memory_suite.agents.model.retention.penalty import PenaltyForm, PenaltyKind
+from memory_suite.agents.model.retention.penalty import PenaltyForm, PenaltySpec
 from memory_suite.agents.model.settings import MemoryKind, TransformerSettings, make_retention
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.rows import NEVER, SPARE_SLOTS
@@ -83,7 +83,7 @@ def by_blocks(
         output = model.block(x[:, part], state, first[:, part], now)
         assert output.state is not None
         state, begin = output.state, begin + size
-        outputs.append(output.y_BTD)
+        outputs.append(output.y_BWD)
     return torch.cat(outputs, 1)
 
 
@@ -123,13 +123,13 @@ def test_step_and_block_equal_the_reference(chosen: TransformerSettings, seed: i
         y = torch.stack([row.y_TD for row in expected])
         state = model.initial_state(batch)
         for t in range(steps):
-            output = model.step(x[:, t], state, first[:, t], tag_B=tags[:, t])
+            output = model.step(x[:, t], state, first[:, t], cue_B=tags[:, t])
             state = output.state
             torch.testing.assert_close(output.y_BD, y[:, t], rtol=1e-9, atol=1e-10)
             for layer, report in enumerate(output.reports):
                 assert report.retained_B.tolist() == [row.retained_TL[t][layer] for row in expected]
                 assert report.on_ramp_B.tolist() == [row.on_ramp_TL[t][layer] for row in expected]
-                assert report.tagged_B.tolist() == [row.tagged_TL[t][layer] for row in expected]
+                assert report.cues_B.tolist() == [row.tagged_TL[t][layer] for row in expected]
         for sizes in ([steps], [1, 5, 10], [7, 8, 1]):
             torch.testing.assert_close(by_blocks(model, x, first, sizes), y, rtol=1e-9, atol=1e-10)
 
@@ -147,16 +147,16 @@ def test_a_block_leaves_what_steps_leave(
     with torch.no_grad():
         stepped = model.initial_state(3)
         for t in range(15):
-            stepped = model.step(x[:, t], stepped, first[:, t], tag_B=tags[:, t]).state
+            stepped = model.step(x[:, t], stepped, first[:, t], cue_B=tags[:, t]).state
         blocked: MemoryState | None = model.initial_state(3)
         for part in (slice(0, cut), slice(cut, 15)):
             assert blocked is not None
-            blocked = model.block(x[:, part], blocked, first[:, part], tag_BT=tags[:, part]).state
+            blocked = model.block(x[:, part], blocked, first[:, part], cue_BW=tags[:, part]).state
         assert blocked is not None
     for one, other in zip(model.compact(stepped).layers, model.compact(blocked).layers, strict=True):
-        used = one.birth_BW != NEVER
+        used = one.birth_BT != NEVER
         fullest = int(used.sum(1).max())
-        assert used.sum(1).tolist() == (other.birth_BW != NEVER).sum(1).tolist()
+        assert used.sum(1).tolist() == (other.birth_BT != NEVER).sum(1).tolist()
         used = used[:, :fullest]
         for mine, theirs in zip(one.tensors(), other.tensors(), strict=True):
             torch.testing.assert_close(mine[:, :fullest][used], theirs[:, :fullest][used])
@@ -196,7 +196,7 @@ def test_gradients_equal_those_of_the_reference(chosen: TransformerSettings, see
         model.zero_grad()
         inputs = x.clone().requires_grad_()
         if block:
-            y = model.block(inputs, model.initial_state(2), first).y_BTD
+            y = model.block(inputs, model.initial_state(2), first).y_BWD
         else:
             y = torch.stack([reference(model, inputs[b], first[b].tolist()).y_TD for b in range(2)])
         (y * direction).sum().backward()
@@ -222,7 +222,7 @@ def test_both_ways_to_read_memories_equal_the_reference(
     kind: MemoryKind, projected: bool, null_memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Outputs of two blocks, and gradients of one, in float64 and in float32."""
-    monkeypatch.setattr("memory_suite.agents.model.layer.projecting_pays", lambda **_: projected)
+    monkeypatch.setattr("memory_suite.agents.model.layer.should_project_kv", lambda **_: projected)
     x, direction = torch.randn(2, 2, 14, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     first = episode_starts(5, 2, 14, 0.1)
 
@@ -230,7 +230,7 @@ def test_both_ways_to_read_memories_equal_the_reference(
         model = lively(replace(SMALL, memory=kind, ramp=4, null_memory=null_memory), 5).to(dtype)
         inputs = x.to(dtype, copy=True).requires_grad_()
         if block:
-            y = model.block(inputs, model.initial_state(2), first).y_BTD
+            y = model.block(inputs, model.initial_state(2), first).y_BWD
             with torch.no_grad():
                 carried = by_blocks(model, inputs, first, [6, 8])
         else:
@@ -257,11 +257,11 @@ def test_both_ways_to_read_memories_teach_the_same_from_carried_ones(
     first = episode_starts(6, 2, 20, 0.05)
 
     def gradients(projected: bool) -> dict[str, Tensor]:
-        monkeypatch.setattr("memory_suite.agents.model.layer.projecting_pays", lambda **_: projected)
+        monkeypatch.setattr("memory_suite.agents.model.layer.should_project_kv", lambda **_: projected)
         model.zero_grad()
         state = model.block(x[:, :9], model.initial_state(2), first[:, :9]).state
         assert state is not None
-        (model.block(x[:, 9:], state, first[:, 9:]).y_BTD * direction[:, 9:]).sum().backward()
+        (model.block(x[:, 9:], state, first[:, 9:]).y_BWD * direction[:, 9:]).sum().backward()
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     as_stored, projected = gradients(False), gradients(True)
@@ -275,7 +275,7 @@ def test_the_task_teaches_spans(kind: MemoryKind) -> None:
     """The control of the test above: with a ramp to stand on, their gradient is not zero."""
     model = lively(replace(SMALL, memory=kind, ramp=20), 3)
     x, first = torch.randn(2, 14, 8, dtype=torch.float64), torch.zeros(2, 14, dtype=torch.bool)
-    model.block(x, model.initial_state(2), first).y_BTD.square().sum().backward()
+    model.block(x, model.initial_state(2), first).y_BWD.square().sum().backward()
     learned = [p for name, p in model.named_parameters() if "retention" in name]
     assert learned
     assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in learned)
@@ -288,7 +288,7 @@ def test_penalties_equal_their_definitions(chosen: TransformerSettings, seed: in
     model = lively(chosen, seed)
     x = torch.randn(2, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     first = episode_starts(seed, 2, 9, 0.2)
-    reports = model.block(x, model.initial_state(2), first, penalty=PenaltyKind(form, 5.0)).reports
+    reports = model.block(x, model.initial_state(2), first, penalty=PenaltySpec(form, 5.0)).reports
     h = model.layers[0].memory_norm(x)
     retention, penalty = model.layers[0].retention, reports[0].penalty_B
     if isinstance(retention, AdaptiveSpan):
@@ -345,9 +345,9 @@ def test_compression_as_drawn() -> None:
     contents = {}
     for query in range(10):
         memory = model.compact(state).layers[0]
-        used = memory.birth_BW[0] != NEVER
+        used = memory.birth_BT[0] != NEVER
         contents[query] = sorted(
-            zip(memory.birth_BW[0, used].tolist(), memory.pooled_BW[0, used].tolist(), strict=True)
+            zip(memory.birth_BT[0, used].tolist(), memory.compressed_BT[0, used].tolist(), strict=True)
         )
         state = model.step(torch.randn(1, 8, dtype=torch.float64), state, first).state
     a, b, c = (1, True), (3, True), (5, True)
@@ -373,7 +373,7 @@ def test_rows_whose_clocks_differ_pool_by_their_own(kind: MemoryKind) -> None:
             [reference(model, x[b], first[b].tolist(), clock=3 * b).y_TD for b in range(2)]
         )
         torch.testing.assert_close(by_steps(model, x, first, state.clone())[0], expected)
-        torch.testing.assert_close(model.block(x, state, first).y_BTD, expected)
+        torch.testing.assert_close(model.block(x, state, first).y_BWD, expected)
 
 
 def test_mask_as_drawn() -> None:
@@ -383,8 +383,8 @@ def test_mask_as_drawn() -> None:
     for _ in range(2):
         state = model.step(torch.randn(1, 8, dtype=torch.float64), state, torch.tensor([False])).state
     view = BlockView.of(state, torch.tensor([[False, False, True, False]]))
-    stored = view.stored_time_BT.isfinite().unsqueeze(2).expand(-1, -1, 2)
-    visible = torch.cat([stored, ~view.blocked_BTT], 2)
+    stored = view.stored_time_BW.isfinite().unsqueeze(2).expand(-1, -1, 2)
+    visible = torch.cat([stored, ~view.blocked_BWW], 2)
     assert visible[0].int().tolist() == [
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],
@@ -437,11 +437,11 @@ def test_rows_delete_what_they_may_whatever_the_others_keep() -> None:
         output = model.step(x[:, t], state, first[:, t])
         state = output.state
     assert output.reports[0].retained_B.tolist() == [59, 1]
-    alive = (model.compact(state).layers[0].birth_BW != NEVER).sum(1)
+    alive = (model.compact(state).layers[0].birth_BT != NEVER).sum(1)
     assert alive.tolist() == [60, 1]
     after_block = model.block(x, model.initial_state(2), first).state
     assert after_block is not None
-    assert (after_block.layers[0].birth_BW != NEVER).sum(1).tolist() == [60, 1]
+    assert (after_block.layers[0].birth_BT != NEVER).sum(1).tolist() == [60, 1]
 
 
 def test_the_store_is_as_wide_as_the_fullest_row_whatever_the_maximum_span() -> None:
@@ -487,7 +487,7 @@ def test_a_compaction_while_acting_knows_how_many_slots_it_left(kind: MemoryKind
     x, first = torch.randn(2, 12, 8, dtype=torch.float64), torch.zeros(2, 12, dtype=torch.bool)
     state = model.block(x, model.initial_state(2), first).state
     assert state is not None
-    state.layers[:] = [memory.in_rows().grown(8) for memory in state.layers]
+    state.layers[:] = [memory.to_rows().padded(8) for memory in state.layers]
     state.steps_since_compaction = COMPACTION_INTERVAL_STEPS
     after = model.step(x[:, 0], state, first[:, 0]).state
     assert after.steps_since_compaction == 1
@@ -502,15 +502,15 @@ def test_acting_follows_a_change_of_the_weights(kind: MemoryKind) -> None:
     with torch.no_grad():
         _, state = by_steps(model, x[:, :6], first[:, :6], model.initial_state(2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    model.block(x, model.initial_state(2), first).y_BTD.square().sum().backward()
+    model.block(x, model.initial_state(2), first).y_BWD.square().sum().backward()
     optimizer.step()
     with torch.no_grad():
-        expected = model.block(x[:, 6:], state, first[:, 6:]).y_BTD
+        expected = model.block(x[:, 6:], state, first[:, 6:]).y_BWD
         torch.testing.assert_close(by_steps(model, x[:, 6:], first[:, 6:], state.clone())[0], expected)
     saved = {name: value + 0.1 for name, value in model.state_dict().items()}
     model.load_state_dict(saved)
     with torch.no_grad():
-        expected = model.block(x[:, 6:], state, first[:, 6:]).y_BTD
+        expected = model.block(x[:, 6:], state, first[:, 6:]).y_BWD
         torch.testing.assert_close(by_steps(model, x[:, 6:], first[:, 6:], state)[0], expected)
 
 
@@ -545,16 +545,16 @@ def test_memory_free_twin_has_no_memory_and_no_attention() -> None:
     once = model.step(x, state, first)
     again = model.step(x, once.state, first)
     assert torch.equal(once.y_BD, again.y_BD)
-    assert model.block(x.unsqueeze(1), model.initial_state(2), first.unsqueeze(1)).y_BTD.shape == (2, 1, 8)
+    assert model.block(x.unsqueeze(1), model.initial_state(2), first.unsqueeze(1)).y_BWD.shape == (2, 1, 8)
 
 
 def test_layer_drop_skips_layers_only_in_training() -> None:
     model = lively(replace(SMALL, layer_drop=0.9))
     x, first = torch.randn(2, 6, 8, dtype=torch.float64), torch.zeros(2, 6, dtype=torch.bool)
-    calm = model.block(x, model.initial_state(2), first).y_BTD
-    assert torch.equal(calm, model.block(x, model.initial_state(2), first).y_BTD)
+    calm = model.block(x, model.initial_state(2), first).y_BWD
+    assert torch.equal(calm, model.block(x, model.initial_state(2), first).y_BWD)
     model.train()
-    outputs = [model.block(x, model.initial_state(2), first).y_BTD for _ in range(10)]
+    outputs = [model.block(x, model.initial_state(2), first).y_BWD for _ in range(10)]
     assert any(not torch.allclose(output, calm) for output in outputs)
 
 

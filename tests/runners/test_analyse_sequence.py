@@ -103,7 +103,7 @@ def test_spans_are_the_predictors_and_losses_the_models(text: bytes) -> None:
         first = torch.zeros(1, len(text), dtype=torch.bool)
         first[0, 0] = True
         output = model.block(tokens[None], model.initial_state(1), first)
-        losses = F.cross_entropy(model.predict(output.y_BTD[0, :-1]), tokens[1:], reduction="none")
+        losses = F.cross_entropy(model.predict(output.y_BWD[0, :-1]), tokens[1:], reduction="none")
     assert math.isnan(reading.bits_N[0])
     np.testing.assert_allclose(reading.bits_N[1:], losses.numpy() / math.log(2), rtol=1e-3, atol=1e-4)
     assert reading.score.bits == pytest.approx(reading.bits_N[1:].mean())

@@ -394,7 +394,7 @@ def test_accumulated_blocks_are_one_update_of_their_mean() -> None:
         assert output.state is not None
         state, scored = output.state, targets != IGNORE
         loss = loss + torch.nn.functional.cross_entropy(
-            by_hand.predict(output.y_BTD[scored]), targets[scored], reduction="sum"
+            by_hand.predict(output.y_BWD[scored]), targets[scored], reduction="sum"
         )
         count += int(scored.sum())
     (loss / count).backward()  # type: ignore[no-untyped-call]
@@ -481,7 +481,7 @@ def test_what_fills_up_the_last_block_is_neither_read_nor_remembered(text_file: 
             output = model.block(tokens, state, first)
         assert output.state is not None
         state, scored = output.state, targets != IGNORE
-        logits = model.predict(output.y_BTD[scored])
+        logits = model.predict(output.y_BWD[scored])
         filled_up.append(torch.nn.functional.cross_entropy(logits, targets[scored], reduction="none"))
     torch.testing.assert_close(torch.cat(losses), torch.cat(filled_up))
 

@@ -7,21 +7,12 @@ sum_i a_i (V h_i) = V (sum_i a_i h_i).
   through the value projection afterwards. No key or value is ever computed, and all heads read the same
   rows (the reading side of "multi-query" attention, https://arxiv.org/abs/1911.02150). Acting does this.
 - Projected. Keys and values of each head are computed once for a block; a pair of a query and a memory
-  then costs each head D / H products instead of D. `projecting_pays` says when that is less work.
+  then costs each head D / H products instead of D. `should_project_kv` says when that is less work.
 
 The gradient of equation 4 is written out by hand: automatic differentiation would keep and traverse
 about three times as many arrays of one number per (query, head, memory), and on a CPU those passes,
 not the matrix products, are what a block costs. `tests/agents/test_expiring_attention.py` compares
 it with automatic differentiation of the equations as they stand.
-
-Shape letters:
-    B  rows of the batch     T  queries, and the memories written with them      H  heads
-    G  masks: 1 if all heads share one, else H       W  stored memories         D  model width
-    N  memories that come up in the block: those written in it last, before them any others
-    M  all memories, W + N, the stored ones first
-    S  sets of rows to read: 1 if all heads read the memories as they are stored, else H
-    Q  size of a row that is read: D as stored, D / H projected
-    P  ages for which a query has a score besides
 """
 
 from __future__ import annotations
@@ -39,7 +30,7 @@ INVISIBLE = -1e30
 """score of a pair that may not attend; exp() of it is exactly 0 beside any score of a visible pair"""
 
 
-def projecting_pays(*, num_steps: int, num_heads: int, width: int) -> bool:
+def should_project_kv(*, num_steps: int, num_heads: int, width: int) -> bool:
     """Whether a block's queries should read projected keys and values.
 
     What one stored memory costs a block of T queries in products, forward and backward:
@@ -62,36 +53,36 @@ class ExpiringAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query_BTHQ: Float[Tensor, "B T H Q"],
-        key_BSMQ: Float[Tensor, "B S M Q"],
-        value_BSMQ: Float[Tensor, "B S M Q"] | None,
-        position_BTHP: Float[Tensor, "B T H P"],
-        expiry_BGM: Float[Tensor, "B G M"],
-        stored_time_BT: Float[Tensor, "B T"],
-        time_T: Float[Tensor, " T"],
-        blocked_BTN: Bool[Tensor, "B T N"],
+        query_BWHK: Float[Tensor, "B W H K"],
+        key_BHTK: Float[Tensor, "B _ T K"],
+        value_BHTK: Float[Tensor, "B _ T K"] | None,
+        position_BWHP: Float[Tensor, "B W H P"],
+        expiry_BGT: Float[Tensor, "B G T"],
+        stored_time_BW: Float[Tensor, "B W"],
+        time_W: Float[Tensor, " W"],
+        blocked_BWN: Bool[Tensor, "B W N"],
         positions: BlockPositions | None,
         need_attention: bool = False,
         need_mask: bool = False,
         never_blind: bool = False,
-        *written: Float[Tensor, "B _ Q"],
+        *written: Float[Tensor, "B _ K"],
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Read from memory.
 
         Args:
             ctx: autograd's.
-            query_BTHQ: queries as the keys understand them, already scaled.
-            key_BSMQ: memories from before the block, then those that come up in it, of which the last T are
+            query_BWHK: queries as the keys understand them, already scaled.
+            key_BHTK: memories from before the block, then those that come up in it, of which the last T are
                 those written in it, in order.
-            value_BSMQ: what is read from them. None: the keys, which are the memories as they are stored
+            value_BHTK: what is read from them. None: the keys, which are the memories as they are stored
                 (S = 1); no gradient flows into them, but into `written`.
-            position_BTHP: what a memory's age adds to its score, where `positions` has it.
-            expiry_BGM: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1.
-            stored_time_BT: t / R on the same clock as the stored memories see it; infinite for a query
+            position_BWHP: what a memory's age adds to its score, where `positions` has it.
+            expiry_BGT: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1.
+            stored_time_BW: t / R on the same clock as the stored memories see it; infinite for a query
                 that may see none of them.
-            time_T: t / R for the memories that come up in the block.
-            blocked_BTN: True where a query may not look at one of them, whatever the span.
-            positions: where position_BTHP belongs; None: it has nothing in it.
+            time_W: t / R for the memories that come up in the block.
+            blocked_BWN: True where a query may not look at one of them, whatever the span.
+            positions: where position_BWHP belongs; None: it has nothing in it.
             need_attention: also give a'_ti.
             need_mask: also give m_ti.
             never_blind: every query sees some memory, whatever has expired.
@@ -102,97 +93,97 @@ class ExpiringAttention(torch.autograd.Function):
             What was read [B, T, H, Q], zero for a query that sees nothing; m [B, T, G, M] or None; and a'
             [B, T, H, M], zero for such a query, or None. No gradient flows into the last two.
         """
-        batch, steps = query_BTHQ.shape[:2]
-        num_sets = key_BSMQ.shape[1]
-        num_spans, num_memories = expiry_BGM.shape[1:]
-        num_stored = num_memories - blocked_BTN.shape[2]
-        mask_BTGM = query_BTHQ.new_empty(batch, steps, num_spans, num_memories, dtype=expiry_BGM.dtype)
-        expiry_B1GM = expiry_BGM.unsqueeze(1)
-        stored_time_BT11, time_T11 = stored_time_BT[:, :, None, None], time_T[:, None, None]
-        torch.sub(expiry_B1GM[..., :num_stored], stored_time_BT11, out=mask_BTGM[..., :num_stored])
-        torch.sub(expiry_B1GM[..., num_stored:], time_T11, out=mask_BTGM[..., num_stored:])
-        mask_BTGM[..., num_stored:].masked_fill_(blocked_BTN.unsqueeze(2), 0.0)
-        gone_BTGM = mask_BTGM <= SMALLEST_MASK
-        blind_BTG1 = None if never_blind else gone_BTGM.all(3, keepdim=True)
-        mask_BTGM.clamp_(SMALLEST_MASK, 1.0)
+        batch, steps = query_BWHK.shape[:2]
+        num_sets = key_BHTK.shape[1]
+        num_spans, num_memories = expiry_BGT.shape[1:]
+        num_stored = num_memories - blocked_BWN.shape[2]
+        mask_BWGT = query_BWHK.new_empty(batch, steps, num_spans, num_memories, dtype=expiry_BGT.dtype)
+        expiry_B1GT = expiry_BGT.unsqueeze(1)
+        stored_time_BW11, time_W11 = stored_time_BW[:, :, None, None], time_W[:, None, None]
+        torch.sub(expiry_B1GT[..., :num_stored], stored_time_BW11, out=mask_BWGT[..., :num_stored])
+        torch.sub(expiry_B1GT[..., num_stored:], time_W11, out=mask_BWGT[..., num_stored:])
+        mask_BWGT[..., num_stored:].masked_fill_(blocked_BWN.unsqueeze(2), 0.0)
+        expired_BWGT = mask_BWGT <= SMALLEST_MASK
+        blind_BWG1 = None if never_blind else expired_BWGT.all(3, keepdim=True)
+        mask_BWGT.clamp_(SMALLEST_MASK, 1.0)
         # log(0) itself takes a slow path in the vector library, so it is filled in afterwards. A row
         # of -inf would have no softmax: INVISIBLE is finite, and a query that sees nothing reads zero.
-        kept_mask_BTGM = None
+        kept_mask_BWGT = None
         if need_mask or ctx.needs_input_grad[4]:
-            kept_mask_BTGM = mask_BTGM.masked_fill(gone_BTGM, 0.0)
-            ctx.mark_non_differentiable(kept_mask_BTGM)
-        log_mask_BTGM = mask_BTGM.log_().masked_fill_(gone_BTGM, INVISIBLE)
-        key = key_BSMQ.flatten(0, 1)
-        value = key if value_BSMQ is None else value_BSMQ.flatten(0, 1)
-        score = torch.bmm(_by_set(query_BTHQ, num_sets), key.transpose(1, 2))
-        score_BTHM = _by_query(score, steps, num_sets)
+            kept_mask_BWGT = mask_BWGT.masked_fill(expired_BWGT, 0.0)
+            ctx.mark_non_differentiable(kept_mask_BWGT)
+        log_mask_BWGT = mask_BWGT.log_().masked_fill_(expired_BWGT, INVISIBLE)
+        key = key_BHTK.flatten(0, 1)
+        value = key if value_BHTK is None else value_BHTK.flatten(0, 1)
+        score = torch.bmm(_by_set(query_BWHK, num_sets), key.transpose(1, 2))
+        score_BWHT = _by_query(score, steps, num_sets)
         if positions is not None:
-            positions.add_to(score_BTHM, position_BTHP)
-        score_BTHM += log_mask_BTGM
+            positions.add_to(score_BWHT, position_BWHP)
+        score_BWHT += log_mask_BWGT
         attention = score.softmax(-1)
-        read_BTHQ = _by_query(torch.bmm(attention, value), steps, num_sets).contiguous()
-        if blind_BTG1 is not None:
-            read_BTHQ.masked_fill_(blind_BTG1, 0.0)
-        attention_BTHM = None
+        context_BWHK = _by_query(torch.bmm(attention, value), steps, num_sets).contiguous()
+        if blind_BWG1 is not None:
+            context_BWHK.masked_fill_(blind_BWG1, 0.0)
+        attention_BWHT = None
         if need_attention:
-            attention_BTHM = _by_query(attention, steps, num_sets).clone()
-            if blind_BTG1 is not None:
-                attention_BTHM.masked_fill_(blind_BTG1, 0.0)
-            ctx.mark_non_differentiable(attention_BTHM)
-        ctx.save_for_backward(query_BTHQ, key, value, attention, kept_mask_BTGM, read_BTHQ, blind_BTG1)
-        ctx.num_stored, ctx.num_sets, ctx.as_stored = num_stored, num_sets, value_BSMQ is None
+            attention_BWHT = _by_query(attention, steps, num_sets).clone()
+            if blind_BWG1 is not None:
+                attention_BWHT.masked_fill_(blind_BWG1, 0.0)
+            ctx.mark_non_differentiable(attention_BWHT)
+        ctx.save_for_backward(query_BWHK, key, value, attention, kept_mask_BWGT, context_BWHK, blind_BWG1)
+        ctx.num_stored, ctx.num_sets, ctx.as_stored = num_stored, num_sets, value_BHTK is None
         ctx.num_written = [part.shape[1] for part in written]
         ctx.positions = positions
-        return read_BTHQ, kept_mask_BTGM, attention_BTHM
+        return context_BWHK, kept_mask_BWGT, attention_BWHT
 
     @staticmethod
     def backward(
-        ctx: Any, grad_read_BTHQ: Tensor, _grad_mask: Tensor | None, _grad_attention: Tensor | None
+        ctx: Any, grad_context_BWHK: Tensor, _grad_mask: Tensor | None, _grad_attention: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """The chain rule through softmax and mask."""
-        query_BTHQ, key, value, attention, mask_BTGM, read_BTHQ, blind_BTG1 = ctx.saved_tensors
-        batch, steps = query_BTHQ.shape[:2]
+        query_BWHK, key, value, attention, mask_BWGT, context_BWHK, blind_BWG1 = ctx.saved_tensors
+        batch, steps = query_BWHK.shape[:2]
         num_sets, num_stored = ctx.num_sets, ctx.num_stored
-        if blind_BTG1 is not None:
-            grad_read_BTHQ = grad_read_BTHQ.masked_fill(blind_BTG1, 0.0)
-        query, grad_read = _by_set(query_BTHQ, num_sets), _by_set(grad_read_BTHQ, num_sets)
-        grad_score = torch.bmm(grad_read, value.transpose(1, 2))
-        grad_score -= _by_set((grad_read_BTHQ * read_BTHQ).sum(-1, keepdim=True), num_sets)
+        if blind_BWG1 is not None:
+            grad_context_BWHK = grad_context_BWHK.masked_fill(blind_BWG1, 0.0)
+        query, grad_context = _by_set(query_BWHK, num_sets), _by_set(grad_context_BWHK, num_sets)
+        grad_score = torch.bmm(grad_context, value.transpose(1, 2))
+        grad_score -= _by_set((grad_context_BWHK * context_BWHK).sum(-1, keepdim=True), num_sets)
         grad_score *= attention
         grad_query = _by_query(torch.bmm(grad_score, key), steps, num_sets)
         grad_key = grad_value = None
         grad_written: tuple[Tensor, ...] = ()
         if ctx.as_stored:
             grad_new = torch.bmm(grad_score[:, :, num_stored:].transpose(1, 2), query)
-            grad_new.baddbmm_(attention[:, :, num_stored:].transpose(1, 2), grad_read)
+            grad_new.baddbmm_(attention[:, :, num_stored:].transpose(1, 2), grad_context)
             grad_written = torch.split(grad_new, ctx.num_written, 1)
         else:
             shape = batch, num_sets, *key.shape[1:]
             grad_key = torch.bmm(grad_score.transpose(1, 2), query).view(shape)
-            grad_value = torch.bmm(attention.transpose(1, 2), grad_read).view(shape)
-        grad_score_BTHM = _by_query(grad_score, steps, num_sets)
+            grad_value = torch.bmm(attention.transpose(1, 2), grad_context).view(shape)
+        grad_score_BWHT = _by_query(grad_score, steps, num_sets)
         grad_expiry = grad_position = None
         if ctx.needs_input_grad[4]:
             # d log m / d m = 1 / m, and m moves only on the ramp.
-            flat_BTGM = (mask_BTGM == 0.0) | (mask_BTGM == 1.0)
-            shared = mask_BTGM.shape[2] == 1
-            grad_log_mask_BTGM = grad_score_BTHM.sum(2, keepdim=True) if shared else grad_score_BTHM
-            grad_expiry = (grad_log_mask_BTGM / mask_BTGM.masked_fill(flat_BTGM, torch.inf)).sum(1)
+            flat_BWGT = (mask_BWGT == 0.0) | (mask_BWGT == 1.0)
+            shared = mask_BWGT.shape[2] == 1
+            grad_log_mask_BWGT = grad_score_BWHT.sum(2, keepdim=True) if shared else grad_score_BWHT
+            grad_expiry = (grad_log_mask_BWGT / mask_BWGT.masked_fill(flat_BWGT, torch.inf)).sum(1)
         if ctx.positions is not None:
-            grad_position = ctx.positions.gradient(grad_score_BTHM)
+            grad_position = ctx.positions.gradient(grad_score_BWHT)
         grads = grad_query, grad_key, grad_value, grad_position, grad_expiry
         return *grads, None, None, None, None, None, None, None, *grad_written
 
 
-def _by_set(part_BTHX: Tensor, num_sets: int) -> Tensor:
+def _by_set(part_BWHK: Tensor, num_sets: int) -> Tensor:
     """[B S, T H / S, X]: side by side what belongs to the heads that read the same set of rows."""
-    batch, steps, _, size = part_BTHX.shape
-    part_BSTX = part_BTHX.view(batch, steps, num_sets, -1, size).transpose(1, 2)
-    return part_BSTX.reshape(batch * num_sets, -1, size)
+    batch, steps, _, size = part_BWHK.shape
+    by_set = part_BWHK.view(batch, steps, num_sets, -1, size).transpose(1, 2)
+    return by_set.reshape(batch * num_sets, -1, size)
 
 
 def _by_query(part: Tensor, num_steps: int, num_sets: int) -> Tensor:
     """The inverse, [B, T, H, X], as a view: S is 1 or H."""
     size = part.shape[2]
-    part_BTSX = part.view(-1, num_sets, num_steps, part.shape[1] // num_steps, size).transpose(1, 2)
-    return part_BTSX.view(part_BTSX.shape[0], num_steps, -1, size)
+    by_query = part.view(-1, num_sets, num_steps, part.shape[1] // num_steps, size).transpose(1, 2)
+    return by_query.view(by_query.shape[0], num_steps, -1, size)

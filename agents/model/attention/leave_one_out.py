@@ -6,12 +6,6 @@ what comes out of the model is compared: exact for a single layer, at the cost o
 because attention without one memory follows from attention with it. With several layers what changes in a
 step reaches the layers above it, whose attention stays as it is; what later steps would have read there
 differently is left out.
-
-Shape letters:
-    B  rows of the batch     N  queries that are asked       M  memories
-    H  heads                 C  memories taken away, one at a time: one for each head
-    S  sets of rows to read: 1 if all heads read the same, else H                      Q  size of a row
-    D  model width           O  memories taken away in all layers so far
 """
 
 from __future__ import annotations
@@ -36,8 +30,8 @@ LARGEST_EFFECT = 1.0
 class Ablation(NamedTuple):
     """What comes out of the layers without each of the memories that their heads attended to most."""
 
-    y_NOD: Float[Tensor, "N O D"]
-    shortfall_NO: Float[Tensor, "N O"]
+    y_NTD: Float[Tensor, "N T D"]
+    shortfall_NT: Float[Tensor, "N T"]
     """of the memory's span (`span_shortfall`), with gradient; 0 where there was none"""
 
     def cost(
@@ -51,37 +45,37 @@ class Ablation(NamedTuple):
             num_heads: H; each head asks for an H-th.
             num_steps: by which the sum is divided: of the block and all rows, asked or not.
         """
-        if not len(self.y_NOD):  # torch's distributions refuse to be of nothing
-            return self.shortfall_NO.sum()
+        if not len(self.y_NTD):  # torch's distributions refuse to be of nothing
+            return self.shortfall_NT.sum()
         with torch.no_grad():
-            effect_ON = torch.stack([divergence(y_ND) for y_ND in self.y_NOD.unbind(1)])
-            use_NO = (effect_ON.T - SMALLEST_EFFECT).clamp(0.0, LARGEST_EFFECT) / num_heads
-        return (use_NO * self.shortfall_NO).sum() / num_steps
+            effect_TN = torch.stack([divergence(y_ND) for y_ND in self.y_NTD.unbind(1)])
+            effect_NT = (effect_TN.T - SMALLEST_EFFECT).clamp(0.0, LARGEST_EFFECT) / num_heads
+        return (effect_NT * self.shortfall_NT).sum() / num_steps
 
 
 @torch.no_grad()
 def leave_one_out(
-    read_NHQ: Float[Tensor, "N H Q"],
-    value_BSMQ: Float[Tensor, "B S M Q"],
-    attention_NHM: Float[Tensor, "N H M"],
+    context_NHK: Float[Tensor, "N H K"],
+    value_BHTK: Float[Tensor, "B _ T K"],
+    attention_NHT: Float[Tensor, "N H T"],
     row_N: Int[Tensor, " N"],
-) -> tuple[Float[Tensor, "N C H Q"], Int[Tensor, "N C"]]:
+) -> tuple[Float[Tensor, "N H H K"], Int[Tensor, "N H"]]:
     """For every head: the memory that it attends to most, and what all heads read without it.
 
     Args:
-        read_NHQ: what was read.
-        value_BSMQ: what is read from each memory.
-        attention_NHM: a'_ti. Need not sum to 1: the rest goes to nothing.
+        context_NHK: what was read.
+        value_BHTK: what is read from each memory.
+        attention_NHT: a'_ti. Need not sum to 1: the rest goes to nothing.
         row_N: the row of each query.
 
     Returns:
         What is read without the memory of each head, and that memory's place in M.
     """
-    place_NC = attention_NHM.argmax(2)
-    value_NCSQ = value_BSMQ.transpose(1, 2)[row_N.unsqueeze(1), place_NC]
+    place_NH = attention_NHT.argmax(2)
+    value_NHHK = value_BHTK.transpose(1, 2)[row_N.unsqueeze(1), place_NH]
     # What each head gives to the memory that head C attends to most.
-    share_NHC = attention_NHM.gather(2, place_NC.unsqueeze(1).expand(-1, attention_NHM.shape[1], -1))
-    share_NCH1 = share_NHC.transpose(1, 2).unsqueeze(3)
-    rest_NCH1 = 1.0 - share_NCH1
-    others_NCHQ = (read_NHQ.unsqueeze(1) - share_NCH1 * value_NCSQ) / rest_NCH1.clamp_min(NOTHING_LEFT)
-    return others_NCHQ.masked_fill(rest_NCH1 <= NOTHING_LEFT, 0.0), place_NC
+    share_NHH = attention_NHT.gather(2, place_NH.unsqueeze(1).expand(-1, attention_NHT.shape[1], -1))
+    share_NHH1 = share_NHH.transpose(1, 2).unsqueeze(3)
+    rest_NHH1 = 1.0 - share_NHH1
+    others_NHHK = (context_NHK.unsqueeze(1) - share_NHH1 * value_NHHK) / rest_NHH1.clamp_min(NOTHING_LEFT)
+    return others_NHHK.masked_fill(rest_NHH1 <= NOTHING_LEFT, 0.0), place_NH

@@ -4,10 +4,6 @@ Adaptive-Span: Sukhbaatar et al., "Adaptive Attention Span in Transformers", ACL
 https://arxiv.org/abs/1905.07799. That paper keeps the span of a head between 0 and L by cutting it off
 after every update; here it is L * sigmoid(b_h), as in Expire-Span, so that it has no dead ends and the two
 differ in nothing but what a span depends on.
-
-Shape letters used in this file (logical dimensions, always in this order):
-    B  rows of the batch     T  query steps     M  memories
-    G  spans of a memory: one for each head     X  probes: 0 here, content does not matter
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memory_suite.agents.model.retention.base import LearnedSpans
-from memory_suite.agents.model.retention.penalty import PenaltyKind, span_cost
+from memory_suite.agents.model.retention.penalty import PenaltySpec, span_cost
 
 
 class AdaptiveSpan(LearnedSpans):
@@ -47,23 +43,23 @@ class AdaptiveSpan(LearnedSpans):
 
     def spans(
         self,
-        product_BXM: Float[Tensor, "B X M"],
-        birth_BM: Int[Tensor, "B M"],
-        pooled_BM: Bool[Tensor, "B M"] | None,
-    ) -> Float[Tensor, "B G M"]:
+        span_logits_BNT: Float[Tensor, "B N T"],
+        birth_BT: Int[Tensor, "B T"],
+        compressed_BT: Bool[Tensor, "B T"] | None,
+    ) -> Float[Tensor, "B G T"]:
         """L * sigmoid(b_h)."""
         span_G = self.max_span * self.logit_G.sigmoid()
-        return span_G.view(1, -1, 1).expand(birth_BM.shape[0], -1, birth_BM.shape[1])
+        return span_G.view(1, -1, 1).expand(birth_BT.shape[0], -1, birth_BT.shape[1])
 
     def penalty(
         self,
-        kind: PenaltyKind,
-        span_BGT: Float[Tensor, "B G T"],
-        end_BGM: Float[Tensor, "B G M"],
-        mask_BTGM: Float[Tensor, "B T G M"] | None,
-        step_T: Float[Tensor, " T"],
+        kind: PenaltySpec,
+        span_BGW: Float[Tensor, "B G W"],
+        end_BGT: Float[Tensor, "B G T"],
+        mask_BWGT: Float[Tensor, "B W G T"] | None,
+        step_W: Float[Tensor, " W"],
     ) -> Float[Tensor, " B"]:
         """The mean span of the heads, or where use counts its logarithm, against which use can hold."""
         if kind.use_weight is not None:
-            return span_cost(span_BGT, "log", kind.cap_steps).mean((1, 2))
-        return span_BGT.mean((1, 2))
+            return span_cost(span_BGW, "log", kind.cap_steps).mean((1, 2))
+        return span_BGW.mean((1, 2))

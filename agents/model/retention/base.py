@@ -5,14 +5,6 @@ and may replace several memories by one. The layers ask nothing else, whatever t
 there are is known to `agents.model.transformer.make_retention` alone. Equations and symbols are those of
 Expire-Span (https://arxiv.org/abs/2105.06548): span e_i, maximum span L, remaining span r_ti, mask m_ti,
 ramp length R.
-
-Shape letters used in this file (logical dimensions, always in this order):
-    B  rows of the batch
-    T  query steps
-    G  spans of a memory: 1 if all heads share it, else one for each head
-    X  probes: 1 if the span depends on the memory's content, else 0
-    M  memories            P  pooled memories that come up in a block
-    W  stored memories     D  model width
 """
 
 from __future__ import annotations
@@ -24,23 +16,23 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from memory_suite.agents.model.retention.penalty import PenaltyKind
+from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.store.block_view import BlockView
-from memory_suite.agents.model.store.rows import LayerMemory
+from memory_suite.agents.model.store.rows import RowStore
 
 SMALLEST_MASK = 1e-6
 """A mask at or below this counts as 0. Attention is renormalized (equation 4), so a single memory with
 a mask of one rounding error would be attended in full: whether it is there must not hang on rounding."""
 
 
-class Pooled(NamedTuple):
+class CompressedMemories(NamedTuple):
     """Memories that take the place of others in the course of a block."""
 
-    memory: LayerMemory
+    memory: RowStore
     """P of them for each row, with gradient; births of `NEVER` where there are fewer"""
-    episode_BP: Int[Tensor, "B P"]
-    """the episode (as `BlockView.episode_BT` counts) they belong to"""
-    blocked_BTP: Bool[Tensor, "B T P"]
+    episode_BN: Int[Tensor, "B N"]
+    """the episode (as `BlockView.episode_BW` counts) they belong to"""
+    blocked_BWN: Bool[Tensor, "B W N"]
     """where a query may not look: before they come up, and in other episodes"""
 
 
@@ -49,7 +41,7 @@ class Retention(nn.Module):
 
     learns: ClassVar[bool] = False
     """whether spans are learned; if not, there is nothing to charge for them and nothing to shorten"""
-    pools: ClassVar[bool] = False
+    compresses: ClassVar[bool] = False
     """whether several memories may be replaced by one"""
 
     def __init__(self, *, ramp: int = 1, num_spans: int = 1, short_term_window: int) -> None:
@@ -72,35 +64,35 @@ class Retention(nn.Module):
         self.short_term_window = short_term_window
 
     @property
-    def probe_1D(self) -> Tensor | None:
+    def span_weight_1D(self) -> Tensor | None:
         """What memories are multiplied with before `spans` sees them, if spans depend on content."""
         return None
 
-    def products(self, hidden_BMD: Float[Tensor, "B M D"]) -> Float[Tensor, "B X M"]:
+    def span_logits(self, h_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B N T"]:
         """The memories multiplied with the probe."""
-        probe_1D = self.probe_1D
-        if probe_1D is None:
-            return hidden_BMD.new_empty(hidden_BMD.shape[0], 0, hidden_BMD.shape[1])
-        return F.linear(hidden_BMD, probe_1D).transpose(1, 2)
+        span_weight_1D = self.span_weight_1D
+        if span_weight_1D is None:
+            return h_BTD.new_empty(h_BTD.shape[0], 0, h_BTD.shape[1])
+        return F.linear(h_BTD, span_weight_1D).transpose(1, 2)
 
     def spans(
         self,
-        product_BXM: Float[Tensor, "B X M"],
-        birth_BM: Int[Tensor, "B M"],
-        pooled_BM: Bool[Tensor, "B M"] | None,
-    ) -> Float[Tensor, "B G M"]:
+        span_logits_BNT: Float[Tensor, "B N T"],
+        birth_BT: Int[Tensor, "B T"],
+        compressed_BT: Bool[Tensor, "B T"] | None,
+    ) -> Float[Tensor, "B G T"]:
         """e_i in steps.
 
         Args:
-            product_BXM: what `products` gave.
-            birth_BM: clock readings at which the memories were written.
-            pooled_BM: which of them have taken the place of others; None: none.
+            span_logits_BNT: what `span_logits` gave.
+            birth_BT: clock readings at which the memories were written.
+            compressed_BT: which of them have taken the place of others; None: none.
         """
         raise NotImplementedError
 
-    def spans_of(self, memory: LayerMemory) -> Float[Tensor, "B G M"]:
+    def spans_of(self, memory: RowStore) -> Float[Tensor, "B G T"]:
         """e_i of everything in a store."""
-        return self.spans(self.products(memory.hidden_BWD), memory.birth_BW, memory.pooled_BW)
+        return self.spans(self.span_logits(memory.h_BTD), memory.birth_BT, memory.compressed_BT)
 
     def mask(self, remaining: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """m_ti of equation 3 from r_ti of equation 2: 1 while alive, 0 once expired, linear between."""
@@ -112,36 +104,36 @@ class Retention(nn.Module):
 
     def penalty(
         self,
-        kind: PenaltyKind,
-        span_BGT: Float[Tensor, "B G T"],
-        end_BGM: Float[Tensor, "B G M"],
-        mask_BTGM: Float[Tensor, "B T G M"] | None,
-        step_T: Float[Tensor, " T"],
+        kind: PenaltySpec,
+        span_BGW: Float[Tensor, "B G W"],
+        end_BGT: Float[Tensor, "B G T"],
+        mask_BWGT: Float[Tensor, "B W G T"] | None,
+        step_W: Float[Tensor, " W"],
     ) -> Float[Tensor, " B"] | None:
         """What a block's spans cost each row, in steps; None if spans are not learned.
 
         Args:
             kind: which penalty.
-            span_BGT: e_i of the memories written in the block.
-            end_BGM: e_i plus birth, for all memories, on the block's clock.
-            mask_BTGM: m_ti, zero where a query may not look; None will do for all forms but "ramp".
-            step_T: the block's clock.
+            span_BGW: e_i of the memories written in the block.
+            end_BGT: e_i plus birth, for all memories, on the block's clock.
+            mask_BWGT: m_ti, zero where a query may not look; None will do for all forms but "ramp".
+            step_W: the block's clock.
         """
         return None
 
-    def merge(self, memory: LayerMemory, gone_BW: Bool[Tensor, "B W"]) -> Bool[Tensor, "B W"]:
+    def compress_step(self, memory: RowStore, expired_BT: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """After a step: let memories that the next query will not see live on in others.
 
         Args:
             memory: the store, changed in place.
-            gone_BW: the memories that the next query will not see.
+            expired_BT: the memories that the next query will not see.
 
         Returns:
             The slots that are free now.
         """
-        return gone_BW
+        return expired_BT
 
-    def pool(self, memory: LayerMemory, new: LayerMemory, view: BlockView) -> Pooled | None:
+    def compress_block(self, memory: RowStore, new: RowStore, view: BlockView) -> CompressedMemories | None:
         """The same for the steps of a block: the memories that come up in it or right after it.
 
         Args:
@@ -195,9 +187,9 @@ class FixedSpan(Retention):
 
     def spans(
         self,
-        product_BXM: Float[Tensor, "B X M"],
-        birth_BM: Int[Tensor, "B M"],
-        pooled_BM: Bool[Tensor, "B M"] | None,
-    ) -> Float[Tensor, "B G M"]:
+        span_logits_BNT: Float[Tensor, "B N T"],
+        birth_BT: Int[Tensor, "B T"],
+        compressed_BT: Bool[Tensor, "B T"] | None,
+    ) -> Float[Tensor, "B G T"]:
         """S for every memory."""
-        return product_BXM.new_full((birth_BM.shape[0], 1, birth_BM.shape[1]), float(self.size))
+        return span_logits_BNT.new_full((birth_BT.shape[0], 1, birth_BT.shape[1]), float(self.size))

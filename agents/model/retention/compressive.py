@@ -15,11 +15,6 @@ earlier episode are left out of the mean. S = 3, c = 2, N = 2 (digits: steps; a 
       7     A   B   4 5 6
       8     A   B   4 5 6 7
       9         B   C   6 7 8  A has been there for c * N = 4 queries
-
-Shape letters used in this file (logical dimensions, always in this order):
-    B  rows of the batch     T  steps of a block        P  groups that come up in a block
-    R  rows with a group     W  stored memories         M  memories, the stored ones first
-    G  spans of a memory: 1 here, the heads share it    X  probes: 0 here      D  model width
 """
 
 from __future__ import annotations
@@ -28,15 +23,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memory_suite.agents.model.retention.base import FixedSpan, Pooled
+from memory_suite.agents.model.retention.base import CompressedMemories, FixedSpan
 from memory_suite.agents.model.store.block_view import BlockView
-from memory_suite.agents.model.store.rows import NEVER, LayerMemory
+from memory_suite.agents.model.store.rows import NEVER, RowStore
 
 
 class Compressive(FixedSpan):
     """S steps as they were, then N means of c steps each."""
 
-    pools = True
+    compresses = True
 
     def __init__(self, *, size: int, compressed_size: int, compression_rate: int) -> None:
         """Keep the settings.
@@ -62,66 +57,66 @@ class Compressive(FixedSpan):
 
     def spans(
         self,
-        product_BXM: Float[Tensor, "B X M"],
-        birth_BM: Int[Tensor, "B M"],
-        pooled_BM: Bool[Tensor, "B M"] | None,
-    ) -> Float[Tensor, "B G M"]:
+        span_logits_BNT: Float[Tensor, "B N T"],
+        birth_BT: Int[Tensor, "B T"],
+        compressed_BT: Bool[Tensor, "B T"] | None,
+    ) -> Float[Tensor, "B G T"]:
         """S steps from the end of the group, and c * N more for pooled memories, which are born there."""
-        span_BM = self.group_end(birth_BM) - birth_BM + self.size
-        if pooled_BM is not None:
-            span_BM += pooled_BM * (self.compression_rate * self.compressed_size)
-        return span_BM.to(product_BXM.dtype).unsqueeze(1)
+        span_BT = self.group_end(birth_BT) - birth_BT + self.size
+        if compressed_BT is not None:
+            span_BT += compressed_BT * (self.compression_rate * self.compressed_size)
+        return span_BT.to(span_logits_BNT.dtype).unsqueeze(1)
 
-    def merge(self, memory: LayerMemory, gone_BW: Bool[Tensor, "B W"]) -> Bool[Tensor, "B W"]:
+    def compress_step(self, memory: RowStore, expired_BT: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
         """The raw memories that go are those of one group (they go together); their mean takes one slot."""
         if memory.num_slots == 0:
-            return gone_BW
+            return expired_BT
         # For all rows, though in few steps any goes: to ask which is to wait for the device.
-        leaving_BW = gone_BW & ~memory.pooled_BW & (memory.birth_BW != NEVER)
-        leaves_B = leaving_BW.any(1)
+        leaving_BT = expired_BT & ~memory.compressed_BT & (memory.birth_BT != NEVER)
+        leaves_B = leaving_BT.any(1)
         row_B = torch.arange(len(leaves_B), device=leaves_B.device)
-        place = row_B, leaving_BW.to(torch.uint8).argmax(1)
-        mean_BD = _mean(leaving_BW.unsqueeze(1), memory.hidden_BWD).squeeze(1)
-        tag_B = memory.tag_BW.masked_fill(~leaving_BW, 0).amax(1)
-        birth_B = memory.birth_BW[place]
-        memory.hidden_BWD[place] = torch.where(leaves_B.unsqueeze(1), mean_BD, memory.hidden_BWD[place])
-        memory.tag_BW[place] = torch.where(leaves_B, tag_B, memory.tag_BW[place])
-        memory.pooled_BW[place] |= leaves_B
-        memory.birth_BW.masked_fill_(leaving_BW, NEVER)
-        memory.birth_BW[place] = torch.where(leaves_B, self.group_end(birth_B), birth_B)
-        gone_BW[place] &= ~leaves_B
-        return gone_BW
+        place = row_B, leaving_BT.to(torch.uint8).argmax(1)
+        mean_BD = _mean(leaving_BT.unsqueeze(1), memory.h_BTD).squeeze(1)
+        cue_B = memory.cue_BT.masked_fill(~leaving_BT, 0).amax(1)
+        birth_B = memory.birth_BT[place]
+        memory.h_BTD[place] = torch.where(leaves_B.unsqueeze(1), mean_BD, memory.h_BTD[place])
+        memory.cue_BT[place] = torch.where(leaves_B, cue_B, memory.cue_BT[place])
+        memory.compressed_BT[place] |= leaves_B
+        memory.birth_BT.masked_fill_(leaving_BT, NEVER)
+        memory.birth_BT[place] = torch.where(leaves_B, self.group_end(birth_B), birth_B)
+        expired_BT[place] &= ~leaves_B
+        return expired_BT
 
-    def pool(self, memory: LayerMemory, new: LayerMemory, view: BlockView) -> Pooled:
+    def compress_block(self, memory: RowStore, new: RowStore, view: BlockView) -> CompressedMemories:
         """The means of the groups that become older than S at one of the queries 1 to T of the block."""
-        num_steps = view.episode_BT.shape[1]
-        everything = LayerMemory.joined([memory, new])
-        episode_BM = torch.cat([torch.zeros_like(memory.birth_BW), view.episode_BT], 1)
+        num_steps = view.episode_BW.shape[1]
+        everything = RowStore.cat([memory, new])
+        episode_BT = torch.cat([torch.zeros_like(memory.birth_BT), view.episode_BW], 1)
         # Each of the T steps whose age is S at a query of the block may be the last one of a group.
-        ordinal_P = torch.arange(-(-num_steps // self.compression_rate), device=view.clock_B.device)
-        end_BP = self.group_end(view.clock_B - self.size).unsqueeze(1) + ordinal_P * self.compression_rate
-        relative_end_BP = end_BP - view.clock_B.unsqueeze(1)
-        opens_BP = relative_end_BP + self.size + 1
+        ordinal_N = torch.arange(-(-num_steps // self.compression_rate), device=view.clock_B.device)
+        end_BN = self.group_end(view.clock_B - self.size).unsqueeze(1) + ordinal_N * self.compression_rate
+        relative_end_BN = end_BN - view.clock_B.unsqueeze(1)
+        opens_BN = relative_end_BN + self.size + 1
         # The last step decides which episode the group is of: later queries see no earlier one.
-        episode_BP = view.episode_BT.gather(1, relative_end_BP.clamp(0, num_steps - 1))
-        episode_BP = episode_BP.masked_fill(relative_end_BP < 0, 0)
-        member_BPM = self.group_end(everything.birth_BW).unsqueeze(1) == end_BP.unsqueeze(2)
-        member_BPM &= episode_BM.unsqueeze(1) == episode_BP.unsqueeze(2)
-        member_BPM &= ~everything.pooled_BW.unsqueeze(1)
-        member_BPM &= (opens_BP <= num_steps).unsqueeze(2)
-        pooled = LayerMemory(
-            _mean(member_BPM, everything.hidden_BWD),
-            end_BP.masked_fill(~member_BPM.any(2), NEVER),
-            everything.tag_BW.unsqueeze(1).masked_fill(~member_BPM, 0).amax(2),
-            torch.ones_like(end_BP, dtype=torch.bool),
+        episode_BN = view.episode_BW.gather(1, relative_end_BN.clamp(0, num_steps - 1))
+        episode_BN = episode_BN.masked_fill(relative_end_BN < 0, 0)
+        member_BNT = self.group_end(everything.birth_BT).unsqueeze(1) == end_BN.unsqueeze(2)
+        member_BNT &= episode_BT.unsqueeze(1) == episode_BN.unsqueeze(2)
+        member_BNT &= ~everything.compressed_BT.unsqueeze(1)
+        member_BNT &= (opens_BN <= num_steps).unsqueeze(2)
+        pooled = RowStore(
+            _mean(member_BNT, everything.h_BTD),
+            end_BN.masked_fill(~member_BNT.any(2), NEVER),
+            everything.cue_BT.unsqueeze(1).masked_fill(~member_BNT, 0).amax(2),
+            torch.ones_like(end_BN, dtype=torch.bool),
         )
-        not_yet_BTP = view.step_T.unsqueeze(1) < opens_BP.unsqueeze(1)
-        return Pooled(
-            pooled, episode_BP, not_yet_BTP | (view.episode_BT.unsqueeze(2) != episode_BP.unsqueeze(1))
+        not_yet_BWN = view.step_W.unsqueeze(1) < opens_BN.unsqueeze(1)
+        return CompressedMemories(
+            pooled, episode_BN, not_yet_BWN | (view.episode_BW.unsqueeze(2) != episode_BN.unsqueeze(1))
         )
 
 
-def _mean(member_BPM: Bool[Tensor, "B P M"], hidden_BMD: Float[Tensor, "B M D"]) -> Float[Tensor, "B P D"]:
+def _mean(member_BNT: Bool[Tensor, "B N T"], h_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B N D"]:
     """Of the members of each group; zero for an empty one."""
-    share_BPM = member_BPM.to(hidden_BMD.dtype) / member_BPM.sum(2, keepdim=True).clamp_min(1)
-    return torch.bmm(share_BPM, hidden_BMD)
+    share_BNT = member_BNT.to(h_BTD.dtype) / member_BNT.sum(2, keepdim=True).clamp_min(1)
+    return torch.bmm(share_BNT, h_BTD)

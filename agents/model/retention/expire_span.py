@@ -3,14 +3,6 @@
 Expire-Span: Sukhbaatar et al., "Not All Memories are Created Equal: Learning to Forget by
 Expiring", ICML 2021, https://arxiv.org/abs/2105.06548. Comments give that paper's symbols:
 span e_i, maximum span L, remaining span r_ti, mask m_ti, ramp length R.
-
-Shape letters used in this file (logical dimensions, always in this order):
-    B  rows of the batch
-    T  query steps
-    G  spans of a memory: 1 here, the heads share it
-    X  probes: 1 here
-    M  memories
-    D  model width
 """
 
 from __future__ import annotations
@@ -19,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memory_suite.agents.model.retention.base import LearnedSpans
-from memory_suite.agents.model.retention.penalty import PenaltyKind, ramp_penalty, span_cost
+from memory_suite.agents.model.retention.penalty import PenaltySpec, ramp_penalty, span_cost
 
 
 class ExpireSpan(LearnedSpans):
@@ -56,31 +48,31 @@ class ExpireSpan(LearnedSpans):
         nn.init.constant_(self.predictor.bias, self.initial_logit)
 
     @property
-    def probe_1D(self) -> Tensor:
+    def span_weight_1D(self) -> Tensor:
         """W."""
         return self.predictor.weight
 
     def spans(
         self,
-        product_BXM: Float[Tensor, "B X M"],
-        birth_BM: Int[Tensor, "B M"],
-        pooled_BM: Bool[Tensor, "B M"] | None,
-    ) -> Float[Tensor, "B G M"]:
+        span_logits_BNT: Float[Tensor, "B N T"],
+        birth_BT: Int[Tensor, "B T"],
+        compressed_BT: Bool[Tensor, "B T"] | None,
+    ) -> Float[Tensor, "B G T"]:
         """e_i = L * sigmoid(w . h_i / d + b), from w . h_i."""
         if self.span_divisor != 1.0:
-            product_BXM = product_BXM / self.span_divisor
-        return self.max_span * (product_BXM + self.predictor.bias).sigmoid()
+            span_logits_BNT = span_logits_BNT / self.span_divisor
+        return self.max_span * (span_logits_BNT + self.predictor.bias).sigmoid()
 
     def penalty(
         self,
-        kind: PenaltyKind,
-        span_BGT: Float[Tensor, "B G T"],
-        end_BGM: Float[Tensor, "B G M"],
-        mask_BTGM: Float[Tensor, "B T G M"] | None,
-        step_T: Float[Tensor, " T"],
+        kind: PenaltySpec,
+        span_BGW: Float[Tensor, "B G W"],
+        end_BGT: Float[Tensor, "B G T"],
+        mask_BWGT: Float[Tensor, "B W G T"] | None,
+        step_W: Float[Tensor, " W"],
     ) -> Float[Tensor, " B"]:
         """Of the form asked for."""
         if kind.form == "ramp":
-            assert mask_BTGM is not None
-            return ramp_penalty(end_BGM.unsqueeze(1) - step_T.view(1, -1, 1, 1), mask_BTGM, self.ramp)
-        return span_cost(span_BGT, kind.form, kind.cap_steps).mean((1, 2))
+            assert mask_BWGT is not None
+            return ramp_penalty(end_BGT.unsqueeze(1) - step_W.view(1, -1, 1, 1), mask_BWGT, self.ramp)
+        return span_cost(span_BGW, kind.form, kind.cap_steps).mean((1, 2))

@@ -15,7 +15,7 @@ SHORTEST_SPAN = 1e-6
 PenaltyForm = Literal["log", "capped", "all", "ramp"]
 
 
-class PenaltyKind(NamedTuple):
+class PenaltySpec(NamedTuple):
     """Which span penalty to compute."""
 
     form: PenaltyForm
@@ -33,7 +33,7 @@ class PenaltyKind(NamedTuple):
     """steps of span that use at an age asks for, per step of that age"""
 
     @property
-    def asks_for_use(self) -> bool:
+    def needs_ablation(self) -> bool:
         """Whether the use of memories is needed to know what they cost."""
         return bool(self.use_weight)
 
@@ -63,7 +63,7 @@ def span_shortfall(
 
 
 def ramp_penalty(
-    remaining_BTGM: Float[Tensor, "B T G M"], mask_BTGM: Float[Tensor, "B T G M"], ramp: int
+    remaining_BWGT: Float[Tensor, "B W G T"], mask_BWGT: Float[Tensor, "B W G T"], ramp: int
 ) -> Float[Tensor, " B"]:
     """The released code's span penalty of a block, per row.
 
@@ -71,10 +71,10 @@ def ramp_penalty(
     negative and means nothing; its gradient is 1 / T per step of the ramp and memory.
 
     Args:
-        remaining_BTGM: r_ti, in steps.
-        mask_BTGM: m_ti, zero where a query may not look.
+        remaining_BWGT: r_ti, in steps.
+        mask_BWGT: m_ti, zero where a query may not look.
         ramp: R, in steps.
     """
-    flat_BTGM = (mask_BTGM == 0.0) | (mask_BTGM == 1.0)
-    total_B = remaining_BTGM.masked_fill(flat_BTGM, 0.0).sum((1, 2, 3))
-    return total_B / (ramp * mask_BTGM.shape[1] * mask_BTGM.shape[2])
+    flat_BWGT = (mask_BWGT == 0.0) | (mask_BWGT == 1.0)
+    total_B = remaining_BWGT.masked_fill(flat_BWGT, 0.0).sum((1, 2, 3))
+    return total_B / (ramp * mask_BWGT.shape[1] * mask_BWGT.shape[2])

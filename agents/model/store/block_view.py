@@ -8,10 +8,6 @@ at step 2 (1: visible as long as its span lasts):
     t=1    1  1  1  .  .  .
     t=2    .  .  .  .  .  .      is_first: nothing from before, nothing of itself
     t=3    .  .  .  .  1  .
-
-Shape letters:
-    B  rows of the batch     T  steps in this block     W  stored memories
-    G  spans of a memory     M  memories                D  model width
 """
 
 from __future__ import annotations
@@ -22,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from memory_suite.agents.model.store.rows import LayerMemory
+from memory_suite.agents.model.store.rows import RowStore
 from memory_suite.agents.model.store.state import MemoryState
 
 
@@ -32,88 +28,88 @@ class BlockView:
 
     clock_B: Int[Tensor, " B"]
     """clock reading at the first step"""
-    step_T: Float[Tensor, " T"]
+    step_W: Float[Tensor, " W"]
     """0, 1, 2, ...: the block's clock"""
-    birth_BT: Int[Tensor, "B T"]
+    birth_BW: Int[Tensor, "B W"]
     """clock reading of every step"""
-    tag_BT: Int[Tensor, "B T"]
+    cue_BW: Int[Tensor, "B W"]
     """the caller's number for every step"""
-    episode_BT: Int[Tensor, "B T"]
+    episode_BW: Int[Tensor, "B W"]
     """0: the episode that was under way before the block"""
-    blocked_BTT: Bool[Tensor, "B T T"]
+    blocked_BWW: Bool[Tensor, "B W W"]
     """where a query may not look inside the block: True at the dots drawn in the module's docstring"""
-    stored_time_BT: Float[Tensor, "B T"]
+    stored_time_BW: Float[Tensor, "B W"]
     """the step; infinite where nothing stored may be seen, so that every stored memory has expired"""
-    asked_BT: Bool[Tensor, "B T"]
+    ablation_mask_BW: Bool[Tensor, "B W"]
     """where memories count that are of use, if the penalty asks for their use"""
-    limit_BT: Float[Tensor, "B T"] | None
+    span_limit_BW: Float[Tensor, "B W"] | None
     """random span shortening: e_i of memories written before counts for at most so many steps"""
 
     @classmethod
     def of(
         cls,
         state: MemoryState,
-        is_first_BT: Bool[Tensor, "B T"],
-        limit_BT: Float[Tensor, "B T"] | None = None,
-        tag_BT: Int[Tensor, "B T"] | None = None,
-        asked_BT: Bool[Tensor, "B T"] | None = None,
+        episode_start_BW: Bool[Tensor, "B W"],
+        span_limit_BW: Float[Tensor, "B W"] | None = None,
+        cue_BW: Int[Tensor, "B W"] | None = None,
+        ablation_mask_BW: Bool[Tensor, "B W"] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> BlockView:
         """Prepare what does not depend on the layer; times are kept in `dtype`, or better."""
-        num_steps = is_first_BT.shape[1]
-        device = is_first_BT.device
-        step_T = torch.arange(num_steps, device=device, dtype=torch.promote_types(dtype, torch.float32))
-        birth_BT = state.clock_B.unsqueeze(1) + torch.arange(num_steps, device=device)
-        tag_BT = torch.zeros_like(birth_BT) if tag_BT is None else tag_BT
-        episode_BT = is_first_BT.long().cumsum(1)
-        not_later_TT = torch.ones(num_steps, num_steps, dtype=torch.bool, device=device).triu()
-        blocked_BTT = not_later_TT | (episode_BT.unsqueeze(2) != episode_BT.unsqueeze(1))
-        stored_time_BT = step_T.masked_fill(episode_BT != 0, torch.inf)
-        asked_BT = torch.ones_like(is_first_BT) if asked_BT is None else asked_BT
+        num_steps = episode_start_BW.shape[1]
+        device = episode_start_BW.device
+        step_W = torch.arange(num_steps, device=device, dtype=torch.promote_types(dtype, torch.float32))
+        birth_BW = state.clock_B.unsqueeze(1) + torch.arange(num_steps, device=device)
+        cue_BW = torch.zeros_like(birth_BW) if cue_BW is None else cue_BW
+        episode_BW = episode_start_BW.long().cumsum(1)
+        not_later_WW = torch.ones(num_steps, num_steps, dtype=torch.bool, device=device).triu()
+        blocked_BWW = not_later_WW | (episode_BW.unsqueeze(2) != episode_BW.unsqueeze(1))
+        stored_time_BW = step_W.masked_fill(episode_BW != 0, torch.inf)
+        ablation_mask_BW = torch.ones_like(episode_start_BW) if ablation_mask_BW is None else ablation_mask_BW
         return cls(
             state.clock_B,
-            step_T,
-            birth_BT,
-            tag_BT,
-            episode_BT,
-            blocked_BTT,
-            stored_time_BT,
-            asked_BT,
-            limit_BT,
+            step_W,
+            birth_BW,
+            cue_BW,
+            episode_BW,
+            blocked_BWW,
+            stored_time_BW,
+            ablation_mask_BW,
+            span_limit_BW,
         )
 
     def split(self, size: int) -> list[BlockView]:
         """Views of so many rows each."""
         parts = (
             self.clock_B,
-            self.birth_BT,
-            self.tag_BT,
-            self.episode_BT,
-            self.blocked_BTT,
-            self.stored_time_BT,
-            self.asked_BT,
+            self.birth_BW,
+            self.cue_BW,
+            self.episode_BW,
+            self.blocked_BWW,
+            self.stored_time_BW,
+            self.ablation_mask_BW,
         )
         rows = zip(*(torch.split(part, size) for part in parts), strict=True)
         count = -(-len(self.clock_B) // size)
-        limits = [None] * count if self.limit_BT is None else torch.split(self.limit_BT, size)
+        limits = [None] * count if self.span_limit_BW is None else torch.split(self.span_limit_BW, size)
         return [
-            BlockView(clock, self.step_T, birth, tag, episode, hidden, time, asked, limit)
+            BlockView(clock, self.step_W, birth, tag, episode, hidden, time, asked, limit)
             for (clock, birth, tag, episode, hidden, time, asked), limit in zip(rows, limits, strict=True)
         ]
 
-    def new_memory(self, h_BTD: Float[Tensor, "B T D"]) -> LayerMemory:
+    def new_memory(self, h_BWD: Float[Tensor, "B W D"]) -> RowStore:
         """The memories written in the block, whose hidden states are given."""
-        return LayerMemory(h_BTD, self.birth_BT, self.tag_BT, torch.zeros_like(self.tag_BT, dtype=torch.bool))
+        return RowStore(h_BWD, self.birth_BW, self.cue_BW, torch.zeros_like(self.cue_BW, dtype=torch.bool))
 
     def limited(self, spans: list[Tensor]) -> list[Tensor]:
         """Spans of the stored, of any pooled and of the new memories, shortened."""
-        if self.limit_BT is None:
+        if self.span_limit_BW is None:
             return spans
-        stored_BGW, *pooled, new_BGT = spans
+        stored_BGT, *pooled, new_BGW = spans
         assert not pooled  # their spans are not learned
-        limit_B1T = self.limit_BT.unsqueeze(1)
-        return [torch.minimum(stored_BGW, limit_B1T[..., :1]), torch.minimum(new_BGT, limit_B1T)]
+        span_limit_B1W = self.span_limit_BW.unsqueeze(1)
+        return [torch.minimum(stored_BGT, span_limit_B1W[..., :1]), torch.minimum(new_BGW, span_limit_B1W)]
 
-    def relative(self, birth_BM: Int[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+    def relative(self, birth_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Births on the block's clock (negative for stored memories)."""
-        return (birth_BM - self.clock_B.unsqueeze(1)).to(self.step_T.dtype)
+        return (birth_BT - self.clock_B.unsqueeze(1)).to(self.step_W.dtype)

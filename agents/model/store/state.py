@@ -1,9 +1,6 @@
 """What a memory transformer carries from one step to the next.
 
 The state is explicit: the runner owns it, a rollout stores the one it began with, a checkpoint writes it.
-
-Shape letters (logical dimensions, always in this order):
-    L  layers     B  rows of the batch (environments, text streams)
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from memory_suite.agents.model.store.pages import Store
-from memory_suite.agents.model.store.rows import NEVER, LayerMemory
+from memory_suite.agents.model.store.rows import NEVER, RowStore
 
 _TENSORS = ("hidden_BWD", "birth_BW", "tag_BW", "pooled_BW")
 """names of a layer's tensors, in their order"""
@@ -32,15 +29,15 @@ class MemoryState:
     steps_since_compaction: int = 0
 
     @property
-    def retained_LB(self) -> Int[Tensor, "L B"]:
+    def retained_NB(self) -> Int[Tensor, "N B"]:
         """Memories of each layer and row."""
-        counts = [layer.sum_of_pages((layer.slots.birth_BW != NEVER).sum(1)) for layer in self.layers]
+        counts = [layer.sum_pages((layer.slots.birth_BT != NEVER).sum(1)) for layer in self.layers]
         return torch.stack(counts) if counts else self.clock_B.new_zeros(0, self.batch_size)
 
     @property
     def retained_B(self) -> Int[Tensor, " B"]:
         """Memories of each row, summed over layers."""
-        return self.retained_LB.sum(0)
+        return self.retained_NB.sum(0)
 
     @property
     def batch_size(self) -> int:
@@ -62,34 +59,34 @@ class MemoryState:
         return MemoryState(self.clock_B[rows], [layer.select(rows) for layer in self.layers])
 
     @staticmethod
-    def joined(states: Sequence[MemoryState]) -> MemoryState:
+    def cat(states: Sequence[MemoryState]) -> MemoryState:
         """The rows of several states, one after another, in stores as wide as the widest."""
         layers: list[Store] = []
         for parts in zip(*(state.layers for state in states), strict=True):
-            stores = [part.in_rows() for part in parts]
+            stores = [part.to_rows() for part in parts]
             width = max(store.num_slots for store in stores)
-            wide = [store.grown(width - store.num_slots).tensors() for store in stores]
-            layers.append(LayerMemory(*(torch.cat(tensors) for tensors in zip(*wide, strict=True))))
+            wide = [store.padded(width - store.num_slots).tensors() for store in stores]
+            layers.append(RowStore(*(torch.cat(tensors) for tensors in zip(*wide, strict=True))))
         return MemoryState(torch.cat([state.clock_B for state in states]), layers)
 
-    def in_rows(self) -> MemoryState:
+    def to_rows(self) -> MemoryState:
         """The same state without pages."""
-        return replace(self, layers=[layer.in_rows() for layer in self.layers])
+        return replace(self, layers=[layer.to_rows() for layer in self.layers])
 
     def trimmed(self) -> MemoryState:
         """The same state in stores no wider than their last used slot."""
-        return replace(self, layers=[layer.in_rows().trimmed() for layer in self.layers])
+        return replace(self, layers=[layer.to_rows().trimmed() for layer in self.layers])
 
     def to(self, device: torch.device | str) -> MemoryState:
         """The state on another device."""
-        layers: list[Store] = [layer.in_rows().each(lambda part: part.to(device)) for layer in self.layers]
+        layers: list[Store] = [layer.to_rows().map(lambda part: part.to(device)) for layer in self.layers]
         return MemoryState(self.clock_B.to(device), layers, self.steps_since_compaction)
 
     def state_dict(self) -> dict[str, Tensor]:
         """A flat dictionary of tensors, all that a checkpoint needs."""
         flat = {"clock": self.clock_B, "steps_since_compaction": torch.tensor(self.steps_since_compaction)}
         for index, layer in enumerate(self.layers):
-            for name, tensor in zip(_TENSORS, layer.in_rows().tensors(), strict=True):
+            for name, tensor in zip(_TENSORS, layer.to_rows().tensors(), strict=True):
                 flat[f"{index}.{name}"] = tensor
         return flat
 
@@ -102,6 +99,6 @@ class MemoryState:
         """
         num_layers = len({name.split(".")[0] for name in flat if "." in name})
         layers: list[Store] = [
-            LayerMemory(*(flat[f"{index}.{name}"] for name in _TENSORS)) for index in range(num_layers)
+            RowStore(*(flat[f"{index}.{name}"] for name in _TENSORS)) for index in range(num_layers)
         ]
         return cls(flat["clock"], layers, int(flat["steps_since_compaction"]))

@@ -102,7 +102,7 @@ def read_text(model: SequenceModel, text: bytes, *, block_size: int, max_span: i
 
 def _longest_spans(reports: Sequence[BlockReport]) -> NDArray[np.float64]:
     """Spans of what a block wrote [L, B, T], the longest if heads differ."""
-    return torch.stack([report.span_BGT.amax(1) for report in reports]).double().cpu().numpy()
+    return torch.stack([report.span_BGW.amax(1) for report in reports]).double().cpu().numpy()
 
 
 class TextAnalysis:
