@@ -1,4 +1,4 @@
-"""What the environments on a MiniGrid grid have in common: moves, colors, symbolic views, pictures."""
+"""Base class of the environments on a MiniGrid grid: moves, colors, symbolic views, pictures."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class GridEnv(gym.Env[Observation, np.int64], ABC):
 
     @abstractmethod
     def _picture(self) -> NDArray[np.uint8]:
-        """[height, width, 3] of the present state."""
+        """Picture [height, width, 3] of the current state."""
 
     def _checked(self, action: np.int64) -> Move:
         """The move, or an error: the action is not in the space, or no episode is being played."""
@@ -96,6 +96,6 @@ class GridEnv(gym.Env[Observation, np.int64], ABC):
         return Move(int(action))
 
     def _show(self) -> None:
-        """What the mode "human" asks for after every reset and step."""
+        """Show the picture in the mode "human", after every reset and step."""
         if self.render_mode == "human":
             self.render()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 MIN_SIDE_PIXELS = 400
 """smaller pictures are enlarged by a whole number until the longer side is at least this long"""
 NOWHERE = ("dummy", "offscreen")
-"""SDL's drivers without a display: nobody would see the window, nor press a key"""
+"""SDL's drivers without a display, on which no key can be pressed"""
 
 
 class Window:

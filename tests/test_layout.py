@@ -36,6 +36,13 @@ FLOORS: dict[str, list[set[str]]] = {
         {"transformer"},
         {"sequence_model"},
     ],
+    "envs": [
+        {"batched", "episode_classes", "errors", "registration", "window"}
+        | {"minigrid_observation", "text_observation"},
+        {"grid_world", "space_checks", "worker_errors"},
+        {"corridor", "instruction", "portal", "vec_env"},
+        {"make", "streams"},
+    ],
     "runners": [
         {"plotting", "run"},
         {"rendering"},

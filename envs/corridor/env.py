@@ -94,12 +94,12 @@ class CorridorEnv(GridEnv):
         return self._observe(), self._info()
 
     def place(self, length: int, cue: int, doors: list[int], x: int) -> None:
-        """Put the agent at x of a given corridor (for the batched twin's views and pictures)."""
+        """Put the agent at x of a given corridor (for the views and pictures of the vectorized version)."""
         self._length, self._cue, self._doors, self._x = length, cue, doors, x
         self._grid = self._build_grid()
 
     def view_of(self, length: int, cue: int, doors: list[int], x: int) -> Observation:
-        """What the agent sees at x of a given corridor."""
+        """The observation at x of a given corridor."""
         self.place(length, cue, doors, x)
         return self._observe()
 

@@ -1,4 +1,4 @@
-"""The rules of the corridor, which the reference environment and its batched twin share.
+"""The rules of the corridor, shared by the reference environment and its vectorized version.
 
             +-----------------------------------+
             | B                              D  |        B  ball of the episode's color
@@ -24,7 +24,7 @@ from memory_suite.envs.episode_classes import EpisodeClasses
 from memory_suite.envs.grid_world import COLORS, Move
 
 CHUNK = 64
-"""episodes drawn at a time, so that a reset of the batched twin costs little"""
+"""number of episodes drawn at a time, so that a reset of the vectorized version costs little"""
 TIME_LIMIT_EXTRA_STEPS = 4
 """added to the length before the time limit's factor, so that short corridors leave room to explore"""
 CLASSES = EpisodeClasses(shortest=3, bounds=(20, 60, 120, 200, 2_000))
@@ -50,7 +50,7 @@ class CorridorRules:
     min_length: int = 3
     max_length: int = 200
     length: int | None = None
-    """exactly this long; the two above and the distribution are then not used"""
+    """length of every corridor; replaces the two above and the distribution"""
     length_distribution: LengthDistribution = "uniform"
     num_colors: int = 2
     view_size: int = 3
@@ -91,7 +91,7 @@ class CorridorRules:
 
     @property
     def radius(self) -> int:
-        """How far the agent sees."""
+        """Number of cells that the agent sees in each direction."""
         return self.view_size // 2
 
     @property
@@ -143,14 +143,14 @@ class CorridorRules:
         return Episodes(length_E, cue_E, doors_EN)
 
     def door_index(self, x: int, length: int, move: int) -> int | None:
-        """Which door a move from x enters, if any."""
+        """Index of the door that a move from x enters, if any."""
         if move not in (Move.UP, Move.DOWN) or x < length:
             return None
         index = 2 * (x - length) + (move == Move.DOWN)
         return index if index < self.num_colors else None
 
     def oracle_action(self, x: int, length: int, door_of_cue: int) -> int:
-        """What an agent does that remembers the color."""
+        """The action of an agent that remembers the color."""
         goal = length + door_of_cue // 2
         if x != goal:
             return Move.RIGHT if x < goal else Move.LEFT

@@ -1,4 +1,4 @@
-"""Many corridors at once: the same rules on NumPy arrays.
+"""The vectorized version of the corridor: the same rules on NumPy arrays.
 
 The view depends on little: where the agent stands relative to the two ends (anywhere between them it
 looks the same) and which colors the ball and the doors have. So every possible view is computed once,

@@ -21,7 +21,7 @@ RENDER_MODES = ("ansi", "rgb_array")
 
 
 def observation_space() -> spaces.MultiDiscrete:
-    """Token ids of the present line, then padding."""
+    """Token ids of the current line, then padding."""
     return spaces.MultiDiscrete(np.full(LINE_LENGTH, len(VOCABULARY)))
 
 
@@ -32,7 +32,7 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
     `Discrete(num_messages + 1)`: listen (0) or say message k of `grammar.MESSAGES` (k, counted from 1).
 
     ## Observation space
-    `MultiDiscrete(16 x 211, int64)`: the token ids of the present line (`grammar.VOCABULARY`), padded with
+    `MultiDiscrete(16 x 211, int64)`: the token ids of the current line (`grammar.VOCABULARY`), padded with
     0. After the last line all are 0.
 
     ## Reward
@@ -49,8 +49,8 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
     `cue`: the line is an instruction (there is something to be remembered). `oracle_action`: what an agent
     that remembers does now. At the end also
     `is_success` (every message was said at its meeting; speaking out of turn costs reward, not success),
-    `correct_messages` (the share that was), `out_of_turn` (how often the agent spoke when nobody was met)
-    and `episode_class` (a range of numbers of lines).
+    `correct_messages` (the share that was), `out_of_turn` (how often the agent spoke at a line that is no
+    meeting) and `episode_class` (a range of numbers of lines).
 
     ## Arguments
     See `InstructionRules`, and `render_mode` ("ansi", "rgb_array" or None).
@@ -135,11 +135,11 @@ class InstructionEnv(gym.Env[Observation, np.int64]):
 
     @property
     def line(self) -> str:
-        """The line that is read now; "" after the last."""
+        """The text of the current line; "" after the last."""
         return self._text
 
     def _read(self) -> None:
-        """Take in the present line; after the last there is nothing to read."""
+        """Look up the current line; after the last there is none."""
         at_end = self._at == len(self._lines)
         line = None if at_end else self._lines[self._at]
         self._text = "" if line is None else self._grammar.text(line)

@@ -1,4 +1,4 @@
-"""The lines of the instruction world: what can be said, how it is numbered and how it is tokenized.
+"""The lines of the instruction world: their texts, numbers and tokens.
 
 A *template* is a sentence with slots, and every way to fill its slots is one *line*. Lines are numbered
 (template after template, the last slot varying fastest), so that text can be drawn, kept and looked up as
@@ -87,7 +87,7 @@ FILLERS: dict[str, tuple[str, ...]] = {
         "on sunday", "last winter", "after dinner", "long ago", "in spring",
     ),
 }  # fmt: skip
-"""what can stand in each slot"""
+"""the fillers of each slot"""
 
 INSTRUCTION = "Can you tell the {character} that {message}?"
 MEETING = "You see the {character}."
@@ -222,7 +222,7 @@ def decode(ids: Sequence[int] | NDArray[np.integer]) -> str:
 
 
 class Grammar:
-    """Every line that can occur with so many characters and messages; get one from `grammar`."""
+    """All lines that can occur, given the numbers of characters and messages; get one from `grammar`."""
 
     def __init__(self, num_characters: int, num_messages: int, observable: bool = False) -> None:
         """Number the lines.
@@ -278,7 +278,7 @@ class Grammar:
         return line < self.num_pairs
 
     def answer(self, line: int) -> int:
-        """What to do at the line: k = say message k, counted from 1; 0 = listen."""
+        """The right action at the line: k = say message k, counted from 1; 0 = listen."""
         is_meeting = self.num_pairs <= line < 2 * self.num_pairs
         return line % self.num_messages + 1 if is_meeting else 0
 
@@ -296,7 +296,7 @@ class Grammar:
     # -- words ---------------------------------------------------------------------------------------
 
     def text(self, line: int) -> str:
-        """What the line says.
+        """The text of the line.
 
         Raises:
             ValueError: there is no such line.
@@ -340,7 +340,7 @@ _shared = functools.lru_cache(maxsize=64)(Grammar)
 
 @functools.cache
 def _token_rows(template: _Template, sizes: tuple[int, ...]) -> NDArray[np.int16]:
-    """Token ids of every line of a template whose slots have so many fillers each."""
+    """Token ids of every line of a template, given the number of fillers of each slot."""
     # Split by slots, the odd parts are slot names: replace those by the fillers' tokens.
     parts = _SLOT.split(template.pattern)
     shown = parts[1::2]

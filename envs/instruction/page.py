@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from memory_suite.envs.instruction.grammar import MESSAGES
 
 PAGE_LINES = 8
-"""the present line and those before it"""
+"""the current line and those before it"""
 
 WIDTH, MARGIN = 640, 12
 ROW_HEIGHT, FONT_SIZE = 22, 16
@@ -32,11 +32,11 @@ class Entry(NamedTuple):
     answer: int
     """the right action"""
     said: int | None
-    """the action taken; None at the present line"""
+    """the action taken; None at the current line"""
 
 
 def speech(entry: Entry) -> tuple[str, str] | None:
-    """What the agent said to a line and whether that was right; None if there is nothing to report."""
+    """The agent's answer to a line and its verdict; None if there is nothing to report."""
     if entry.said is None or entry.said == entry.answer == 0:
         return None
     if entry.said == 0:

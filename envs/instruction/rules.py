@@ -1,4 +1,4 @@
-"""The rules of the instruction world, which the reference environment and its batched twin share.
+"""The rules of the instruction world, shared by the reference environment and its vectorized version.
 
     line    what is read                                       what a good agent says
     0       The cat sleeps under the mirror.
@@ -35,8 +35,8 @@ from memory_suite.envs.episode_classes import EpisodeClasses
 from memory_suite.envs.instruction.grammar import CHARACTERS, MESSAGES, Grammar, grammar
 
 CHUNK_LINES = 8_192
-"""as many episodes are drawn at a time as surely fit into so many lines, at least one, so that a reset of the
-batched twin costs little"""
+"""Number of lines drawn at a time, so that a reset of the vectorized version costs little. Episodes are drawn
+whole: as many as surely fit, at least one."""
 CLASSES = EpisodeClasses(shortest=2, bounds=(50, 200, 600, 2_000))
 """by number of lines; the shortest episode is one instruction and its meeting"""
 
@@ -56,18 +56,20 @@ class InstructionRules:
     """The arguments of an instruction world; raises ValueError if they contradict each other."""
 
     num_instructions: int = 2
-    """in each episode"""
+    """number of instructions in each episode"""
     min_lines: int = 20
+    """fewest lines of an episode"""
     num_lines: int = 20
-    """at most"""
+    """most lines of an episode"""
     lines_distribution: LinesDistribution = "uniform"
     num_characters: int = 10
     num_messages: int = 8
     """the agent's actions are to listen and to say each of these"""
     lure_share: float = 0.3
-    """of the lines that are neither instruction nor meeting, those that mention characters and messages"""
+    """share of lures, which mention characters and messages, among the lines that are neither instruction
+    nor meeting"""
     speaking_penalty: float = 0.01
-    """taken from the reward for speaking when nobody is met"""
+    """subtracted from the reward for speaking at a line that is no meeting"""
     observable: bool = False
     """a meeting's line says which message is due: no memory is needed"""
 
@@ -88,7 +90,7 @@ class InstructionRules:
         if not 1 <= self.num_instructions <= self.num_characters:
             raise ValueError(
                 f"num_instructions must lie between 1 and num_characters ({self.num_characters}), since "
-                f"nobody is instructed about twice, got {self.num_instructions}"
+                f"each character has one instruction at most, got {self.num_instructions}"
             )
         if not 2 <= self.num_messages <= len(MESSAGES):
             raise ValueError(f"num_messages must lie between 2 and {len(MESSAGES)}, got {self.num_messages}")
@@ -142,12 +144,12 @@ class InstructionRules:
 
     @property
     def memory_free_return(self) -> float:
-        """The largest mean return of any policy that looks at nothing but the present line.
+        """The largest mean return of any policy that observes only the current line.
 
-        What is said changes nothing, so each line can be judged by itself. Speaking when nobody is met
-        earns nothing or less. At a meeting the due message was drawn uniformly and independently of
-        the line in view, so that whatever is said is right with probability 1 / num_messages; always saying
-        the same reaches that.
+        Actions do not change the text, so each line can be considered on its own. Speaking at a line that is
+        no meeting earns nothing or less. At a meeting the due message was drawn uniformly and independently
+        of the visible line, so any message is right with probability 1 / num_messages. Always saying the same
+        message reaches that.
         """
         return 1.0 if self.observable else 1.0 / self.num_messages
 
@@ -182,7 +184,7 @@ class InstructionRules:
     def _draw_places(
         self, rng: np.random.Generator, num_lines_E: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where in its episode each instruction and its meeting are.
+        """The places of each instruction and its meeting in their episode.
 
         Every marked line falls into a gap before, between or after the other lines, each gap and each
         order within a gap equally likely. Lines k and num_instructions + k belong together; the earlier one

@@ -1,4 +1,4 @@
-"""Many instruction worlds at once: the same rules on NumPy arrays.
+"""The vectorized version of the instruction world: the same rules on NumPy arrays.
 
 Nothing the agent says changes the text, so whole episodes are drawn ahead as line numbers. A step moves every
 environment on by one line and looks up its tokens and its right answer in the grammar's tables.

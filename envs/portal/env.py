@@ -42,7 +42,7 @@ class PortalEnv(GridEnv):
     """Find the way through a chain of rooms by remembering which doors led on and which led back.
 
     Each room has two doors of different colors; one leads to the next room, the other back to the first.
-    Which, where they are and their colors is drawn anew for each room of each episode. An agent that
+    Which, where they are and their colors is drawn for each room of each episode. An agent that
     walks into a doorway sees where it leads (the door stands open, or turns out locked) and with its next
     action, whichever it is, appears at a random free cell of that room.
 
@@ -163,7 +163,7 @@ class PortalEnv(GridEnv):
         doorway: int | None = None,
         passed: int = 0,
     ) -> None:
-        """Put the agent into a given portal (for the batched twin's pictures)."""
+        """Put the agent into a given portal (for the pictures of the vectorized version)."""
         self._looks, self._rights, self._room, self._passed = looks, rights, room, passed
         self._position, self._doorway = position, doorway
         self._grid = self._build_grid()

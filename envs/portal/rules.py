@@ -1,4 +1,4 @@
-"""The rules of the portal, which the reference environment and its batched twin share.
+"""The rules of the portal, shared by the reference environment and its vectorized version.
 
         #  #  r  #  #        #  walls; a room is 5x5 cells with them, as MiniGrid counts
         #  .  .  .  #        r  red door, closed
@@ -35,7 +35,7 @@ from memory_suite.envs.grid_world import COLORS, STEPS, Move
 ROOM_SIDE = 5
 """cells, walls included"""
 CHUNK = 64
-"""episodes drawn at a time, so that a reset of the batched twin costs little"""
+"""number of episodes drawn at a time, so that a reset of the vectorized version costs little"""
 CELL_CHUNK = 512
 """cells of arrival drawn at a time"""
 MAX_VIEW_SIZE = 2 * ROOM_SIDE - 1
@@ -54,7 +54,7 @@ MAX_STEPS_PER_ROOM = 2 * (ROOM_SIDE - 3) + 2
 
 
 class Look(NamedTuple):
-    """What the agent sees of a room: its two doors."""
+    """The visible part of a room: its two doors."""
 
     places: tuple[tuple[int, int], tuple[int, int]]
     """(x, y) of each"""
@@ -78,8 +78,8 @@ class PortalRules:
     rooms: int = 5
     num_colors: int = 6
     view_size: int | None = None
-    """the agent sees so many cells around it in each direction, itself in the middle; None: the whole
-    room, in a fixed frame in which the agent moves"""
+    """number of cells along one side of the view, with the agent in the middle; None: the whole room, in a
+    fixed frame in which the agent moves"""
     sparse: bool = False
     """pay for leaving the last room only"""
     alike: bool = False
@@ -123,7 +123,7 @@ class PortalRules:
 
     @property
     def num_looks(self) -> int:
-        """How many looks there are: pairs of places times ordered pairs of colors."""
+        """Number of looks: pairs of places times ordered pairs of colors."""
         return len(PLACE_PAIRS) * self.num_colors * (self.num_colors - 1)
 
     @property
@@ -190,7 +190,7 @@ class PortalRules:
         return rng.integers(NUM_CELLS, size=CELL_CHUNK)
 
     def reward(self, *, new_room: bool, success: bool) -> float:
-        """Of a step into a doorway."""
+        """Reward of a step into a doorway."""
         return (1.0 / self.rooms if new_room and not self.sparse else 0.0) + float(success)
 
 
@@ -226,7 +226,7 @@ def steps_to_door(cell: tuple[int, int], place: tuple[int, int]) -> int:
 
 
 def oracle_action(cell: tuple[int, int], look: Look, right: int, *, knows: bool) -> Move:
-    """What an agent with perfect memory does in a room.
+    """The action of an agent with perfect memory in a room.
 
     It goes to the right door if this episode has shown which one that is, else to the nearer (the first
     of two equally near): along the wall first, then into the doorway.

@@ -1,4 +1,4 @@
-"""Many portals at once: the same rules on NumPy arrays.
+"""The vectorized version of the portal: the same rules on NumPy arrays.
 
 What the agent sees, and what its moves do, depends on the room's *kind* (its look and which of its doors
 is right) and on the agent's *spot* (a free cell or one of the two doorways). So all of it is computed

@@ -1,4 +1,4 @@
-"""Object collision: two particles drift through a box, and where two colors last met is asked, much later.
+"""Object collision: two particles drift through a box; questions ask, much later, where two colors last met.
 
     frame    row0 col0 color0   row1 col1 color1   ask0 ask1
     token     3   16+9  32+4     7   16+2  32+0    37+4 37+1   -> the quadrant in which particle 0, having
@@ -9,7 +9,7 @@ The rules, one frame after another:
 - A particle starts anywhere in [0, 15)^2, uniformly, with a velocity drawn from N(0, 0.5^2) on each axis and
   one of 5 colors.
 - It moves by its velocity. When that would take it to the border of the box or beyond, the velocity is first
-  drawn anew until it does not. Particles do not push each other.
+  redrawn until it does not. Particles do not push each other.
 - Then, with probability 0.05, it takes one of the 5 colors at random (perhaps the one it has).
 - The particles collide if they are in the same cell: equal rounded rows and columns, 0 to 15. For each
   ordered pair of colors, particle 0's first, the cell and frame of the last collision count.
@@ -23,16 +23,16 @@ The rules, one frame after another:
 All four quadrants are equally likely, so the chance accuracy is 0.25.
 
 The authors cut rows out of one long file, so that a row's first frames ask about collisions before it.
-`warm_up_frames` does the same: so many frames pass unseen before a row begins. Without, nothing is asked
-that was not shown.
+`warm_up_frames` does the same: this number of frames passes unseen before a row begins. Without a warm-up,
+all questions are about frames that were shown.
 
 Collisions are rare (one frame in 250), and from these rules alone a small model learns nothing. A lesson
-(`lesson_frames`) begins with short rows in small boxes, where there are many, and with colors that change
-often, so that a pair of them tells a few frames from all others. Asked is about the present colors or, as
-long as the lesson lasts, about a pair that has collided in this row (any, if none has), never with the easy
-question at first; and "never" is an answer too: in every frame it teaches what a collision is, and whose.
-With every new row this goes over further into the rules as they are: lengths, boxes and colors
-geometrically, what is asked and whether "never" is scored linearly.
+(`lesson_frames`) begins with short episodes in small boxes, where there are many, and with colors that change
+often, so that a pair of colors identifies a few frames. Questions are about the current colors or, as long as
+the lesson lasts, about a pair that has collided in this episode (any, if none has). The easy question is not
+asked at first. "Never" is an answer too: in every frame it teaches what a collision is, and whose. With every
+episode the task moves towards the plain rules: lengths, boxes and colors geometrically, the share of each
+question and of scored "never" linearly.
 
 Shape letters:
     F  frames drawn at a time
@@ -73,17 +73,17 @@ CHUNK_FRAMES = 1_024
 NEVER = np.iinfo(np.int64).min // 2
 """the frame of a collision that has not happened"""
 NEVER_TARGET = 4
-"""what is to be said in a lesson if the pair asked about has not collided"""
+"""target in a lesson if the pair has not collided"""
 
 LESSON_MIN_FRAMES = 1
 LESSON_MAX_FRAMES = 32
-"""of a row, at the beginning of a lesson"""
+"""range of a row's length at the beginning of a lesson"""
 LESSON_BOX = 2.0
-"""side of the smallest box then, in cells"""
+"""side of the smallest box at the beginning of a lesson, in cells"""
 LESSON_COLOR_CHANGE_PROBABILITY = 1.0
-"""probability of a new color, at most, then"""
-LESSON_PRESENT = 0.4
-"""share of questions then that are about the present colors"""
+"""highest probability of a new color at the beginning of a lesson"""
+LESSON_CURRENT = 0.4
+"""share of questions about the current colors at the beginning of a lesson"""
 _VELOCITIES = 128
 """drawn at a time"""
 
@@ -98,18 +98,18 @@ class CollisionRules:
     easy_question: EasyQuestion = "latest"
     """the pair that collided last, or the particles' current colors (as published)"""
     easy_probability: float = EASY_PROBABILITY
-    """of asking the easy question"""
+    """probability of the easy question"""
     warm_up_frames: int = 0
     """frames before a row begins; what collides in them can be asked about, though never shown"""
     max_episode_frames: int = 0
-    """a row begins anew after so many frames at most; 0: never"""
+    """most frames of an episode, after which the row starts another one; 0: no limit"""
     min_episode_frames: int = 32
-    """and after so many at least, once a lesson is over; in between, lengths are log-uniform"""
+    """fewest frames of an episode once a lesson is over; lengths are log-uniform between the two"""
     lesson_frames: int = 0
-    """over the first so many frames of each row of the batch, counted on when it begins anew, it becomes
-    harder, from easy to the rules as they are; 0: no lesson"""
+    """number of frames of each row of the batch, over all its episodes, in which the task gets harder, from
+    easy to the plain rules; 0: no lesson"""
     lesson_begins: float = 0.0
-    """for this share of them it stays as easy as it was at first"""
+    """share of these frames, at the beginning, in which the task stays at its easiest"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -127,9 +127,7 @@ class CollisionRules:
         if not 0.0 <= self.lesson_begins < 1.0:
             raise ValueError(f"lesson_begins must lie in [0, 1), got {self.lesson_begins}")
         if self.lesson_frames and not self.max_episode_frames:
-            raise ValueError(
-                "lesson_frames needs rows that begin anew: give max_episode_frames too, or lesson_frames=0"
-            )
+            raise ValueError("lesson_frames needs episodes: give max_episode_frames too, or lesson_frames=0")
         if self.lesson_frames and self.warm_up_frames:
             raise ValueError(
                 "lesson_frames and warm_up_frames exclude each other: a lesson asks about what was shown"
@@ -142,7 +140,7 @@ class CollisionRules:
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """Name of the task."""
         return "collision"
 
     @property
@@ -157,7 +155,7 @@ class CollisionRules:
 
     @property
     def chance_accuracy(self) -> float | None:
-        """The box is symmetric; in a lesson, which says "never" more and more seldom, nobody knows."""
+        """The box is symmetric; unknown in a lesson, in which "never" becomes rarer."""
         return None if self.lesson_frames else 1 / NEVER_TARGET
 
     def start(self, rng: np.random.Generator) -> RowState:
@@ -165,7 +163,7 @@ class CollisionRules:
         return self._start(rng, 0)
 
     def draw(self, rng: np.random.Generator, state: RowState) -> tuple[Piece, RowState]:
-        """The next `CHUNK_FRAMES` frames, or fewer if the row begins anew after them."""
+        """The next `CHUNK_FRAMES` frames, or fewer if an episode ends with them."""
         left = state["last_of_row"] - state["frame"]
         if not 0 < left <= CHUNK_FRAMES:
             return self._simulate(rng, state, CHUNK_FRAMES)
@@ -173,7 +171,7 @@ class CollisionRules:
         return piece, self._start(rng, state["taught"] + state["last_of_row"])
 
     def _start(self, rng: np.random.Generator, taught: int) -> RowState:
-        """Begin anew after so many frames."""
+        """Begin an episode after `taught` frames of the row."""
         ease = self.ease(taught)
         extent = EXTENT
         color_change_probability = COLOR_CHANGE_PROBABILITY
@@ -200,13 +198,13 @@ class CollisionRules:
         return state
 
     def ease(self, taught: int) -> float:
-        """How easy a row is that begins after so many frames: 1 at first, 0 when the lesson is over."""
+        """Ease of an episode that begins after `taught` frames: 1 at first, 0 when the lesson is over."""
         if taught >= self.lesson_frames:
             return 0.0
         return min(1.0, (1.0 - taught / self.lesson_frames) / (1.0 - self.lesson_begins))
 
     def _draw_length(self, rng: np.random.Generator, ease: float) -> int:
-        """Frames until the row begins anew; 0: never."""
+        """Number of frames of an episode; 0: no limit."""
         if not self.max_episode_frames:
             return 0
         longest = self.max_episode_frames
@@ -226,8 +224,8 @@ class CollisionRules:
         collided_F = np.searchsorted(first_N[order_N], np.arange(num_frames), side="right")
         chosen_F = order_N[(rng.random(num_frames) * collided_F).astype(np.int64)]
         asked_F = np.where(collided_F > 0, chosen_F, rng.integers(NUM_PAIRS, size=num_frames))
-        present_F = rng.random(num_frames) < LESSON_PRESENT * state["ease"]
-        return np.where(present_F, pair_F, asked_F), rng.random(num_frames) < state["ease"]
+        current_F = rng.random(num_frames) < LESSON_CURRENT * state["ease"]
+        return np.where(current_F, pair_F, asked_F), rng.random(num_frames) < state["ease"]
 
     def _simulate(self, rng: np.random.Generator, state: RowState, num_frames: int) -> tuple[Piece, RowState]:
         velocities = _draw_velocities(rng)
@@ -322,13 +320,13 @@ def walk(
     velocities: Iterator[list[float]],
     extent: float = EXTENT,
 ) -> tuple[NDArray[np.float64], list[float]]:
-    """One particle's way: straight until the next step would leave the open box, then another velocity.
+    """The path of a particle: straight until the next step would leave the open box, then another velocity.
 
     Args:
         position: row and column before the first frame.
-        velocity: in cells per frame.
-        num_frames: F, how far to go.
-        velocities: where new ones come from.
+        velocity: velocity in cells per frame.
+        num_frames: number of steps F.
+        velocities: source of new velocities.
         extent: side of the box.
 
     Returns:
@@ -355,7 +353,7 @@ def walk(
 
 
 def _legal_steps(coordinate: float, velocity: float, most: int, extent: float) -> int:
-    """How many steps, up to `most`, stay strictly between 0 and `extent`."""
+    """Number of steps, up to `most`, that stay strictly between 0 and `extent`."""
     if velocity == 0.0:
         return most
     room = (extent - coordinate if velocity > 0.0 else -coordinate) / velocity

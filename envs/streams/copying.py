@@ -40,7 +40,7 @@ from memory_suite.envs.streams.stream import IGNORE, UNKNOWN, require_whole_numb
 DistanceDistribution = Literal["uniform", "log-uniform"]
 Noise = Literal["separate", "alphabet"]
 MAX_DISTANCE = 1 << 26
-"""an episode is drawn at once"""
+"""limited because an episode is drawn at once"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class CopyRules:
     min_distance: int = 64
     max_distance: int = 4_096
     distance: int | None = None
-    """exactly this far; the two above and the distribution are then not used"""
+    """distance of every symbol; replaces the two above and the distribution"""
     distance_distribution: DistanceDistribution = "uniform"
     noise: Noise = "separate"
 
@@ -95,7 +95,7 @@ class CopyRules:
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """Name of the task."""
         return "copy"
 
     @property
@@ -120,7 +120,7 @@ class CopyRules:
 
     @property
     def chance_accuracy(self) -> float:
-        """Of a single symbol."""
+        """Accuracy of guessing a single symbol."""
         return 1 / self.alphabet_size
 
     def episode_tokens(self, distance: int) -> int:

@@ -22,7 +22,7 @@ MEMBER = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000
 TEXT_BYTES = 6_089_746
 TEXT_SHA256 = "34c1c63050c87cc8477b9ae36b1cb0edf372612c92938b742e579a7109c20fa4"
 FILE_NAME = "enwiki-sample.xml"
-# One wheel for everybody, whatever they run: it is only unpacked.
+# One wheel for all platforms, since it is only unpacked.
 _WHEEL_OPTIONS = (
     "--no-deps", "--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--abi=cp311",
     "--platform=manylinux_2_28_x86_64",

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from memory_suite.envs.streams.stream import SPLITS, Block, Stream, require_whole_numbers
 
 RowState = dict[str, Any]
-"""where a row's simulation stands, in arrays and plain types; never changed in place"""
+"""state of a row's simulation, in arrays and plain types; never changed in place"""
 
 
 class Piece(NamedTuple):
-    """The next tokens of one row, as many as the rules like to draw at a time; as `Block`, without B."""
+    """The next tokens of one row, drawn at a time; the fields are those of `Block`, without B."""
 
     tokens: NDArray[np.int32]
     targets: NDArray[np.int32]
@@ -35,7 +35,7 @@ class Rules(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """Name of the task."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -47,13 +47,13 @@ class Rules(Protocol):
 
     @property
     def chance_accuracy(self) -> float | None:
-        """Of guessing without memory; None: nobody knows."""
+        """Accuracy of guessing without memory; None: unknown."""
 
     def start(self, rng: np.random.Generator) -> RowState:
         """Begin a row."""
 
     def draw(self, rng: np.random.Generator, state: RowState) -> tuple[Piece, RowState]:
-        """The next piece of a row and where the row stands after it; `state` stays as it is."""
+        """The next piece of a row and the row's state after it; `state` is not changed."""
 
 
 class GeneratedStream(Stream):

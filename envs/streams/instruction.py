@@ -38,15 +38,17 @@ class InstructionTextRules:
     """The arguments of the instruction world as text; raises ValueError if they contradict each other."""
 
     num_instructions: int = 6
-    """in each episode"""
+    """number of instructions in each episode"""
     min_lines: int = 20
+    """fewest lines of an episode"""
     num_lines: int = 2_000
-    """at most"""
+    """most lines of an episode"""
     lines_distribution: LinesDistribution = "uniform"
     num_characters: int = 10
     num_messages: int = 8
     lure_share: float = 0.3
-    """of the lines that are neither instruction nor meeting, those that mention characters and messages"""
+    """share of lures, which mention characters and messages, among the lines that are neither instruction
+    nor meeting"""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -59,7 +61,7 @@ class InstructionTextRules:
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """Name of the task."""
         return "instruction"
 
     @property
@@ -74,7 +76,7 @@ class InstructionTextRules:
 
     @property
     def chance_accuracy(self) -> float:
-        """A meeting does not tell what to say."""
+        """Accuracy of guessing the message at a meeting."""
         return 1 / self.num_messages
 
     def start(self, rng: np.random.Generator) -> RowState:

@@ -1,4 +1,4 @@
-"""The best that a window can do: an oracle that sees the last N tokens, knows the rules, and else guesses."""
+"""Window oracle: it knows the rules, sees the last N tokens, and guesses when they are not enough."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ class WindowErrors:
     error: dict[int, float]
     """by window in tokens, 0 to 1"""
     chance_error: float
-    """of guessing"""
+    """error of guessing"""
     num_targets_scored: int
     median_distance: float
     """tokens; half of the targets need a longer window"""
 
 
 def window_errors(stream: Stream, windows: Sequence[int], num_tokens: int) -> WindowErrors:
-    """Read on in a stream and judge, for each scored target, which windows hold what it needs.
+    """Continue reading a stream and count, for each window, the scored targets that it suffices for.
 
     Args:
-        stream: whose targets tell their distance; it is read until its end or `num_tokens`.
+        stream: a stream whose targets have known distances; it is read until its end or `num_tokens`.
         windows: numbers of tokens an oracle sees, the one at which it answers included.
-        num_tokens: of each row, at most, rounded up to whole blocks.
+        num_tokens: most tokens to read of each row, rounded up to whole blocks.
 
     Raises:
         ValueError: the stream does not tell distances or its chance accuracy, or nothing in it was scored.
     """
     if stream.chance_accuracy is None:
-        raise ValueError(f"the task {stream.name!r} has no oracle: nobody knows what its targets need")
+        raise ValueError(
+            f"the task {stream.name!r} has no oracle: the tokens that its targets need are unknown"
+        )
     scored = []
     end = stream.position + num_tokens
     while stream.position < end and not stream.exhausted:
@@ -65,5 +67,5 @@ def window_errors(stream: Stream, windows: Sequence[int], num_tokens: int) -> Wi
 def errors_by_window(
     distances: NDArray[np.integer[Any]], windows: Sequence[int], chance_error: float
 ) -> dict[int, float]:
-    """Errors of oracles that see so many tokens, from how far back each target's answer lies."""
+    """Error of the oracle for each window, given the distance of each target."""
     return {window: chance_error * float((distances >= window).mean()) for window in windows}

@@ -1,12 +1,12 @@
-"""What a supervised stream is: endless or finite rows of tokens, read block by block.
+"""Supervised streams: endless or finite rows of tokens, read block by block.
 
     row 0    | t t t t | t t t t | t t ...        every `read` returns the next T tokens of all rows;
-    row 1    | t t t t | t t t t | t t ...        rows know nothing of each other
+    row 1    | t t t t | t t t t | t t ...        rows are independent
     ...      | block 0 | block 1 |
 
 A model reads the blocks in order and carries its memory from one to the next. Rows belong to the whole
-batch: process i of n (`shard_index`, `num_shards`) reads its share of them, and what a row holds does not
-depend on who reads it.
+batch: process i of n (`shard_index`, `num_shards`) reads its share of them, and the content of a row does
+not depend on the process that reads it.
 
 Shape letters:
     B  rows of this process
@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORE = -1
-"""the target where nothing is scored"""
+"""target of tokens that are not scored"""
 UNKNOWN = -1
-"""the distance where nothing is scored, or where nobody knows what is needed"""
+"""distance of tokens that are not scored, or whose needed token is unknown"""
 SPLITS = ("train", "valid", "test")
 """parts of a task that share nothing: no draw, no byte"""
 
@@ -37,13 +37,13 @@ class Block(NamedTuple):
     tokens: NDArray[np.int64]
     """[B, T], below `vocabulary_size`"""
     targets: NDArray[np.int64]
-    """[B, T], below `num_targets`: what is to be predicted having read the token; `IGNORE`: nothing"""
+    """[B, T], below `num_targets`: the class to predict after the token; `IGNORE`: none"""
     is_first: NDArray[np.bool_]
-    """[B, T]: the row starts anew here; nothing earlier in it is of use"""
+    """[B, T]: a new episode starts here; no earlier token of the row is needed"""
     distance: NDArray[np.int64]
-    """[B, T]: how many tokens before this one the oldest lies that its target needs, so that a window of
-    N tokens, this one included, is enough if distance < N; `UNKNOWN` where there is no telling. For
-    oracles and analysis: no model may read it."""
+    """[B, T]: distance in tokens to the oldest token that the target needs. A window of N tokens, this one
+    included, is enough if distance < N. `UNKNOWN` where it cannot be told. For oracles and analysis: no
+    model may read it."""
 
     def part(self, index: Any) -> Block:
         """Views of the same part of every array."""
@@ -51,14 +51,14 @@ class Block(NamedTuple):
 
 
 class Stream(ABC):
-    """Rows of tokens and targets. One reader; reading moves every row on."""
+    """Rows of tokens and targets, read from front to back by one reader."""
 
     name: str
-    """of the task"""
+    """name of the task"""
     vocabulary_size: int
     num_targets: int
     chance_accuracy: float | None
-    """of scored targets, by guessing without any memory; None if it depends on the data"""
+    """accuracy of guessing on scored targets, without any memory; None if it depends on the data"""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class Stream(ABC):
         shard_index: int = 0,
         num_shards: int = 1,
     ) -> None:
-        """Check and keep what all streams have in common.
+        """Check and store the arguments that all streams share.
 
         Args:
             split: one of `SPLITS`.
-            num_rows: of the whole batch, all processes together.
-            tokens_per_row: after which the stream is exhausted; None: never.
-            shard_index: which share of the rows is read here.
+            num_rows: number of rows in the whole batch, over all processes.
+            tokens_per_row: tokens of each row until the stream is exhausted; None: endless.
+            shard_index: number of the share of rows that is read here.
             num_shards: number of equal shares.
 
         Raises:
@@ -105,7 +105,7 @@ class Stream(ABC):
 
     @property
     def exhausted(self) -> bool:
-        """Whether all has been read."""
+        """Whether every token has been read."""
         return self.tokens_per_row is not None and self.position >= self.tokens_per_row
 
     def read(self, num_tokens: int) -> Block:
@@ -167,7 +167,7 @@ class Stream(ABC):
         self.position = int(state["position"])
 
     def _identity(self) -> dict[str, Any]:
-        """What must be equal for a state to fit, in plain types."""
+        """The settings that must be equal for a state to fit, in plain types."""
         return {
             "task": self.name,
             **self._options(),
@@ -180,15 +180,15 @@ class Stream(ABC):
 
     @abstractmethod
     def _options(self) -> dict[str, Any]:
-        """What else must be equal for a state to fit, in plain types."""
+        """The task's own settings that must be equal for a state to fit, in plain types."""
 
     @abstractmethod
     def _inner_state(self) -> dict[str, Any]:
-        """What a stream has besides its position, in arrays and plain types."""
+        """The state besides the position, in arrays and plain types."""
 
     @abstractmethod
     def _load_inner_state(self, state: dict[str, Any]) -> None:
-        """Take over what `_inner_state` returned."""
+        """Restore the state that `_inner_state` returned."""
 
 
 def require_whole_numbers(**values: tuple[Any, int]) -> None:

@@ -23,7 +23,7 @@ GENERATED: dict[str, type[CollisionRules] | type[CopyRules] | type[InstructionTe
 }
 TASKS = (*GENERATED, TEXT)
 HELD_OUT_TOKENS = 1 << 22
-"""of all rows of a generated task's valid or test split together, if not told otherwise"""
+"""default number of tokens in the valid or test split of a generated task, over all rows"""
 
 
 def make_stream(
@@ -44,17 +44,17 @@ def make_stream(
         task: one of `TASKS`.
         split: `train` never ends; `valid` and `test` do, a text's after one pass, a generated task's after
             `HELD_OUT_TOKENS` in all.
-        num_rows: of the whole batch, all processes together.
-        tokens_per_row: another end; None: as above.
-        seed: of a generated task.
-        shard_index: which share of the rows is read here.
+        num_rows: number of rows in the whole batch, over all processes.
+        tokens_per_row: tokens of each row until the stream ends; None: as described for `split`.
+        seed: seed of a generated task.
+        shard_index: number of the share of rows that is read here.
         num_shards: number of equal shares.
-        data: a text's file; None: a default one, fetched when first used.
-        arguments: those of the task's rules.
+        data: file of the text; None: a default text, fetched when first used.
+        arguments: arguments of the task's rules.
 
     Raises:
         FileNotFoundError: there is no such file, or the default text cannot be fetched.
-        ValueError: anything else that cannot work; the message names the option.
+        ValueError: an invalid argument; the message names it.
     """
     common: dict[str, Any] = {
         "split": split,

@@ -80,11 +80,11 @@ class Corpus:
                 f"{ENWIK8_BYTES:,} and another checksum. Get it again from {ENWIK8_PAGE}, or rename it"
             )
         self.name = ENWIK8 if self.is_enwik8 else self.path.name
-        """what results may call it"""
+        """the name to use in results"""
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the whole file."""
+        """Checksum of the whole file."""
         return hashlib.sha256(self._map).hexdigest()
 
     def part(self, split: str) -> range:
@@ -94,10 +94,10 @@ class Corpus:
         return range(first, end)
 
     def require_intact(self) -> None:
-        """Check that the mapped file is still there in full; to read beyond its end would kill us.
+        """Check that the mapped file is still there in full; reading beyond its end would kill the process.
 
         Raises:
-            ValueError: it has been cut.
+            ValueError: the file has been truncated.
         """
         size = self._map.size()
         if size < len(self.bytes):
@@ -124,10 +124,10 @@ class TextStream(Stream):
 
         Args:
             corpus: the file.
-            split: as `Stream`; so are all others.
-            num_rows: of the whole batch.
-            tokens_per_row: after which the stream is exhausted; None: rows begin again without end.
-            shard_index: which share of the rows is read here.
+            split: one of `SPLITS`.
+            num_rows: number of rows in the whole batch, over all processes.
+            tokens_per_row: tokens of each row until the stream is exhausted; None: rows repeat without end.
+            shard_index: number of the share of rows that is read here.
             num_shards: number of equal shares.
 
         Raises:

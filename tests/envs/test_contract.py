@@ -114,7 +114,7 @@ def test_no_global_generator_is_touched(name: str) -> None:
 
 @every_entry
 @pytest.mark.parametrize("duplicate", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy])
-def test_copies_go_on_alike(name: str, duplicate: Callable[[Any], Any]) -> None:
+def test_copies_continue_equally(name: str, duplicate: Callable[[Any], Any]) -> None:
     env = plain(name)
     for _ in transitions(env, 40, seed=3):
         pass
@@ -187,7 +187,7 @@ def test_random_actions_stay_inside_the_spaces(name: str) -> None:
 
 
 @every_entry
-def test_the_twin_answers_as_gymnasium_would_with_copies_of_the_reference(name: str) -> None:
+def test_vector_env_matches_sync_vector_env_of_references(name: str) -> None:
     """Key for key, dtype for dtype; masked and partly seeded resets included."""
     copies = SyncVectorEnv([functools.partial(plain, name)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
     batch = batched(name, 3)
@@ -295,7 +295,7 @@ def test_renders_in_every_mode_it_declares(name: str) -> None:
 
 
 @every_entry
-def test_the_twin_renders_what_the_reference_does(name: str) -> None:
+def test_vector_env_renders_like_the_reference(name: str) -> None:
     for mode in (None, *batched(name, 1).metadata["render_modes"]):
         batch = batched(name, 2, render_mode=mode)
         singles = [plain(name, render_mode=mode) for _ in range(2)]
@@ -523,7 +523,7 @@ def test_memory_is_needed(name: str) -> None:
 
 
 @every_entry
-def test_what_memory_is_for_is_declared(name: str) -> None:
+def test_horizon_and_returns_are_declared(name: str) -> None:
     """The same on both twins; and one flag takes the need for memory away."""
     for env in (plain(name), batched(name, 1).unwrapped):
         shown: Any = env

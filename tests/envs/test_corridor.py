@@ -46,7 +46,7 @@ def play(env: CorridorEnv, policy: Any, episodes: int, seed: int = 0) -> float:
     observable=st.booleans(),
     skill=st.floats(0, 1),
 )
-def test_both_twins_agree(
+def test_vector_env_matches_reference(
     seed: int, num_colors: int, view_size: int, extra: int, distribution: str, observable: bool, skill: float
 ) -> None:
     """Same seeds and actions: same observations, rewards, ends and infos, over many episodes."""
@@ -126,7 +126,7 @@ def test_memory_is_necessary() -> None:
     assert seen[0] == seen[1]
 
 
-def test_fully_observable_twin_needs_no_memory() -> None:
+def test_observable_variant_needs_no_memory() -> None:
     def policy(observation: np.ndarray, info: dict[str, Any]) -> np.int64:
         color = observation[1, 1, 1]
         for row, move in ((0, Move.UP), (2, Move.DOWN)):
@@ -193,7 +193,7 @@ def test_very_long_corridors(length: int) -> None:
     assert reddish.any(), "the window has moved along: the agent, a highlighted red, is in it"
 
 
-def test_pictures_of_both_twins_are_the_same_and_show_the_agent() -> None:
+def test_pictures_match_the_reference_and_show_the_agent() -> None:
     batch = CorridorVectorEnv(2, length=5, render_mode="rgb_array")
     single = CorridorEnv(length=5, render_mode="rgb_array")
     batch.reset(seed=4)
@@ -220,7 +220,7 @@ def test_pictures_of_unequal_corridors_are_equally_wide() -> None:
 
 
 @pytest.mark.parametrize("observable", [False, True])
-def test_the_twin_answers_as_gymnasium_would_with_copies_of_the_reference(observable: bool) -> None:
+def test_vector_env_matches_sync_vector_env_of_references(observable: bool) -> None:
     """Key for key, dtype for dtype, masks and partial resets included."""
     arguments: dict[str, Any] = {"max_length": 7, "time_limit_factor": 1, "observable": observable}
     copies = SyncVectorEnv([lambda: CorridorEnv(**arguments)] * 4, autoreset_mode=AutoresetMode.SAME_STEP)

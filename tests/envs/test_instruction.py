@@ -77,7 +77,7 @@ def character_and_message(text: str, before: str, between: str) -> tuple[str, st
     observable=st.booleans(),
     skill=st.floats(0, 1),
 )
-def test_both_twins_agree(
+def test_vector_env_matches_reference(
     seed: int,
     num_instructions: int,
     num_characters: int,
@@ -131,7 +131,7 @@ def test_both_twins_agree(
             assert pages[index] == single.render()
 
 
-def test_both_twins_agree_beyond_the_first_draw_of_episodes() -> None:
+def test_vector_env_matches_reference_beyond_the_first_chunk() -> None:
     batch = InstructionVectorEnv(1)
     single = InstructionEnv()
     batch.reset(seed=0)
@@ -283,7 +283,7 @@ def test_the_reference_refuses_actions_outside_the_space(action: Any) -> None:
         ([[0, 1]], "2 whole numbers"),
     ],
 )
-def test_the_twin_refuses_actions_outside_the_space(actions: list[Any], named: str) -> None:
+def test_the_vector_env_refuses_actions_outside_the_space(actions: list[Any], named: str) -> None:
     batch = InstructionVectorEnv(2)
     batch.reset(seed=0)
     with pytest.raises(ValueError, match=named):
@@ -417,7 +417,7 @@ def test_best_memory_free_policy_scores_the_stated_bound() -> None:
     assert play(env, policy, episodes=4_000) == pytest.approx(env.memory_free_return, abs=0.025)
 
 
-def test_fully_observable_twin_needs_no_memory() -> None:
+def test_observable_variant_needs_no_memory() -> None:
     env = InstructionEnv(observable=True)
 
     def policy(observation: np.ndarray, _: dict[str, Any]) -> np.int64:
@@ -730,7 +730,7 @@ def test_page_as_text() -> None:
     assert sum("right" in row for row in expected) == sum("missed" in row for row in expected) == 1
 
 
-def test_pictures_are_equally_large_show_the_line_and_agree_between_the_twins() -> None:
+def test_pictures_match_the_reference_have_one_size_and_show_the_line() -> None:
     batch = InstructionVectorEnv(2, render_mode="rgb_array")
     single = InstructionEnv(render_mode="rgb_array")
     batch.reset(seed=4)
@@ -763,7 +763,7 @@ def test_the_longest_lines_fit_into_the_picture(observable: bool) -> None:
     assert max(font.getlength(text) for text in spoken) < WIDTH - SPEECH_COLUMN
 
 
-def test_nothing_is_rendered_unasked() -> None:
+def test_no_render_mode_renders_nothing() -> None:
     env, batch = InstructionEnv(), InstructionVectorEnv(2)
     env.reset(seed=0)
     batch.reset(seed=0)

@@ -47,7 +47,7 @@ SIZES = st.fixed_dictionaries(
 
 @settings(max_examples=30)
 @given(arguments=SIZES, seed=st.integers(0, 2**31), skill=st.floats(0, 1))
-def test_both_twins_agree(arguments: dict[str, Any], seed: int, skill: float) -> None:
+def test_vector_env_matches_reference(arguments: dict[str, Any], seed: int, skill: float) -> None:
     """Same seeds and actions: same observations, rewards, ends and infos, key for key and dtype for dtype."""
     batch = PortalVectorEnv(3, **arguments)
     copies = SyncVectorEnv([lambda: PortalEnv(**arguments)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -60,7 +60,7 @@ def test_both_twins_agree(arguments: dict[str, Any], seed: int, skill: float) ->
         assert_same(mine, theirs)
 
 
-def test_both_twins_agree_for_longer_than_what_is_drawn_at_a_time() -> None:
+def test_vector_env_matches_reference_beyond_the_first_chunk() -> None:
     """More episodes, and more cells of arrival, than one draw holds."""
     batch = PortalVectorEnv(2, rooms=2)
     copies = SyncVectorEnv([lambda: PortalEnv(rooms=2)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -176,7 +176,7 @@ def test_doors_show_where_they_lead_in_the_doorway_only(observable: bool) -> Non
     assert observable or min(seen["open"], seen["locked"]) > 20
 
 
-def test_fully_observable_twin_needs_no_memory() -> None:
+def test_observable_variant_needs_no_memory() -> None:
     """A policy of the present observation alone: go to the open door."""
     env = PortalEnv(rooms=8, observable=True)
     for seed in range(30):
@@ -311,7 +311,7 @@ def test_no_two_rooms_of_an_episode_look_alike_unless_asked(arguments: dict[str,
         assert len(set(looks)) == (1 if rules.alike else rules.rooms)
 
 
-def test_every_look_is_another() -> None:
+def test_all_looks_differ() -> None:
     for num_colors in (2, 4):
         rules = PortalRules(num_colors=num_colors)
         looks = {rules.look(number) for number in range(rules.num_looks)}
@@ -408,7 +408,7 @@ def test_the_oracle_never_turns_round() -> None:
                 assert steps == min(steps_to_door(start, goal) for goal in goals)
 
 
-def test_pictures_of_both_twins_are_the_same_and_show_what_happens() -> None:
+def test_pictures_match_the_reference_and_show_what_happens() -> None:
     batch = PortalVectorEnv(2, render_mode="rgb_array")
     singles = [PortalEnv(render_mode="rgb_array") for _ in range(2)]
     _, infos = batch.reset(seed=4)

@@ -62,7 +62,7 @@ def wrapped(*envs: Counter, seed: int | None = None) -> GymnasiumVecEnv:
 
 
 @pytest.mark.parametrize("truncates", [False, True])
-def test_an_ending_is_described_and_the_new_observation_has_its_own_info(truncates: bool) -> None:
+def test_infos_at_the_end_of_an_episode(truncates: bool) -> None:
     env = wrapped(Counter(3, truncates=truncates), Counter(5))
     env.reset()
     assert [info["cue"] for info in env.reset_infos] == [True, True]
@@ -86,7 +86,7 @@ def test_an_ending_is_described_and_the_new_observation_has_its_own_info(truncat
     assert "episode" not in infos[1]
 
 
-def test_no_step_belongs_to_no_episode() -> None:
+def test_every_step_belongs_to_an_episode() -> None:
     """Three-step episodes: every third step ends one, none is a dummy."""
     env = wrapped(Counter(3))
     env.reset()
@@ -115,7 +115,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_named_with_environment_seed_step_and_action(fault: str) -> None:
+def test_errors_name_environment_seed_step_and_action(fault: str) -> None:
     broken, message = FAULTS[fault]
     env = wrapped(Counter(100), Counter(100, fault=broken), seed=10)
     env.reset()
@@ -126,7 +126,7 @@ def test_faults_are_named_with_environment_seed_step_and_action(fault: str) -> N
 
 
 @pytest.mark.parametrize("when", ["reset", "step"])
-def test_the_line_of_the_environment_that_raised_is_named(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_source_line_that_raised(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own innermost one, neither that of a library that it calls nor that of Gymnasium's wrappers."""
 
     def broken(self: Any, action: Any = None, *, seed: Any = None, options: Any = None) -> Any:
@@ -166,9 +166,7 @@ class Shaped(Counter):
         (np.zeros(1, np.float32), 1e30, r"the reward is 1e\+30, larger than 1e\+18"),
     ],
 )
-def test_another_kind_than_declared_is_a_fault_of_the_environment_that_did_it(
-    observation: Any, reward: Any, message: str
-) -> None:
+def test_a_space_mismatch_names_its_environment(observation: Any, reward: Any, message: str) -> None:
     """A batch would stretch or flatten it without a word, or name its last environment."""
     faulty = iter([True, False])
     gym.register(
@@ -185,7 +183,7 @@ def test_another_kind_than_declared_is_a_fault_of_the_environment_that_did_it(
         env.step(np.zeros(2, dtype=np.int64))
 
 
-def test_an_infinite_value_is_a_fault_even_where_the_space_has_no_bounds() -> None:
+def test_infinite_values_are_errors_in_unbounded_spaces_too() -> None:
     broken = Counter(100, fault=lambda o, r: (o * np.inf, r), fault_step=1)
     broken.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
     env = wrapped(broken)
@@ -195,7 +193,7 @@ def test_an_infinite_value_is_a_fault_even_where_the_space_has_no_bounds() -> No
 
 
 @pytest.mark.parametrize("truncates", [False, True])
-def test_the_last_observation_of_an_episode_is_checked_too(truncates: bool) -> None:
+def test_final_observations_are_checked(truncates: bool) -> None:
     """It is never returned as an observation, but a truncated episode is valued by it."""
     broken = Counter(3, fault=lambda o, r: (o * np.nan, r), fault_step=3, truncates=truncates)
     env = wrapped(Counter(100), broken, seed=10)
@@ -212,7 +210,7 @@ def test_the_last_observation_of_an_episode_is_checked_too(truncates: bool) -> N
 @pytest.mark.parametrize(
     "given", [lambda o: o.astype(np.float64), lambda o: o.tolist(), lambda o: o.astype(np.int64)]
 )
-def test_the_last_observation_of_an_episode_is_cast_like_all_others(given: Any, in_dict: bool) -> None:
+def test_final_observations_are_cast_to_their_space(given: Any, in_dict: bool) -> None:
     """A batch's arrays cast what is written into them; this one is not."""
 
     def casual(env: Counter) -> gym.Env[Any, Any]:
@@ -236,7 +234,7 @@ def test_the_last_observation_of_an_episode_is_cast_like_all_others(given: Any, 
     assert last.tolist() == [2.0]
 
 
-def test_a_last_observation_of_another_shape_is_a_fault_of_its_environment() -> None:
+def test_a_final_observation_of_another_shape_names_its_environment() -> None:
     def strange(env: Counter) -> gym.Env[Any, Any]:
         return gym.wrappers.TransformObservation(
             env, lambda o: np.zeros(2, np.float32) if o >= 2 else o, env.observation_space
@@ -252,7 +250,7 @@ def test_a_last_observation_of_another_shape_is_a_fault_of_its_environment() -> 
         env.step(np.zeros(2, dtype=np.int64))
 
 
-def test_faults_in_parts_of_a_dict_are_named() -> None:
+def test_errors_name_the_part_of_a_dict() -> None:
     def nested(env: Counter) -> gym.Env[Any, Any]:
         space = spaces.Dict({"count": env.observation_space, "kind": spaces.Discrete(2)})
         return gym.wrappers.TransformObservation(env, lambda o: {"count": o, "kind": 1}, space)
@@ -281,7 +279,7 @@ def test_faults_in_parts_of_a_dict_are_named() -> None:
         ),
     ],
 )
-def test_categories_outside_their_space_are_faults(
+def test_categories_outside_their_space_are_errors(
     space: spaces.Space[Any], good: Any, bad: Any, message: str
 ) -> None:
     """An encoder would take them for the category of another part."""
@@ -298,7 +296,7 @@ def test_categories_outside_their_space_are_faults(
         env.step(np.zeros(2, dtype=np.int64))
 
 
-def test_an_environment_whose_constructor_raises_is_one_message() -> None:
+def test_a_constructor_that_raises_is_reported() -> None:
     def broken(**_: Any) -> gym.Env[Any, Any]:
         raise KeyError("data file")
 
@@ -366,7 +364,7 @@ def test_the_module_of_an_id_is_imported(tmp_path: Path, monkeypatch: pytest.Mon
         ("1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_no_unknown_name(
+def test_a_module_that_cannot_be_imported_is_reported(
     program: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_module.py").write_text(program)
@@ -398,7 +396,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         make_vec_env("Missing-v0", 2)
 
 
-def test_a_short_name_makes_the_batched_twin_and_any_id_works() -> None:
+def test_short_names_make_the_vectorized_version_and_any_id_works() -> None:
     assert make_vec_env("corridor-short", 3, seed=0).can_save_state
     cart = make_vec_env("CartPole-v1", 2, seed=0)
     assert not cart.can_save_state

@@ -282,7 +282,7 @@ def test_mistakes_are_refused() -> None:
         CollisionRules(warm_up_frames=1.5)  # type: ignore[arg-type]
 
 
-def test_rows_that_begin_anew() -> None:
+def test_rows_of_episodes() -> None:
     rules = CollisionRules(min_episode_frames=20, max_episode_frames=2_000)
     stream = GeneratedStream(rules, num_rows=4)
     block = stream.read(8 * 40_000)
@@ -397,7 +397,7 @@ def test_every_target_of_a_lesson_that_becomes_harder() -> None:
     assert 0 < found.never < 0.9 * found.uncollided
 
 
-def test_how_easy_a_lesson_is() -> None:
+def test_ease_of_a_lesson() -> None:
     rules = CollisionRules(max_episode_frames=64, lesson_frames=1_000, lesson_begins=0.25)
     ease = [rules.ease(frames) for frames in (0, 250, 625, 999, 1_000, 5_000)]
     assert ease == pytest.approx([1.0, 1.0, 0.5, 1 / 750, 0.0, 0.0])
@@ -464,7 +464,7 @@ def test_a_lesson_becomes_harder() -> None:
     assert hits[0] > hits[1] > hits[2] > 0
 
 
-def test_rows_that_begin_anew_go_on_exactly() -> None:
+def test_rows_of_episodes_continue_exactly() -> None:
     rules = CollisionRules(max_episode_frames=50, lesson_frames=500, lesson_begins=0.5)
     stream, other = (GeneratedStream(rules, num_rows=3, seed=4) for _ in range(2))
     stream.read(1_003)
@@ -477,7 +477,7 @@ def test_rows_that_begin_anew_go_on_exactly() -> None:
 def test_impossible_rows_are_refused() -> None:
     with pytest.raises(ValueError, match=r"max_episode_frames \(10\) must be 0 or at least"):
         CollisionRules(max_episode_frames=10)
-    with pytest.raises(ValueError, match="lesson_frames needs rows that begin anew: give max_episode_frames"):
+    with pytest.raises(ValueError, match="lesson_frames needs episodes: give max_episode_frames"):
         CollisionRules(lesson_frames=100)
     with pytest.raises(ValueError, match=r"lesson_begins must lie in \[0, 1\), got 1"):
         CollisionRules(lesson_begins=1.0)

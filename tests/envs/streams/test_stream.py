@@ -79,14 +79,14 @@ def test_a_row_begins_with_is_first(make: Make) -> None:
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(1, 9_000), min_size=1, max_size=8))
-def test_how_it_is_cut_into_blocks_does_not_matter(make: Make, sizes: list[int]) -> None:
+def test_block_size_does_not_change_the_tokens(make: Make, sizes: list[int]) -> None:
     whole = make(num_rows=2).read(sum(sizes))
     stream = make(num_rows=2)
     assert_same(joined([stream.read(size) for size in sizes]), whole)
     assert stream.position == sum(sizes)
 
 
-def test_a_row_does_not_depend_on_who_reads_it(make: Make) -> None:
+def test_rows_do_not_depend_on_the_shard(make: Make) -> None:
     whole = make(num_rows=6).read(2_500)
     shares = [make(num_rows=6, shard_index=index, num_shards=3).read(2_500) for index in range(3)]
     assert_same(Block(*(np.concatenate(arrays) for arrays in zip(*shares, strict=True))), whole)
@@ -231,7 +231,7 @@ def test_mistakes_of_names_are_refused(tmp_path: Path) -> None:
         make_stream("copy", seed=-1)
 
 
-def test_nothing_is_read_by_less_than_a_token(make: Make) -> None:
+def test_blocks_of_no_tokens_are_refused(make: Make) -> None:
     with pytest.raises(ValueError, match="num_tokens must be at least 1"):
         make().read(0)
 
@@ -247,7 +247,7 @@ def test_the_oracle_of_a_window_by_hand() -> None:
     assert errors.num_targets_scored == pytest.approx(2 * 2 * 8_192 / 24 * 3, abs=2 * 3 * 2)
 
 
-def test_the_oracle_refuses_what_it_cannot_know(text_file: Path) -> None:
+def test_the_oracle_needs_known_distances(text_file: Path) -> None:
     with pytest.raises(ValueError, match="'text' has no oracle"):
         window_errors(make_stream("text", data=text_file), [10], 100)
     with pytest.raises(ValueError, match="nothing was scored"):

@@ -99,7 +99,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         ("enwik8.zip", b"PK", "is compressed, unpack it first"),
     ],
 )
-def test_files_that_will_not_do(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_unusable_files_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Corpus(write(tmp_path, content, name))
 
