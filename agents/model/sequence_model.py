@@ -1,5 +1,4 @@
-"""Tokens in, predictions out: the memory transformer as a model of a stream.
-"""
+"""Tokens in, predictions out: the memory transformer as a model of a stream."""
 
 from __future__ import annotations
 
