@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from memory_suite.agents.episodes.record import EpisodeRecord
 from memory_suite.agents.episodes.recorder import PROBABILITIES, Agent, EpisodePlayer, choices_of
-from memory_suite.agents.model.store.pages import Store
+from memory_suite.agents.model.store.base import Store
 from memory_suite.agents.model.store.rows import NEVER, RowStore
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.policy.policy import MemoryPolicy

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from memory_suite.agents.model.attention.expiring import INVISIBLE, ExpiringAttention, should_project_kv
+from memory_suite.agents.model.attention.expiring import ExpiringAttention, should_project_kv
 from memory_suite.agents.model.attention.flex import fused_attention, fused_unsupported_reason
 from memory_suite.agents.model.attention.leave_one_out import Ablation, leave_one_out
 from memory_suite.agents.model.attention.positions import BlockPositions, positions_of_ages
@@ -17,90 +17,111 @@ from memory_suite.agents.model.block_memories import BlockMemories
 from memory_suite.agents.model.init import orthogonal
 from memory_suite.agents.model.retention.penalty import PenaltySpec, span_shortfall
 from memory_suite.agents.model.settings import AttentionKind, TransformerSettings, make_retention
+from memory_suite.agents.model.store.base import Store
 from memory_suite.agents.model.store.block_view import BlockView
-from memory_suite.agents.model.store.pages import Store, to_pages
+from memory_suite.agents.model.store.pages import to_pages
 from memory_suite.agents.model.store.rows import RowStore
 
-WRITES_PER_LOOK = {"cuda": 16}
-"""Where to look whether every row has a free slot is to wait for the device, room is made for so many writes
-at a time; elsewhere for one, so that stores stay narrow."""
-
+SLOTS_PER_ALLOCATION = {"cuda": 16}
+"""Number of free slots that a row has after its store has grown, by device type (1 on all others, so that
+stores stay narrow). On a GPU, checking for free slots synchronizes with the host."""
 
 LONG_AGO = -(2**30)
-"""Births, relative to a block, that count as one when ages are 32 bits wide: none of them has a position."""
-
+"""Earliest birth, relative to a block, where ages have 32 bits. A memory this old has no position."""
 
 SCORES_IN_CACHE = 2**18
-"""Scores (one number per query, head and memory) that attention handles at a time on a CPU: one MiB."""
+"""Number of scores (one per query, head and memory) that attention computes at a time on a CPU: one MiB."""
 
 
 class StepReport(NamedTuple):
-    """What one layer did with its memories in a step."""
+    """Statistics of one layer's memories in a step."""
 
     span_BG: Float[Tensor, "B G"]
-    """e_i of the memory written now, in steps"""
+    """e_i of the memory written in this step"""
     retained_B: Int[Tensor, " B"]
-    """memories the step could see with at least one head"""
+    """number of memories that at least one head sees"""
     on_ramp_B: Int[Tensor, " B"]
-    """those of them that no head sees in full any more"""
+    """number of these that no head sees in full"""
     cues_B: Int[Tensor, " B"]
-    """those of them whose tag is positive"""
+    """number of these whose cue number is positive"""
 
 
 class MemoryDetail(NamedTuple):
-    """Every slot of one layer as a step saw it, for recording (`agents.episodes.recorder`)."""
+    """All slots of one layer as a step sees them, for recording (`agents.episodes.recorder`)."""
 
     birth_BT: Int[Tensor, "B T"]
-    """clock reading at which the memory was written; only where the mask is above 0 is there a memory"""
+    """clock reading at which the memory was written; a slot is empty where the mask is 0"""
     span_BT: Float[Tensor, "B T"]
-    """e_i, in steps; the longest, if heads differ"""
+    """e_i in steps; the maximum over heads"""
     mask_BT: Float[Tensor, "B T"]
-    """m_ti; the largest, if heads differ"""
+    """m_ti; the maximum over heads"""
     attention_BHT: Float[Tensor, "B H T"]
-    """a'_ti; a step that sees nothing attends to nothing, and with a null memory the rest goes to it"""
+    """a'_ti; all zero for a step that sees nothing; sums to less than 1 with a null memory"""
 
 
 class BlockReport(NamedTuple):
-    """What one layer did with its memories in a block."""
+    """Statistics of one layer's memories in a block."""
 
     span_BGW: Float[Tensor, "B G W"]
-    """e_i of the memories written now, in steps, with gradient"""
+    """e_i of the memories written in the block, with gradient"""
     penalty_B: Float[Tensor, " B"] | None
-    """the span penalty per row; None unless asked for, and if spans are not learned"""
+    """span penalty per row; None if it is not requested or spans are not learned"""
+
+
+class _SlotScores(NamedTuple):
+    """What a step computes for every slot, in the layout of `Store.slots` (B: its lines)."""
+
+    score_BHT: Float[Tensor, "B H T"]
+    span_BGT: Float[Tensor, "B G T"]
+    age_BT: Int[Tensor, "B T"]
+    mask_BGT: Float[Tensor, "B G T"]
+    max_mask_BT: Float[Tensor, "B T"]
+    """the maximum over heads"""
 
 
 class _Queries(NamedTuple):
     """Queries of a block."""
 
-    query_BWHK: Tensor
-    """scaled by K**-0.5, against keys or against memories as they are stored"""
-    position_BWHP: Tensor
+    query_BWHK: Float[Tensor, "B W H K"]
+    """queries, scaled by the root of the head size: for keys, or for memories as they are stored"""
+    position_BWHP: Float[Tensor, "B W H P"]
     """their products with relative positions"""
     projected: bool
-    """against keys, so that values are projected too"""
+    """whether they are for keys; then values are projected too"""
     fused: bool
 
 
 class _Attended(NamedTuple):
-    """What attention gives, the last three only as far as penalty and ablation need them."""
+    """Output of a block's attention."""
 
-    context_BWHK: Tensor
-    mask_BWGT: Tensor | None
-    attention_BWHT: Tensor | None
-    value: Tensor
-    """what was averaged: [B, H, M, K] if projected, else [B, 1, M, D]"""
+    context_BWHK: Float[Tensor, "B W H K"]
+    mask_BWGT: Float[Tensor, "B W G T"] | None
+    """m_ti, if the penalty needs it"""
+    attention_BWHT: Float[Tensor, "B W H T"] | None
+    """a'_ti, if memories are ablated"""
+    value_BHTK: Float[Tensor, "B _ T K"]
+    """values; the same for all heads if they are not projected"""
 
 
 class AttentionOutput(NamedTuple):
-    """What some rows of a block read from memory."""
+    """What a block's queries read from memory, for some of its rows."""
 
     context_BWHK: Float[Tensor, "B W H K"]
     span_BGW: Float[Tensor, "B G W"]
     penalty_B: Float[Tensor, " B"] | None
     without_NHHK: Float[Tensor, "N H H K"] | None
-    """what is read without the memory that each head attends to most, if its use is asked for"""
+    """context of the selected queries without the memory that each head attends to most, if memories are
+    ablated"""
     shortfall_NH: Float[Tensor, "N H"] | None
-    """of that memory's span, with gradient"""
+    """shortfall of that memory's span, with gradient"""
+
+    @staticmethod
+    def cat(parts: list[AttentionOutput]) -> AttentionOutput:
+        """Concatenate the outputs of several groups of rows."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = zip(*parts, strict=True)  # a field is None in all parts or in none
+        return AttentionOutput(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
 class MemoryLayer(nn.Module):
@@ -138,15 +159,8 @@ class MemoryLayer(nn.Module):
             # Oldest first: entry j belongs to age P - j, as `agents.model.attention.positions` wants it.
             self.position_HPK = nn.Parameter(torch.zeros(heads, self.position_window, self.head_size))
 
-    def initial_memory(self, batch: int) -> RowStore:
-        """An empty store."""
-        weight = self.feedforward_norm.weight
-        integers = torch.zeros(batch, 0, dtype=torch.long, device=weight.device)
-        h_BTD = weight.new_zeros(batch, 0, weight.shape[0]).detach()
-        return RowStore(h_BTD, integers, integers.clone(), integers.bool())
-
     def feedforward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """The second half of the layer, residual included."""
+        """Apply the feed-forward part, with its residual."""
         # In place only on a flat batch: on a view, autograd would copy the whole gradient three times.
         h_ND = self.feedforward_norm(x).flatten(0, -2)
         return x + self.narrow(F.relu(self.widen(h_ND), inplace=True)).view_as(x)
@@ -156,7 +170,7 @@ class MemoryLayer(nn.Module):
     def step(
         self,
         x_BD: Float[Tensor, "B D"],
-        memory: Store,
+        store: Store,
         clock_B: Int[Tensor, " B"],
         span_limit_B1: Float[Tensor, "B 1"] | None,
         cue_B: Int[Tensor, " B"] | None,
@@ -164,106 +178,93 @@ class MemoryLayer(nn.Module):
         write: bool,
         details: list[MemoryDetail] | None = None,
     ) -> tuple[Tensor, Store, StepReport]:
-        """One step; `memory` is updated in place (and returned, since it may have grown)."""
-        batch, heads = x_BD.shape[0], self.num_heads
-        retention, slots = self.retention, memory.slots
+        """Take one step; `store` is updated in place and returned, since it may have grown."""
+        retention, slots = self.retention, store.slots
         h_BD = self.memory_norm(x_BD)
-        query_BHD, position_BHP = self._project_queries(h_BD, projected=False)
-        # One pass over the memories gives the scores of all heads and, last, what the spans depend on.
-        span_weight_1D = retention.span_weight_1D
-        if span_weight_1D is not None:
-            query_BHD = torch.cat([query_BHD, span_weight_1D.expand(batch, 1, -1)], 1)
-        answer = torch.bmm(memory.expand_to_pages(query_BHD), slots.h_BTD.transpose(1, 2))
-        score_FHT = answer[:, :heads]
-        span_FGT = retention.spans(answer[:, heads:], slots.birth_BT, slots.compressed_BT)
-        if span_limit_B1 is not None:
-            span_FGT = torch.minimum(span_FGT, memory.expand_to_pages(span_limit_B1).unsqueeze(1))
-        age_FT = memory.expand_to_pages(clock_B).unsqueeze(1) - slots.birth_BT
-        mask_FGT = retention.mask(span_FGT - age_FT.unsqueeze(1))
-        max_mask_FT = _largest(mask_FGT)
-        visible_FT = max_mask_FT > 0.0
-        if self.position_window:
-            position_FHP = memory.expand_to_pages(position_BHP)
-            score_FHT += positions_of_ages(position_FHP, self._position_ages(age_FT, slots))
-        attention_FHT = self._attention(score_FHT, mask_FGT, memory)
-        context_BHD = memory.sum_pages(torch.bmm(attention_FHT, slots.h_BTD))
+        scores = self._score_slots(h_BD, store, clock_B, span_limit_B1)
+        attention = store.softmax(scores.score_BHT, scores.mask_BGT, null_memory=self.null_memory)
+        context_BHD = store.sum_pages(torch.bmm(attention, slots.h_BTD))
         y_BD = self.feedforward(x_BD + self._output_projection(context_BHD, projected=False))
 
-        written_BGW = retention.spans(
+        span_BGW = retention.spans(
             retention.span_logits(h_BD.unsqueeze(1)), clock_B.unsqueeze(1), compressed_BT=None
         )
-        retained_B = memory.sum_pages(visible_FT.sum(1))
+        visible = scores.max_mask_BT > 0.0
+        retained_B = store.sum_pages(visible.sum(1))
         report = StepReport(
-            span_BG=written_BGW.squeeze(2),
+            span_BG=span_BGW.squeeze(2),
             retained_B=retained_B,
-            on_ramp_B=retained_B - memory.sum_pages((max_mask_FT == 1.0).sum(1)),
-            cues_B=memory.sum_pages((visible_FT & (slots.cue_BT > 0)).sum(1)),
+            on_ramp_B=retained_B - store.sum_pages((scores.max_mask_BT == 1.0).sum(1)),
+            cues_B=store.sum_pages((visible & (slots.cue_BT > 0)).sum(1)),
         )
+        max_span = _max_of_groups(scores.span_BGT)
         if details is not None:
-            visible_FHT = attention_FHT * (mask_FGT > 0.0)
-            details.append(MemoryDetail(slots.birth_BT.clone(), _largest(span_FGT), max_mask_FT, visible_FHT))
+            attention = attention * (scores.mask_BGT > 0.0)
+            details.append(MemoryDetail(slots.birth_BT.clone(), max_span, scores.max_mask_BT, attention))
         if write:
-            expired_FT = retention.compress_step(slots, retention.expired(_largest(span_FGT) - (age_FT + 1)))
-            memory = self._write(h_BD, memory, clock_B, expired_FT, cue_B)
-        return y_BD, memory, report
+            expired = retention.compress_step(slots, retention.expired(max_span - (scores.age_BT + 1)))
+            store = self._write(h_BD, store, clock_B, expired, cue_B)
+        return y_BD, store, report
 
-    def _attention(
-        self, score_FHT: Float[Tensor, "F H T"], mask_FGT: Float[Tensor, "F G T"], memory: Store
-    ) -> Float[Tensor, "F H T"]:
-        """What a step attends to.
-
-        Equation 4: softmax(a + log m) = m exp(a) / sum m exp(a). A null memory has a score of 0.
-        """
-        if isinstance(memory, RowStore):
-            score_FHT += _log_mask(mask_FGT)
-            if self.null_memory:
-                return F.pad(score_FHT, (0, 1)).softmax(-1)[..., :-1]
-            return score_FHT.softmax(-1) * (mask_FGT > 0.0).any(2, keepdim=True)
-        score_FHT.masked_fill_(mask_FGT == 0.0, INVISIBLE)
-        max_score_BH = memory.max_pages(score_FHT.amax(2))
-        if self.null_memory:
-            max_score_BH = max_score_BH.clamp_min(0.0)
-        weight_FHT = (score_FHT - memory.expand_to_pages(max_score_BH).unsqueeze(2)).exp_().mul_(mask_FGT)
-        total_BH = memory.sum_pages(weight_FHT.sum(2))
-        if self.null_memory:
-            total_BH += (-max_score_BH).exp()
-        else:  # a head that sees nothing attends to nothing
-            total_BH = total_BH.masked_fill(total_BH == 0.0, 1.0)
-        return weight_FHT / memory.expand_to_pages(total_BH).unsqueeze(2)
+    def _score_slots(
+        self,
+        h_BD: Float[Tensor, "B D"],
+        store: Store,
+        clock_B: Int[Tensor, " B"],
+        span_limit_B1: Float[Tensor, "B 1"] | None,
+    ) -> _SlotScores:
+        """Compute scores, spans and masks of all slots."""
+        retention, slots = self.retention, store.slots
+        query_BHD, position_BHP = self._project_queries(h_BD, projected=False)
+        # One pass over the memories gives the scores of all heads and, last, the logits of spans.
+        span_weight_1D = retention.span_weight_1D
+        if span_weight_1D is not None:
+            query_BHD = torch.cat([query_BHD, span_weight_1D.expand(len(h_BD), 1, -1)], 1)
+        product = torch.bmm(store.expand_to_pages(query_BHD), slots.h_BTD.transpose(1, 2))
+        score = product[:, : self.num_heads]
+        span = retention.spans(product[:, self.num_heads :], slots.birth_BT, slots.compressed_BT)
+        if span_limit_B1 is not None:
+            span = torch.minimum(span, store.expand_to_pages(span_limit_B1).unsqueeze(1))
+        age = store.expand_to_pages(clock_B).unsqueeze(1) - slots.birth_BT
+        mask = retention.mask(span - age.unsqueeze(1))
+        if self.position_window:
+            position = store.expand_to_pages(position_BHP)
+            score += positions_of_ages(position, self._position_ages(age, slots))
+        return _SlotScores(score, span, age, mask, _max_of_groups(mask))
 
     def _write(
         self,
         h_BD: Float[Tensor, "B D"],
-        memory: Store,
+        store: Store,
         clock_B: Int[Tensor, " B"],
-        expired_FT: Bool[Tensor, "F T"],
+        expired: Bool[Tensor, "_ T"],
         cue_B: Int[Tensor, " B"] | None,
     ) -> Store:
-        """Put h_i where an expired memory lay; make room if a row has no such slot."""
-        memory, page_B, slot_B = memory.reserve_slot(expired_FT, WRITES_PER_LOOK.get(h_BD.device.type, 1))
-        slots = memory.slots
-        slots.h_BTD[page_B, slot_B] = h_BD
-        slots.birth_BT[page_B, slot_B] = clock_B
-        slots.cue_BT[page_B, slot_B] = 0 if cue_B is None else cue_B
+        """Write h_i over an expired memory; grow the store if a row has none."""
+        store, index = store.reserve_slot(expired, SLOTS_PER_ALLOCATION.get(h_BD.device.type, 1))
+        slots = store.slots
+        slots.h_BTD[index] = h_BD
+        slots.birth_BT[index] = clock_B
+        slots.cue_BT[index] = 0 if cue_B is None else cue_B
         if self.retention.compresses:
-            slots.compressed_BT[page_B, slot_B] = False
-        return memory
+            slots.compressed_BT[index] = False
+        return store
 
     # -- learning -------------------------------------------------------------------------------
 
     def block(
         self,
         x_BWD: Float[Tensor, "B W D"],
-        memory: RowStore,
+        store: RowStore,
         view: BlockView,
         penalty: PenaltySpec | None,
         ablation: Ablation | None,
     ) -> tuple[Tensor, Tensor, BlockReport, Ablation | None]:
-        """Many steps at once.
+        """Take all steps of a block at once.
 
         Returns:
-            The layer's output; h_i of the new memories; the report; and what comes out without memories of
-            the layers below (of which `ablation` comes in) and of this one.
+            The layer's output; h_i of the memories written; the report; and `ablation` (of the layers below)
+            extended by this layer's memories.
         """
         h_BWD = self.memory_norm(x_BWD)
         fused = self._use_fused(h_BWD, penalty)
@@ -271,40 +272,58 @@ class MemoryLayer(nn.Module):
             num_steps=h_BWD.shape[1], num_heads=self.num_heads, width=h_BWD.shape[2]
         )
         query_BWHK, position_BWHP = self._project_queries(h_BWD, projected=projected)
-        size = self._rows_at_a_time(view, memory)
+        size = self._rows_at_a_time(view, store)
         # Mixed precision ends here: spans of thousands of steps need every digit.
         with torch.autocast(h_BWD.device.type, enabled=False):
             parts = [
-                self._attend(_Queries(question, position, projected, fused), h, stored, part_view, penalty)
-                for question, position, h, stored, part_view in zip(
+                self._attend(_Queries(query, position, projected, fused), h, stored, part_view, penalty)
+                for query, position, h, stored, part_view in zip(
                     torch.split(query_BWHK, size),
                     torch.split(position_BWHP, size),
                     torch.split(h_BWD, size),
-                    memory.split(size),
+                    store.split(size),
                     view.split(size),
                     strict=True,
                 )
             ]
-        read = _joined(parts)
-        attended_BWD = self._output_projection(read.context_BWHK, projected=projected)
+        output = AttentionOutput.cat(parts)
+        attended_BWD = self._output_projection(output.context_BWHK, projected=projected)
         y_BWD = self.feedforward(x_BWD + attended_BWD)
-        if read.shortfall_NH is not None:
-            assert read.without_NHHK is not None
-            shortfall_NT = read.shortfall_NH
+        if output.without_NHHK is not None and output.shortfall_NH is not None:
             with torch.no_grad():
-                x_NTD = x_BWD[view.ablation_mask_BW].unsqueeze(1)
-                x_NTD = x_NTD + self._output_projection(read.without_NHHK, projected=projected)
-                if ablation is not None:
-                    attended_N1D = attended_BWD[view.ablation_mask_BW].unsqueeze(1)
-                    x_NTD = torch.cat([ablation.y_NTD + attended_N1D, x_NTD], 1)
-                y_NTD = self.feedforward(x_NTD)
+                x_ND, attended_ND = x_BWD[view.ablation_mask_BW], attended_BWD[view.ablation_mask_BW]
+                without_NHD = self._output_projection(output.without_NHHK, projected=projected)
+            ablation = self._extend_ablation(ablation, x_ND, attended_ND, without_NHD, output.shortfall_NH)
+        return y_BWD, h_BWD, BlockReport(output.span_BGW, output.penalty_B), ablation
+
+    def _extend_ablation(
+        self,
+        ablation: Ablation | None,
+        x_ND: Float[Tensor, "N D"],
+        attended_ND: Float[Tensor, "N D"],
+        without_NHD: Float[Tensor, "N H D"],
+        shortfall_NH: Float[Tensor, "N H"],
+    ) -> Ablation:
+        """Pass the ablations of the layers below through this layer, and append those of its own memories.
+
+        Args:
+            ablation: ablations of the layers below.
+            x_ND: input of the selected queries.
+            attended_ND: what attention adds to it.
+            without_NHD: what attention adds to it without the memory that each head attends to most.
+            shortfall_NH: shortfall of that memory's span.
+        """
+        with torch.no_grad():
+            x_NTD = x_ND.unsqueeze(1) + without_NHD
             if ablation is not None:
-                shortfall_NT = torch.cat([ablation.shortfall_NT, shortfall_NT], 1)
-            ablation = Ablation(y_NTD, shortfall_NT)
-        return y_BWD, h_BWD, BlockReport(read.span_BGW, read.penalty_B), ablation
+                x_NTD = torch.cat([ablation.y_NTD + attended_ND.unsqueeze(1), x_NTD], 1)
+            y_NTD = self.feedforward(x_NTD)
+        if ablation is None:
+            return Ablation(y_NTD, shortfall_NH)
+        return Ablation(y_NTD, torch.cat([ablation.shortfall_NT, shortfall_NH], 1))
 
     def _use_fused(self, h_BWD: Float[Tensor, "B W D"], penalty: PenaltySpec | None) -> bool:
-        """Whether a block takes the fused path; raises ValueError if it must and cannot."""
+        """Whether a block takes the fused path; raises ValueError if it must but cannot."""
         if self.attention == "plain" or (self.attention == "auto" and h_BWD.device.type != "cuda"):
             return False
         reason = fused_unsupported_reason(h_BWD.device.type, h_BWD.dtype, self.head_size)
@@ -314,25 +333,28 @@ class MemoryLayer(nn.Module):
             raise ValueError(f"attention=fused cannot be had here: {reason}; choose auto or plain")
         return reason is None
 
-    def _rows_at_a_time(self, view: BlockView, memory: RowStore) -> int:
-        """So few that attention's arrays stay in the processor's cache, and a row is padded by its like."""
+    def _rows_at_a_time(self, view: BlockView, store: RowStore) -> int:
+        """The number of rows whose attention fits into the processor's cache.
+
+        Rows of such a group are padded to the fullest of the group only.
+        """
         batch, num_steps = view.episode_BW.shape
-        if memory.h_BTD.device.type != "cpu":
+        if store.h_BTD.device.type != "cpu":
             return batch
-        scores_per_row = num_steps * self.num_heads * (memory.num_slots + num_steps)
+        scores_per_row = num_steps * self.num_heads * (store.num_slots + num_steps)
         return min(batch, max(1, SCORES_IN_CACHE // scores_per_row))
 
     def _attend(
         self,
         queries: _Queries,
         h_BWD: Float[Tensor, "B W D"],
-        memory: RowStore,
+        store: RowStore,
         view: BlockView,
         penalty: PenaltySpec | None,
     ) -> AttentionOutput:
         """Let a block's queries attend to the stored memories and to those of the block (`h_BWD`)."""
         retention = self.retention
-        memories = BlockMemories.gather(retention, memory, view, h_BWD, null_memory=self.null_memory)
+        memories = BlockMemories.gather(retention, store, view, h_BWD, null_memory=self.null_memory)
         attended = (
             self._attend_fused(queries, memories, view, penalty)
             if queries.fused
@@ -352,12 +374,12 @@ class MemoryLayer(nn.Module):
     def _attend_plain(
         self, queries: _Queries, memories: BlockMemories, view: BlockView, penalty: PenaltySpec | None
     ) -> _Attended:
-        """Attention that computes every score of a query and a memory."""
+        """Attention that stores the scores of all queries and memories."""
         retention, full_dtype = self.retention, memories.h[-1].dtype
         if queries.projected:
             key, value = self._projected(memories.h, full_dtype)
         else:
-            with torch.no_grad():  # the gradient goes to those written in the block, by another way
+            with torch.no_grad():  # gradients flow into the written memories, which are passed separately
                 key, value = torch.cat(memories.h, 1).unsqueeze(1), None
         positions = None
         if self.position_window:
@@ -378,7 +400,7 @@ class MemoryLayer(nn.Module):
     def _attend_fused(
         self, queries: _Queries, memories: BlockMemories, view: BlockView, penalty: PenaltySpec | None
     ) -> _Attended:
-        """Attention in one kernel, which stores no score."""
+        """Attention in one kernel, which stores no scores."""
         key_BHTK, value_BHTK = self._projected(memories.h, queries.query_BWHK.dtype)
         position_BHWP = queries.position_BWHP.transpose(1, 2) if self.position_window else None
         birth_BT = memories.birth_BT.masked_fill(memories.no_position_BT(), LONG_AGO)
@@ -395,92 +417,115 @@ class MemoryLayer(nn.Module):
     def _ablate(
         self, attended: _Attended, memories: BlockMemories, view: BlockView, margin: float
     ) -> tuple[Tensor, Tensor]:
-        """What the selected queries read without each head's most attended memory; its span's shortfall."""
+        """Ablate the memory that each head attends to most, for the selected queries.
+
+        Returns:
+            The context of all heads without it, and the shortfall of its span (0 where there is none).
+        """
         assert attended.attention_BWHT is not None
         row_N, step_N = view.ablation_mask_BW.nonzero(as_tuple=True)
         attention_NHT = attended.attention_BWHT[row_N, step_N]
         if self.null_memory:  # it cannot be removed
             attention_NHT[..., -len(view.step_W) - 1] = 0.0
-        without_NHHK, place_NH = leave_one_out(
-            attended.context_BWHK[row_N, step_N], attended.value, attention_NHT, row_N
+        without_NHHK, index_NH = leave_one_out(
+            attended.context_BWHK[row_N, step_N], attended.value_BHTK, attention_NHT, row_N
         )
         span_NH = memories.span_BGT().expand(-1, self.num_heads, -1)[
-            row_N.unsqueeze(1), torch.arange(self.num_heads, device=row_N.device), place_NH
+            row_N.unsqueeze(1), torch.arange(self.num_heads, device=row_N.device), index_NH
         ]
-        age_NH = view.step_W[step_N].unsqueeze(1) - memories.birth_BT[row_N].gather(1, place_NH)
+        age_NH = view.step_W[step_N].unsqueeze(1) - memories.birth_BT[row_N].gather(1, index_NH)
         shortfall_NH = span_shortfall(span_NH, age_NH, margin)
         return without_NHHK, shortfall_NH.masked_fill(attention_NHT.amax(2) == 0.0, 0.0)
 
-    def after_block(self, memory: RowStore, h_BWD: Float[Tensor, "B W D"], view: BlockView) -> RowStore:
-        """What the query after a block would still see, per row; `h_BWD` are the memories written in it."""
+    def after_block(self, store: RowStore, h_BWD: Float[Tensor, "B W D"], view: BlockView) -> RowStore:
+        """The memories that the query after a block still sees.
+
+        Args:
+            store: memories before the block.
+            h_BWD: hidden states that the block writes.
+            view: the block.
+        """
         num_steps = h_BWD.shape[1]
         retention = self.retention
         new = view.new_memory(h_BWD.detach())
-        pooled = retention.compress_block(memory, new, view)
-        contents, episodes = [memory, new], [torch.zeros_like(memory.birth_BT), view.episode_BW]
-        if pooled is not None:
-            contents.insert(1, pooled.memory)
-            episodes.insert(1, pooled.episode_BN)
+        compressed = retention.compress_block(store, new, view)
+        contents, episodes = [store, new], [torch.zeros_like(store.birth_BT), view.episode_BW]
+        if compressed is not None:
+            contents.insert(1, compressed.memory)
+            episodes.insert(1, compressed.episode_BN)
         spans = view.limited([retention.spans_of(part) for part in contents])
-        everything = RowStore.cat(contents)
-        remaining_BGT = torch.cat(spans, 2) + (view.relative(everything.birth_BT) - num_steps).unsqueeze(1)
-        alive_BT = ~retention.expired(_largest(remaining_BGT))
-        return everything.compacted(alive_BT & (torch.cat(episodes, 1) == view.episode_BW[:, -1:]))
+        all_memories = RowStore.cat(contents)
+        remaining_BGT = torch.cat(spans, 2) + (view.relative(all_memories.birth_BT) - num_steps).unsqueeze(1)
+        alive_BT = ~retention.expired(_max_of_groups(remaining_BGT))
+        return all_memories.compacted(alive_BT & (torch.cat(episodes, 1) == view.episode_BW[:, -1:]))
+
+    # -- stores ----------------------------------------------------------------------------------
+
+    def initial_memory(self, batch: int) -> RowStore:
+        """An empty store."""
+        weight = self.feedforward_norm.weight
+        integers = torch.zeros(batch, 0, dtype=torch.long, device=weight.device)
+        h_BTD = weight.new_zeros(batch, 0, weight.shape[0]).detach()
+        return RowStore(h_BTD, integers, integers.clone(), integers.bool())
 
     def remaining(
-        self, memory: Store, clock_B: Int[Tensor, " B"], span_limit_B1: Float[Tensor, "B 1"] | None
-    ) -> Float[Tensor, "F T"]:
-        """r_ti of the head that sees a memory longest, for a query at this time; long past where none is."""
-        span_FGT = self.retention.spans_of(memory.slots)
+        self, store: Store, clock_B: Int[Tensor, " B"], span_limit_B1: Float[Tensor, "B 1"] | None
+    ) -> Float[Tensor, "_ T"]:
+        """r_ti for a query at this time, per slot: the maximum over heads, far below 0 for an empty slot."""
+        span = self.retention.spans_of(store.slots)
         if span_limit_B1 is not None:
-            span_FGT = torch.minimum(span_FGT, memory.expand_to_pages(span_limit_B1).unsqueeze(1))
-        return _largest(span_FGT) - (memory.expand_to_pages(clock_B).unsqueeze(1) - memory.slots.birth_BT)
+            span = torch.minimum(span, store.expand_to_pages(span_limit_B1).unsqueeze(1))
+        return _max_of_groups(span) - (store.expand_to_pages(clock_B).unsqueeze(1) - store.slots.birth_BT)
 
     def seen(
-        self, memory: Store, clock_B: Int[Tensor, " B"], span_limit_B1: Float[Tensor, "B 1"] | None
-    ) -> Bool[Tensor, "F T"]:
-        """The slots whose memories a query at this time would see."""
-        return ~self.retention.expired(self.remaining(memory, clock_B, span_limit_B1))
+        self, store: Store, clock_B: Int[Tensor, " B"], span_limit_B1: Float[Tensor, "B 1"] | None
+    ) -> Bool[Tensor, "_ T"]:
+        """The slots whose memories a query at this time sees."""
+        return ~self.retention.expired(self.remaining(store, clock_B, span_limit_B1))
 
     def compacted(
-        self, memory: Store, clock_B: Int[Tensor, " B"], span_limit_B1: Float[Tensor, "B 1"] | None
+        self, store: Store, clock_B: Int[Tensor, " B"], span_limit_B1: Float[Tensor, "B 1"] | None
     ) -> RowStore:
-        """Only what a query at this time would see, in the narrowest store."""
-        return memory.compacted(self.seen(memory, clock_B, span_limit_B1))
+        """The memories that a query at this time sees, in the narrowest store."""
+        return store.compacted(self.seen(store, clock_B, span_limit_B1))
 
-    def paged(self, memory: RowStore) -> Store:
-        """The same memories in pages (a copy) where that makes steps cheaper, else as they are."""
-        # On a GPU a step of a small model is launches, not slots; and pooled memories go from slot to slot.
-        in_rows_only = memory.h_BTD.device.type != "cpu" or self.retention.compresses
-        pages = None if in_rows_only else to_pages(memory)
-        return memory if pages is None else pages
+    def paged(self, store: RowStore) -> Store:
+        """The memories in pages (a copy) where that makes steps cheaper, else the store itself."""
+        # On a GPU the time of a small model's step is kernel launches, not slots. Compression moves memories
+        # between slots of a row, which must not be on different pages.
+        in_rows_only = store.h_BTD.device.type != "cpu" or self.retention.compresses
+        pages = None if in_rows_only else to_pages(store)
+        return store if pages is None else pages
+
+    # -- projections -----------------------------------------------------------------------------
 
     def _project_queries(
         self, h: Float[Tensor, "*N D"], *, projected: bool
     ) -> tuple[Float[Tensor, "*N H K"], Float[Tensor, "*N H P"]]:
-        """What queries ask, scaled by K**-0.5: of keys, or of memories as they are stored; and q_t . p_age.
+        """Compute queries, scaled by the root of the head size, and their products with relative positions.
 
-        The latter for the ages P to 1, in full precision.
+        Queries are for keys if `projected`, else for memories as they are stored. The products q_t . p_age
+        are for the ages P to 1, in full precision.
         """
         heads, size = self.num_heads, self.head_size
         query = self.query(h).mul(size**-0.5).view(*h.shape[:-1], heads, size)
 
-        def taken_through(weight: Tensor) -> Tensor:
+        def times(weight: Tensor) -> Tensor:
             query_HNK = query.flatten(0, -3).transpose(0, 1)
             product = torch.bmm(query_HNK.to(weight.dtype), weight)
             return product.transpose(0, 1).contiguous().view(*h.shape[:-1], heads, -1)
 
-        question = query if projected else taken_through(self.key.weight.view(heads, size, -1))
+        memory_query = query if projected else times(self.key.weight.view(heads, size, -1))
         if not self.position_window:
-            return question, query.new_empty(*query.shape[:-1], 0)
+            return memory_query, query.new_empty(*query.shape[:-1], 0)
         with torch.autocast(h.device.type, enabled=False):
-            return question, taken_through(self.position_HPK.transpose(1, 2))
+            return memory_query, times(self.position_HPK.transpose(1, 2))
 
     def _projected(self, parts: list[Float[Tensor, "B _ D"]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values of every head, both [B, H, M, K], of memories given part by part."""
+        """Compute the keys and values of all heads, both [B, H, T, K], of memories given in parts."""
         weight = torch.cat([self.key.weight, self.value.weight]).to(dtype)
         sizes = (2, self.num_heads, self.head_size)
-        # Part by part, so that no gradient is computed in the stored ones, which pass none on.
+        # Part by part, so that no gradient is computed for stored memories, which pass none on.
         both = [
             F.linear(part.to(dtype), weight).view(*part.shape[:2], *sizes).permute(2, 0, 3, 1, 4)
             for part in parts
@@ -488,42 +533,28 @@ class MemoryLayer(nn.Module):
         key_BHTK, value_BHTK = torch.cat(both, 3)
         return key_BHTK, value_BHTK
 
-    def _output_projection(self, read: Float[Tensor, "*N H K"], *, projected: bool) -> Float[Tensor, "*N D"]:
-        """What was read, from projected values or from memories as they are stored, as the layer adds it."""
+    def _output_projection(
+        self, context: Float[Tensor, "*N H K"], *, projected: bool
+    ) -> Float[Tensor, "*N D"]:
+        """Combine the contexts of the heads, read from projected values or from memories as stored."""
         if projected:
-            return self.attention_out(read.flatten(-2))
+            return self.attention_out(context.flatten(-2))
         value_HDK = self.value.weight.view(self.num_heads, self.head_size, -1).transpose(1, 2)
-        value_ND = torch.bmm(read.flatten(0, -3).transpose(0, 1), value_HDK).transpose(0, 1).flatten(1)
-        return self.attention_out(value_ND.view(*read.shape[:-2], value_ND.shape[1]))
+        value_ND = torch.bmm(context.flatten(0, -3).transpose(0, 1), value_HDK).transpose(0, 1).flatten(1)
+        return self.attention_out(value_ND.view(*context.shape[:-2], value_ND.shape[1]))
 
-    # -- relative positions ----------------------------------------------------------------------
-
-    def _position_ages(self, age_BT: Int[Tensor, "B T"], memory: RowStore) -> Int[Tensor, "B T"]:
-        """Ages, but older than the window for pooled memories: they have no position."""
+    def _position_ages(self, age_BT: Int[Tensor, "B T"], slots: RowStore) -> Int[Tensor, "B T"]:
+        """Ages; beyond the position window for compressed memories, which have no position."""
         if not self.retention.compresses:
             return age_BT
-        return age_BT.masked_fill(memory.compressed_BT, self.position_window + 1)
-
-
-def _joined(parts: list[AttentionOutput]) -> AttentionOutput:
-    """What all rows read, from what groups of them read."""
-    if len(parts) == 1:
-        return parts[0]
-    columns = zip(*parts, strict=True)  # what is None in one part is None in all
-    return AttentionOutput(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+        return age_BT.masked_fill(slots.compressed_BT, self.position_window + 1)
 
 
 def _detach_spans(penalty: PenaltySpec | None) -> bool:
-    """Whether spans learn from the ablation of memories, and not from the task's loss."""
+    """Whether spans learn from the ablation of memories and not from the task's loss."""
     return penalty is not None and penalty.use_weight is not None
 
 
-def _largest(part_BGT: Float[Tensor, "B G T"]) -> Float[Tensor, "B T"]:
-    """Span or mask for the head that sees the memory best."""
+def _max_of_groups(part_BGT: Float[Tensor, "B G T"]) -> Float[Tensor, "B T"]:
+    """The maximum over heads."""
     return part_BGT.squeeze(1) if part_BGT.shape[1] == 1 else part_BGT.amax(1)
-
-
-def _log_mask(mask: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Log m, so that softmax(a + log m) is equation 4; exactly nothing passes where m is 0."""
-    gone = mask <= 0.0
-    return mask.masked_fill(gone, 1.0).log().masked_fill(gone, INVISIBLE)

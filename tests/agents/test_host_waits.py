@@ -79,7 +79,7 @@ def test_a_step_of_a_rollout_looks_at_nothing_but_its_actions(
     make: Callable[[], VecEnv], memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Limits are drawn, where spans are learned, whenever an episode begins."""
-    monkeypatch.setattr(layer_module, "WRITES_PER_LOOK", {"cpu": 16})
+    monkeypatch.setattr(layer_module, "SLOTS_PER_ALLOCATION", {"cpu": 16})
     policy = {"memory": memory, "num_layers": 2, **FEW_MEMORIES}
     changes = {"policy_kwargs": policy, "random_shortening": memory == "expire-span"}
     few, many = (looks_in_a_rollout(make, steps, **changes) for steps in (SHORT, LONG))

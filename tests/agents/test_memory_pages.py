@@ -23,7 +23,8 @@ from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.layer import MemoryDetail
 from memory_suite.agents.model.settings import MemoryKind
 from memory_suite.agents.model.store import pages as memory_pages
-from memory_suite.agents.model.store.pages import MIN_SLOTS, PAGE_SLOTS, PagedStore, Store, to_pages
+from memory_suite.agents.model.store.base import Store
+from memory_suite.agents.model.store.pages import MIN_SLOTS, PAGE_SLOTS, PagedStore, to_pages
 from memory_suite.agents.model.store.rows import NEVER, RowStore
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS, MemoryTransformer, StepOutput
@@ -234,10 +235,14 @@ def test_steps_in_pages_equal_steps_in_rows(
         assert tags == expected
 
 
-@pytest.mark.parametrize("writes_per_look", [1, 16])
-def test_no_more_slots_count_as_free_than_are(writes_per_look: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slots_per_allocation", [1, 16])
+def test_free_slots_never_exceed_the_actual_number(
+    slots_per_allocation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots_per_allocation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else a memory that is still needed would be written over."""
-    monkeypatch.setattr(layer_module, "WRITES_PER_LOOK", {"cpu": writes_per_look})
+    monkeypatch.setattr(layer_module, "SLOTS_PER_ALLOCATION", {"cpu": slots_per_allocation})
     model = lively(replace(SMALL, max_span=40), spread=4.0)
     x = torch.randn(4, 200, 8, dtype=torch.float64)
     first = torch.rand(4, 200) < 0.02
@@ -251,7 +256,7 @@ def test_no_more_slots_count_as_free_than_are(writes_per_look: int, monkeypatch:
                 free_B = memory.sum_pages((~layer.seen(memory, state.clock_B, None)).sum(1))
                 assert 0 <= memory.free_slots <= int(free_B.min())
                 known.append(memory.free_slots)
-    assert max(known) >= min(4, writes_per_look)
+    assert max(known) >= min(4, slots_per_allocation)
 
 
 def paged_state(model: MemoryTransformer, batch: int = 3, steps: int = 12) -> MemoryState:
@@ -309,7 +314,7 @@ def test_an_unknown_number_of_free_slots_never_takes_another_rows_page() -> None
         assert pages is not None
         pages.free_slots = 1
         everything_is_needed = torch.zeros_like(pages.slots.birth_BT, dtype=torch.bool)
-        memory, page_B, _ = pages.reserve_slot(everything_is_needed, 1)
+        memory, (page_B, _) = pages.reserve_slot(everything_is_needed, 1)
         assert memory.row_F[page_B].tolist() == [0, 1, 2]
 
 

@@ -460,13 +460,13 @@ def test_the_store_is_as_wide_as_the_fullest_row_whatever_the_maximum_span() -> 
 
 
 @every_kind
-@pytest.mark.parametrize("writes_per_look", [1, 16])
+@pytest.mark.parametrize("slots_per_allocation", [1, 16])
 @pytest.mark.parametrize("rate", [0.0, 0.05])
 def test_no_more_slots_count_as_free_than_are(
-    kind: MemoryKind, writes_per_look: int, rate: float, monkeypatch: pytest.MonkeyPatch
+    kind: MemoryKind, slots_per_allocation: int, rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a memory that is still needed would be written over, and nobody would notice."""
-    monkeypatch.setattr(layer_module, "WRITES_PER_LOOK", {"cpu": writes_per_look})
+    monkeypatch.setattr(layer_module, "SLOTS_PER_ALLOCATION", {"cpu": slots_per_allocation})
     model = lively(replace(SMALL, memory=kind, max_span=40, memory_size=9), spread=4.0)
     steps = 3 * COMPACTION_INTERVAL_STEPS
     x, first = torch.randn(3, steps, 8, dtype=torch.float64), episode_starts(1, 3, steps, rate)
@@ -477,7 +477,7 @@ def test_no_more_slots_count_as_free_than_are(
             free_B = (~layer.seen(memory, state.clock_B, None)).sum(1)
             assert 0 <= memory.free_slots <= int(free_B.min())
             known.append(memory.free_slots)
-    assert max(known) >= min(4, writes_per_look)  # and it is known of some
+    assert max(known) >= min(4, slots_per_allocation)  # and it is known of some
 
 
 @every_kind

@@ -25,9 +25,7 @@ from torch import Tensor
 
 from memory_suite.agents.model.attention.positions import BlockPositions
 from memory_suite.agents.model.retention.base import SMALLEST_MASK
-
-INVISIBLE = -1e30
-"""score of a pair that may not attend; exp() of it is exactly 0 beside any score of a visible pair"""
+from memory_suite.agents.model.store.base import INVISIBLE
 
 
 def should_project_kv(*, num_steps: int, num_heads: int, width: int) -> bool:

@@ -1,4 +1,4 @@
-"""Stores of memories: rows or pages of slots, and the state of all layers.
+"""Stores of memories (rows or pages of slots), the state of all layers, and the view of a block.
 
 Imports nothing else of `agents`.
 """

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from memory_suite.agents.model.store.pages import Store
+from memory_suite.agents.model.store.base import Store
 from memory_suite.agents.model.store.rows import NEVER, RowStore
 
 _TENSORS = ("hidden_BWD", "birth_BW", "tag_BW", "pooled_BW")
