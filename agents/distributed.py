@@ -23,53 +23,55 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 600
-"""A rank that waits so long for another gives up: the other has died, or hangs."""
+"""Seconds after which a rank that waits for another gives up: the other has died, or hangs."""
 
 
 class RankLostError(RuntimeError):
     """Another rank has ended, or has not answered in time."""
 
 
-class Ranks:
-    """The processes of a run, seen from one of them."""
+class DistributedContext:
+    """The process group of a run, seen from one of its ranks."""
 
-    def __init__(self, index: int = 0, count: int = 1, local_index: int = 0) -> None:
-        """Name this process; there is only one unless told otherwise.
+    def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0) -> None:
+        """Describe this process.
 
         Args:
-            index: of this process.
-            count: of all processes.
-            local_index: of this process among those of its machine.
+            rank: number of this process.
+            world_size: number of processes.
+            local_rank: number of this process among those of its machine.
         """
-        self.index = index
-        self.count = count
-        self._local_index = local_index
+        self.rank = rank
+        self.world_size = world_size
+        self._local_rank = local_rank
 
     @classmethod
-    def of_environment(cls) -> Ranks:
-        """What `torchrun` says; one rank without it."""
-        index, count, local = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return cls(int(index or 0), int(count or 1), int(local or 0))
+    def from_env(cls) -> DistributedContext:
+        """The context that `torchrun` describes; a single process without it."""
+        rank, world_size, local_rank = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        return cls(int(rank or 0), int(world_size or 1), int(local_rank or 0))
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that logs, saves and judges."""
-        return self.index == 0
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which logs, saves, records videos and evaluates."""
+        return self.rank == 0
 
     @property
-    def are_several(self) -> bool:
-        """Whether there are others."""
-        return self.count > 1
+    def is_distributed(self) -> bool:
+        """Whether there is more than one process."""
+        return self.world_size > 1
 
     def device(self, chosen: torch.device) -> torch.device:
         """This rank's own device: on GPUs, one each."""
         return (
-            torch.device("cuda", self._local_index) if chosen.type == "cuda" and self.are_several else chosen
+            torch.device("cuda", self._local_rank)
+            if chosen.type == "cuda" and self.is_distributed
+            else chosen
         )
 
-    def connect(self, device: torch.device) -> None:
-        """Meet the other ranks: over gloo for what lies in memory, over nccl for what lies on GPUs."""
-        if not self.are_several:
+    def init_process_group(self, device: torch.device) -> None:
+        """Join the process group: gloo for tensors on the CPU, nccl for those on GPUs."""
+        if not self.is_distributed:
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -78,11 +80,11 @@ class Ranks:
             dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_SECONDS))
 
     @staticmethod
-    def leave(code: int) -> NoReturn:
-        """End this process with an exit code.
+    def exit(code: int) -> NoReturn:
+        """Exit this process with a code.
 
-        One of several ends at once, with what it has written: gloo's threads now and then abort an orderly
-        exit (SIGABRT), after everything has been done.
+        A rank of several exits at once, after flushing its output: gloo's threads sometimes abort an orderly
+        exit (SIGABRT).
         """
         if not dist.is_initialized():
             sys.exit(code)
@@ -94,103 +96,103 @@ class Ranks:
 
     def rows(self, num_own: int) -> slice:
         """Which of all rows are this rank's, if every rank has so many."""
-        return slice(self.index * num_own, (self.index + 1) * num_own)
+        return slice(self.rank * num_own, (self.rank + 1) * num_own)
 
     def padded(self, own: Tensor) -> Tensor:
         """This rank's rows in their place among the rows of all ranks, which are zero here."""
-        everybody = own.new_zeros(self.count * len(own), *own.shape[1:])
-        everybody[self.rows(len(own))] = own
-        return everybody
+        padded = own.new_zeros(self.world_size * len(own), *own.shape[1:])
+        padded[self.rows(len(own))] = own
+        return padded
 
-    def joined(self, own: Tensor) -> Tensor:
-        """The rows of all ranks, of which each has as many, on every rank."""
-        if not self.are_several:
+    def all_gather(self, own: Tensor) -> Tensor:
+        """Concatenate the rows of all ranks, on every rank; each rank has the same number of rows."""
+        if not self.is_distributed:
             return own
-        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(self.count)]
+        parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(self.world_size)]
         with _lost():
             dist.all_gather(parts, own.contiguous())
         return torch.cat(parts)
 
     # -- what all ranks agree on -------------------------------------------------------------------
 
-    def sum(self, value: Tensor) -> Tensor:
-        """The sum over ranks, the same on each; `value` becomes it."""
-        if self.are_several:
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        """Sum over ranks, in place, on every rank."""
+        if self.is_distributed:
             with _lost():
                 dist.all_reduce(value)
         return value
 
     def any(self, *flags: bool) -> list[bool]:
-        """Which of these are so on some rank."""
-        if not self.are_several:
+        """Which of these flags are true on any rank."""
+        if not self.is_distributed:
             return list(flags)
-        return self.sum(torch.tensor(flags, dtype=torch.long)).bool().tolist()
+        return self.all_reduce_sum(torch.tensor(flags, dtype=torch.long)).bool().tolist()
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by the sum over ranks, all in one message.
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its sum over ranks, all in one message.
 
         A parameter that this rank did not use may have been used by another; what no rank used keeps no
         gradient.
         """
-        if not self.are_several:
+        if not self.is_distributed:
             return
-        everything = list(parameters)
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in everything]
-        used = parts[0].new_tensor([p.grad is not None for p in everything])
-        flat = self.sum(torch.cat([*(part.flatten() for part in parts), used]))
+        all_parameters = list(parameters)
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in all_parameters]
+        used = parts[0].new_tensor([p.grad is not None for p in all_parameters])
+        flat = self.all_reduce_sum(torch.cat([*(part.flatten() for part in parts), used]))
         *sums, used_by = torch.split(flat, [*(part.numel() for part in parts), len(parts)])
-        for parameter, total, users in zip(everything, sums, used_by.tolist(), strict=True):
+        for parameter, total, users in zip(all_parameters, sums, used_by.tolist(), strict=True):
             if users:
                 parameter.grad = total.view_as(parameter)
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather_object(self, value: Any) -> list[Any]:
         """Every rank's value, in order; on ranks other than the first an empty list."""
-        if not self.are_several:
+        if not self.is_distributed:
             return [value]
-        values: list[Any] | None = [None] * self.count if self.is_first else None
+        values: list[Any] | None = [None] * self.world_size if self.is_main else None
         with _lost():
             dist.gather_object(value, values)
         return values or []
 
-    def gather_everywhere(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Every rank's value, in order, on every rank."""
-        if not self.are_several:
+        if not self.is_distributed:
             return [value]
-        values: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.world_size
         with _lost():
             dist.all_gather_object(values, value)
         return values
 
-    def share(self, value: Any) -> Any:
-        """The first rank's value, on every rank."""
-        if not self.are_several:
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of rank 0 on every rank."""
+        if not self.is_distributed:
             return value
         box = [value]
         with _lost():
             dist.broadcast_object_list(box)
         return box[0]
 
-    def first(self, action: Callable[[], T]) -> T:
-        """What an action of the first rank gives, on every rank; a ValueError is raised on every rank too."""
+    def run_on_main(self, action: Callable[[], T]) -> T:
+        """Run an action on rank 0; its result is returned, or its ValueError raised, on every rank."""
         result: T | None = None
         refused: ValueError | None = None
-        if self.is_first:
+        if self.is_main:
             try:
                 result = action()
             except ValueError as error:
                 refused = error
-        result, refused = self.share((result, refused))
+        result, refused = self.broadcast((result, refused))
         if refused is not None:
             raise refused
         return result
 
-    def wait(self) -> None:
-        """Until all ranks are here."""
-        self.gather_everywhere(None)
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.all_gather_object(None)
 
 
-ALONE = Ranks()
-"""the only process"""
+SINGLE_PROCESS = DistributedContext()
+"""context of a program that is not distributed"""
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.utils import set_random_seed
 
-from memory_suite.agents.distributed import RankLostError, Ranks
+from memory_suite.agents.distributed import DistributedContext, RankLostError
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.agents.serialization.state_tree import join
 from memory_suite.configs import command_line
@@ -41,24 +41,24 @@ def main(argv: list[str] | None = None) -> int:
     """Train, evaluate, say where everything is."""
     config = load(argv)
     torch.set_num_threads(config.threads)
-    ranks = Ranks.of_environment()
+    ranks = DistributedContext.from_env()
     device = or_exit(lambda: ranks.device(choose_device(config.device)))
     stream = or_exit(lambda: open_stream(config, "train", ranks=ranks))
     or_exit(lambda: open_stream(config, "valid"))  # find out now whether the model can be judged later
     model = or_exit(lambda: _first_model(config, stream, device))
     try:
-        ranks.connect(device)
+        ranks.init_process_group(device)
         return _run(config, SequenceTrainer(config, model, stream, ranks), ranks)
     except RankLostError as lost:
-        sys.stderr.write(f"rank {ranks.index}: error: {lost}\n")
+        sys.stderr.write(f"rank {ranks.rank}: error: {lost}\n")
         return 1
 
 
-def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
-    folder = or_exit(lambda: ranks.first(lambda: open_run_folder(config)))
+def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: DistributedContext) -> int:
+    folder = or_exit(lambda: ranks.run_on_main(lambda: open_run_folder(config)))
     runner_state, notes = or_exit(lambda: _restore(config, trainer, folder, ranks))
     total = config.total_updates * config.tokens_per_update
-    display = ProgressDisplay(total, unit="tokens", rank=ranks.index)
+    display = ProgressDisplay(total, unit="tokens", rank=ranks.rank)
     display.start_at(trainer.tokens)
     display.announce(_facts(config, trainer, folder))
     for note in notes:
@@ -77,7 +77,7 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
             display.note(f"Interrupted at {trainer.tokens:,} tokens, and saved. {_where_to_go_on(folder)}")
             stop.leave_together()
             return EXIT_SAVED
-    if not ranks.is_first:
+    if not ranks.is_main:
         return 0
     try:
         score = session.judge_best()
@@ -100,12 +100,12 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: Ranks) -> int:
 
 
 def _restore(
-    config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder, ranks: Ranks
+    config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder, ranks: DistributedContext
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Set the trainer back to the last checkpoint; what the session had saved with it, and notes on that."""
     if config.resume is None:
         return None, []
-    checkpoint = ranks.first(lambda: last_checkpoint(config, folder))
+    checkpoint = ranks.run_on_main(lambda: last_checkpoint(config, folder))
     tree = join(checkpoint.tensors, checkpoint.data)
     trainer.load_state_tree(tree["trainer"])
     notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
@@ -133,7 +133,7 @@ def _facts(config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder) 
         "model": f"{counted(model.num_layers, 'layer')} of width {model.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
         "device": f"{trainer.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
-        + (f", {ranks.count} ranks" if ranks.count > 1 else ""),
+        + (f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""),
         "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
         "run folder": shown(folder.path),
     }
@@ -155,4 +155,4 @@ def _where_to_begin_anew(folder: RunFolder) -> str:
 
 
 if __name__ == "__main__":
-    Ranks.leave(command_line.run(main))
+    DistributedContext.exit(command_line.run(main))

@@ -81,7 +81,7 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
         """One update."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        (batch,) = self.rollout.minibatches(self.ranks.count * self.n_envs, self.ranks)
+        (batch,) = self.rollout.minibatches(self.ranks.world_size * self.n_envs, self.ranks)
         penalty = self.span_penalty
         evaluation = self.policy.evaluate_block(
             batch.features,

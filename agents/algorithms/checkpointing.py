@@ -19,7 +19,7 @@ from memory_suite.agents.algorithms.span_shortening import RandomShortening
 from memory_suite.agents.diagnostics.cue_retention import joined_needs
 from memory_suite.agents.diagnostics.rollout_diagnostics import RolloutDiagnostics
 from memory_suite.agents.diagnostics.success_window import SuccessWindow
-from memory_suite.agents.distributed import Ranks, chosen_rows, joined_rows
+from memory_suite.agents.distributed import DistributedContext, chosen_rows, joined_rows
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.policy.policy import MemoryPolicy
 from memory_suite.agents.serialization.archive import ArchiveError, read_archive, write_archive
@@ -40,7 +40,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
     SETTINGS: ClassVar[tuple[str, ...]]
     """constructor arguments that a saved model keeps"""
     policy: MemoryPolicy  # type: ignore[assignment]
-    ranks: Ranks
+    ranks: DistributedContext
     span_penalty: SpanPenalty
     shortening: RandomShortening
     success_window: SuccessWindow
@@ -180,7 +180,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
             "settings": settings,
             "observation_space": encode_space(self.observation_space),
             "action_space": encode_space(self.action_space),
-            "n_envs": self.ranks.count * self.n_envs,
+            "n_envs": self.ranks.world_size * self.n_envs,
             "policy": dict(self.policy.state_dict()),
             "optimizer": {
                 **optimizer,
@@ -217,8 +217,10 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         if self.resumes_exactly:
             rows["env"] = self.env.state_dict()  # type: ignore[attr-defined]
         memory = self._memory
-        if self.ranks.are_several:
-            shards = self.ranks.gather((rows, memory.to("cpu"), self.diagnostics.memory.retention.needed_BC))
+        if self.ranks.is_distributed:
+            shards = self.ranks.gather_object(
+                (rows, memory.to("cpu"), self.diagnostics.memory.retention.needed_BC)
+            )
             if not shards:
                 return {}
             all_rows, memories, needed = zip(*shards, strict=True)
@@ -237,7 +239,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
     def _load_training_state(self, state: dict[str, Any]) -> None:
         statistics = state["memory_statistics"]
         memory = MemoryState.from_state_dict(state["memory"])
-        if self.ranks.are_several:
+        if self.ranks.is_distributed:
             own = self.ranks.rows(self.n_envs)
             of_rows = ("last_obs", "last_episode_starts", "last_cues", "last_done_cues", "shortening", "env")
             state = state | {name: chosen_rows(state[name], own) for name in of_rows if name in state}

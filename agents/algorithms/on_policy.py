@@ -36,7 +36,7 @@ from memory_suite.agents.algorithms.stopwatch import Stopwatch
 from memory_suite.agents.diagnostics.memory_metrics import retained_ages
 from memory_suite.agents.diagnostics.rollout_diagnostics import RolloutDiagnostics
 from memory_suite.agents.diagnostics.success_window import EPISODE_BASICS, SuccessWindow
-from memory_suite.agents.distributed import ALONE, Ranks, joined_rows
+from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext, joined_rows
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.policy.encoders import Features
 from memory_suite.agents.policy.policy import MemoryPolicy, not_finite
@@ -92,7 +92,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         normalize_warmup_rollouts: int = 10,
         success_window_episodes: int = 100,
         success_min_episodes: int = 30,
-        ranks: Ranks = ALONE,
+        ranks: DistributedContext = SINGLE_PROCESS,
         **algorithm_kwargs: Any,
     ) -> None:
         """Build the algorithm.
@@ -280,7 +280,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
             )
             self._memory = decision.state
             new_obs, rewards, dones, infos = env.step(policy.to_env(decision.actions))
-            self.num_timesteps += self.ranks.count * env.num_envs
+            self.num_timesteps += self.ranks.world_size * env.num_envs
             callback.update_locals(locals())
             continue_training = callback.on_step()
             self.rollout.add(
@@ -331,13 +331,13 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         """Let the encoder collect statistics of observations in the warm-up; copy those that ranks share."""
         encoder, warmup = self.policy.encoder, self.normalize_warmup_rollouts
         encoder.collecting = warmup == 0 or self.rollouts_done < warmup
-        return encoder.seen_F.clone() if self.ranks.are_several else None
+        return encoder.seen_F.clone() if self.ranks.is_distributed else None
 
     def _share_statistics(self, before_F: Tensor | None) -> None:
         """Add the statistics that all ranks collected since `before_F`."""
         if before_F is not None:
             seen_F = self.policy.encoder.seen_F
-            seen_F.copy_(before_F + self.ranks.sum(seen_F - before_F))
+            seen_F.copy_(before_F + self.ranks.all_reduce_sum(seen_F - before_F))
 
     def _bootstrap_truncated(
         self,
@@ -394,10 +394,10 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         """Advantages as a gradient step takes them; `share` as in `Minibatch`."""
         if not self.normalize_advantage:
             return advantages_BT
-        if self.ranks.are_several:
+        if self.ranks.is_distributed:
             wide_BT = advantages_BT.double() * (share > 0.0)
             count = wide_BT.new_tensor(float(wide_BT.numel() if share > 0.0 else 0))
-            count, total, squares = self.ranks.sum(
+            count, total, squares = self.ranks.all_reduce_sum(
                 torch.stack([count, wide_BT.sum(), wide_BT.square().sum()])
             )
             mean = total / count
@@ -418,14 +418,16 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
             largest: the greatest of something in the minibatch.
             share: as in `Minibatch`.
         """
-        rows_RX = self.ranks.joined(torch.stack([*means, largest, largest.new_tensor(share)]).unsqueeze(0))
+        rows_RX = self.ranks.all_gather(
+            torch.stack([*means, largest, largest.new_tensor(share)]).unsqueeze(0)
+        )
         means_X = (rows_RX[:, :-2] * rows_RX[:, -1:]).sum(0)
         return [*means_X.tolist(), rows_RX[:, -2].max().item()]
 
     def explained_variance(self) -> float:
         """The share of the variance of the rollout's returns that the critic explained."""
-        values = self.ranks.joined(self.rollout.values_BT).flatten()
-        returns = self.ranks.joined(self.rollout.returns_BT).flatten()
+        values = self.ranks.all_gather(self.rollout.values_BT).flatten()
+        returns = self.ranks.all_gather(self.rollout.returns_BT).flatten()
         return float(explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
 
     def optimizer_step(self, loss: torch.Tensor) -> None:
@@ -437,7 +439,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         Raises:
             NonFiniteLossError: the loss is NaN or infinite; the weights are left as they were.
         """
-        whole = self.ranks.sum(loss.detach().clone()) if self.ranks.are_several else loss
+        whole = self.ranks.all_reduce_sum(loss.detach().clone()) if self.ranks.is_distributed else loss
         if not bool(torch.isfinite(whole)):
             raise NonFiniteLossError(
                 f"the loss became {whole.item()} in update {self.rollouts_done + 1}, "
@@ -449,7 +451,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         for parameter in parameters:
             parameter.grad = None
         torch.autograd.backward(loss)
-        self.ranks.sum_gradients(parameters)
+        self.ranks.all_reduce_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
         if not bool(torch.isfinite(norm)):  # the weights are still what they were
             raise NonFiniteLossError(
@@ -464,7 +466,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         """One row of metrics; docs/metrics.md describes each name."""
         with self.bookkeeping:
             # A callback logs in the middle of a rollout, perhaps on one rank only.
-            if not self.ranks.are_several:
+            if not self.ranks.is_distributed:
                 self._flush_diagnostics()
             self._dump_logs(iteration)
 
@@ -507,7 +509,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         if self._memory is None:
             return 0, {}
         ages = retained_ages(self.policy.transformer, self._memory, self.shortening.limit_B1)
-        of_ranks = self.ranks.gather_everywhere((self._memory.bytes_held, ages))
+        of_ranks = self.ranks.all_gather_object((self._memory.bytes_held, ages))
         return sum(held for held, _ in of_ranks), joined_rows([ages for _, ages in of_ranks])
 
     # -- stable-baselines3's interface ------------------------------------------------------------

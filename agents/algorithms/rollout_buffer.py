@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from memory_suite.agents.distributed import ALONE, Ranks
+from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.policy.encoders import Features
 
@@ -114,7 +114,7 @@ class Rollout:
             next_values_B, next_is_first_B = self.values_BT[:, t], self.is_first_BT[:, t]
         torch.add(self.advantages_BT, self.values_BT, out=self.returns_BT)
 
-    def minibatches(self, num_rows: int, ranks: Ranks = ALONE) -> Iterator[Minibatch]:
+    def minibatches(self, num_rows: int, ranks: DistributedContext = SINGLE_PROCESS) -> Iterator[Minibatch]:
         """Random groups of `num_rows` environments each, every environment once.
 
         Within a group they are ordered by what they remember, so that attention can take those of a
@@ -127,10 +127,10 @@ class Rollout:
         assert self.state is not None
         retained_B = self.state.retained_B
         own = ranks.rows(self.num_envs)
-        everybody = torch.randperm(ranks.count * self.num_envs, device=self.device)
+        everybody = torch.randperm(ranks.world_size * self.num_envs, device=self.device)
         for group in torch.split(everybody, num_rows):
             mine = group
-            if ranks.are_several:
+            if ranks.is_distributed:
                 mine = group[(group >= own.start) & (group < own.stop)] - own.start
             share = len(mine) / len(group)
             if not share:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memory_suite.agents.distributed import ALONE, Ranks
+from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 
 
 class RandomShortening:
@@ -28,7 +28,7 @@ class RandomShortening:
         self,
         is_first_B: NDArray[np.bool_],
         max_span: int,
-        ranks: Ranks = ALONE,
+        ranks: DistributedContext = SINGLE_PROCESS,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "B 1"] | None:
         """The limits of this step: as before, drawn anew where an episode begins; None if there is none.
@@ -43,7 +43,7 @@ class RandomShortening:
         self.limit_B1 = self.limit_B1.to(device)  # a checkpoint's lies in memory
         if any(ranks.any(bool(is_first_B.any()))):
             first_B1 = torch.as_tensor(is_first_B, device=device).unsqueeze(1)
-            draw_N1 = torch.rand(ranks.count * batch, 1, device=device)
+            draw_N1 = torch.rand(ranks.world_size * batch, 1, device=device)
             self.limit_B1 = torch.where(first_B1, draw_N1[ranks.rows(batch)] * max_span, self.limit_B1)
         return self.limit_B1
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from memory_suite.agents.diagnostics.cue_retention import RetentionScore
-from memory_suite.agents.distributed import ALONE, Ranks
+from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.model.layer import StepReport
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.store.state import MemoryState
@@ -30,7 +30,9 @@ RECENT_EPISODES = 100
 class MemoryStatistics:
     """Counts of retained, fading, deleted and tagged memories, per layer."""
 
-    def __init__(self, num_envs: int, settings: TransformerSettings, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, num_envs: int, settings: TransformerSettings, ranks: DistributedContext = SINGLE_PROCESS
+    ) -> None:
         """Start empty.
 
         Args:
@@ -39,7 +41,7 @@ class MemoryStatistics:
             ranks: what is added is of the environments of all of them.
         """
         self._num_own = num_envs
-        self._num_envs = ranks.count * num_envs
+        self._num_envs = ranks.world_size * num_envs
         self._num_layers = settings.num_layers if settings.remembers else 0
         self.begin()
 

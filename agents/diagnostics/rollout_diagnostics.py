@@ -14,7 +14,7 @@ from memory_suite.agents.diagnostics.cue_tracker import CueTracker
 from memory_suite.agents.diagnostics.memory_metrics import MemoryStatistics
 from memory_suite.agents.diagnostics.step_records import OwnStep, of_all_ranks
 from memory_suite.agents.diagnostics.success_window import ALL, SuccessWindow
-from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.model.layer import StepReport
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import MemoryTransformer
@@ -30,7 +30,11 @@ class RolloutDiagnostics:
     """
 
     def __init__(
-        self, num_envs: int, transformer: MemoryTransformer, success_window: SuccessWindow, ranks: Ranks
+        self,
+        num_envs: int,
+        transformer: MemoryTransformer,
+        success_window: SuccessWindow,
+        ranks: DistributedContext,
     ) -> None:
         """Start empty.
 
@@ -49,8 +53,9 @@ class RolloutDiagnostics:
 
     def reset(self, infos: Sequence[dict[str, Any]]) -> None:
         """Begin new episodes in all environments, with the infos of their resets."""
-        self.cues.observe(infos)
         self.memory.begin()
+        self.cues = CueTracker(self.memory.retention)
+        self.cues.observe(infos)
         self._steps = []
 
     def begin_rollout(self) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from memory_suite.agents.diagnostics.cue_retention import PendingScore, StepScore, settled
-from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.model.layer import StepReport
 
 
@@ -44,15 +44,15 @@ class StepRecord(NamedTuple):
     ended: list[dict[str, Any]]
 
 
-def of_all_ranks(steps: Sequence[OwnStep], ranks: Ranks) -> Iterator[StepRecord]:
+def of_all_ranks(steps: Sequence[OwnStep], ranks: DistributedContext) -> Iterator[StepRecord]:
     """The steps of a rollout on every rank; what lies on the device is fetched at once."""
     if not steps:
         return
     num_own = len(steps[0].is_first_B)
-    parts_of_ranks = ranks.gather_everywhere(_stacked(steps))
+    parts_of_ranks = ranks.all_gather_object(_stacked(steps))
     arrays_TN = [np.concatenate(parts, 1) for parts in zip(*parts_of_ranks, strict=True)]
-    scores_of_ranks = ranks.gather_everywhere(settled([step.score for step in steps]))
-    ended_of_ranks = ranks.gather_everywhere([step.ended for step in steps])
+    scores_of_ranks = ranks.all_gather_object(settled([step.score for step in steps]))
+    ended_of_ranks = ranks.all_gather_object([step.ended for step in steps])
     num_fields = len(StepReport._fields)
     for t in range(len(steps)):
         is_first_N, tag_N, *parts = [torch.from_numpy(array[t]) for array in arrays_TN]

@@ -29,7 +29,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 
-from memory_suite.agents.distributed import ALONE, Ranks
+from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.model.layer import MemoryDetail, StepReport
 from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.settings import AttentionKind, MemoryKind, TransformerSettings
@@ -213,7 +213,7 @@ class MemoryPolicy(BasePolicy):
         tag_B: Int[Tensor, " B"] | None = None,
         deterministic: bool = False,
         details: list[MemoryDetail] | None = None,
-        ranks: Ranks = ALONE,
+        ranks: DistributedContext = SINGLE_PROCESS,
     ) -> Decision:
         """Choose an action for each environment; `state` is updated in place.
 
@@ -224,7 +224,7 @@ class MemoryPolicy(BasePolicy):
             self.encoder(features), state, is_first_B, limit_B1, cue_B=tag_B, details=details
         )
         parameters = self.action_net(output.y_BD)
-        if ranks.are_several and not deterministic:
+        if ranks.is_distributed and not deterministic:
             everybody = self._distribution(ranks.padded(parameters)).get_actions()
             actions = everybody[ranks.rows(len(parameters))]
             distribution = self._distribution(parameters)

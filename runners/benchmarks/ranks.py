@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from stable_baselines3.common.logger import Logger
 
-from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.distributed import DistributedContext
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, BenchmarkCommand, Subject
 from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
@@ -21,7 +21,7 @@ from memory_suite.runners.training.build import choose_device, make_agent, make_
 NAME = "ranks"
 SPEED = "samples/s"
 COUNT = 2
-ALONE = "1 rank on 1 core"
+ONE_RANK = "1 rank on 1 core"
 BATCHES = (1, COUNT)
 """of several ranks, in those of one rank: they share its work, or each has as much"""
 
@@ -34,14 +34,14 @@ def check(subject: Subject) -> None:
         raise ValueError(
             f"parts: ranks on GPUs needs {COUNT} of them, torch finds {torch.cuda.device_count()}"
         )
-    make_training_env(subject.config, ranks=Ranks(0, COUNT)).close()
+    make_training_env(subject.config, ranks=DistributedContext(0, COUNT)).close()
 
 
 def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
     """One iteration of each group of ranks in turns."""
     config = subject.config
     with ExitStack() as stack:
-        running = {ALONE: _Group(stack, config, 1)}
+        running = {ONE_RANK: _Group(stack, config, 1)}
         for times in BATCHES:
             what = "the same batch" if times == 1 else f"{times}x the batch"
             name = f"{COUNT} ranks on {COUNT} cores, {what}"
@@ -55,7 +55,8 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
             ).items()
         }
     rows: dict[str, dict[str, Spread | str]] = {
-        name: {SPEED: speed, "against 1 rank": speed.against(speeds[ALONE])} for name, speed in speeds.items()
+        name: {SPEED: speed, "against 1 rank": speed.against(speeds[ONE_RANK])}
+        for name, speed in speeds.items()
     }
     what = f"{config.env}, training of a fresh agent, {config.num_envs} environments in the batch of one rank"
     return [Table(NAME, what, rows)]
@@ -107,8 +108,8 @@ def _train(turn: Turn, config: TrainConfig, index: int, count: int, port: int) -
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    ranks = Ranks.of_environment()
-    ranks.connect(ranks.device(choose_device(config.device)))
+    ranks = DistributedContext.from_env()
+    ranks.init_process_group(ranks.device(choose_device(config.device)))
     agent = make_agent(config, make_training_env(config, ranks=ranks), ranks)
     agent.set_logger(Logger(None, []))
     agent.learn(MATURE_ROLLOUTS * config.rollout_steps)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 
-from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.serialization.state_tree import join
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import or_exit
@@ -258,7 +258,7 @@ def _take_turns(command: SequenceBenchmarkCommand) -> dict[str, list[float]]:
         config = dataclasses.replace(from_yaml(folder.config_file), device=command.device)
         stream = open_stream(config, "train")
         model = make_model(config, stream, choose_device(config.device))
-        trainer = SequenceTrainer(config, model, stream, Ranks())
+        trainer = SequenceTrainer(config, model, stream, DistributedContext())
         found = folder.latest_checkpoint()
         trainer.load_state_tree(join(found.tensors, found.data)["trainer"])
         trainers[memory] = trainer

@@ -16,7 +16,7 @@ import sys
 import time
 from types import FrameType, TracebackType
 
-from memory_suite.agents.distributed import ALONE, Ranks
+from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 
 EXIT_SAVED = 75
 """Exit code of a run that was interrupted and saved (EX_TEMPFAIL: start it again, with --resume)."""
@@ -33,12 +33,12 @@ _STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 class GracefulStop:
     """Context manager that turns signals into flags; use it in the main thread."""
 
-    def __init__(self, ranks: Ranks = ALONE) -> None:
+    def __init__(self, ranks: DistributedContext = SINGLE_PROCESS) -> None:
         """Nothing is asked for yet; `ranks` are the processes of the run, of which this is one."""
         self.stop_signal: signal.Signals | None = None
         """the signal that asked to save and leave"""
         self._ranks = ranks
-        self._echo_seconds = ECHO_SECONDS if ranks.are_several else 0.0
+        self._echo_seconds = ECHO_SECONDS if ranks.is_distributed else 0.0
         self._asked_at = 0.0
         self._save_requested = False
         self._previous: dict[signal.Signals, signal.Handlers | object] = {}
@@ -59,9 +59,9 @@ class GracefulStop:
         All is saved, and every process ends with the exit code that says so. `torchrun` ends the others as
         soon as one has left.
         """
-        if not self._ranks.are_several:
+        if not self._ranks.is_distributed:
             return
-        self._ranks.wait()
+        self._ranks.barrier()
         for number in self._previous:
             signal.signal(number, signal.SIG_IGN)
         self._previous.clear()

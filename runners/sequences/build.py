@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.serialization.state_tree import join
@@ -22,7 +22,7 @@ def open_stream(
     config: SequenceConfig,
     split: str,
     *,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
     num_rows: int | None = None,
 ) -> Stream:
     """A split of the task that a run is on.
@@ -46,8 +46,8 @@ def open_stream(
             num_rows=config.num_rows if num_rows is None else num_rows,
             seed=config.seed,
             data=config.data,
-            shard_index=0 if ranks is None else ranks.index,
-            num_shards=1 if ranks is None else ranks.count,
+            shard_index=0 if ranks is None else ranks.rank,
+            num_shards=1 if ranks is None else ranks.world_size,
             **arguments,
         )
     except OSError as error:

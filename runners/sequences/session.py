@@ -80,7 +80,7 @@ class Session:
     def train(self, stop: GracefulStop) -> bool:
         """Train to the end; says whether it was interrupted and saved."""
         config, trainer, ranks = self._config, self._trainer, self._trainer.ranks
-        if ranks.is_first:
+        if ranks.is_main:
             self._logger = make_logger(
                 self._folder, config, resume_offset=self._metrics_offset, notify=self._display.note
             )
@@ -94,7 +94,9 @@ class Session:
                     seconds = max(time.monotonic() - began, 1e-9)
                     with self._bookkeeping:
                         self._log(report, (trainer.tokens - first_tokens) / seconds, seconds, looked=looked)
-                    asked = ranks.sum(torch.tensor([stop.stop_requested, stop.take_save_request()]).long())
+                    asked = ranks.all_reduce_sum(
+                        torch.tensor([stop.stop_requested, stop.take_save_request()]).long()
+                    )
                     interrupted = bool(asked[0])
                     due = trainer.updates % config.checkpoint_every == 0
                     ends = interrupted or trainer.done or self._reached
@@ -130,7 +132,7 @@ class Session:
         """Judge the model on a part of the valid split; says whether it is the best so far."""
         ranks, chosen = self._trainer.ranks, self._config.held_out
         is_best, loss = False, 0.0
-        if ranks.is_first:
+        if ranks.is_main:
             score = evaluate(
                 self._trainer.model,
                 self._valid_stream(),
@@ -147,7 +149,7 @@ class Session:
             if is_best and score.targets:
                 self._best_loss = score.loss
             self._reached = chosen.stop_accuracy is not None and score.accuracy >= chosen.stop_accuracy
-        self._reached, is_best, loss = ranks.share((self._reached, is_best, loss))
+        self._reached, is_best, loss = ranks.broadcast((self._reached, is_best, loss))
         if not math.isfinite(loss):  # said by all ranks, none of which then waits for another
             raise TrainingFaultError(
                 f"after update {self._trainer.updates} the held-out loss is {loss:g}; a smaller "

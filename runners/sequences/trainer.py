@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.agents.model.store.state import MemoryState
@@ -53,7 +53,9 @@ class UpdateReport(NamedTuple):
 class SequenceTrainer:
     """A model, its optimizer, its place in the stream and its memories."""
 
-    def __init__(self, config: SequenceConfig, model: SequenceModel, stream: Stream, ranks: Ranks) -> None:
+    def __init__(
+        self, config: SequenceConfig, model: SequenceModel, stream: Stream, ranks: DistributedContext
+    ) -> None:
         """Begin; every rank must have been given a model with the same weights."""
         self.config, self.model, self.stream, self.ranks = config, model, stream, ranks
         self.device = model.head.weight.device
@@ -119,7 +121,7 @@ class SequenceTrainer:
             to_device(self.stream.read(config.block_size), self.device) for _ in range(config.accumulation)
         ]
         scored_here = torch.stack([(targets != IGNORE).sum() for _, targets, _ in blocks]).sum()
-        num_targets = int(self.ranks.sum(scored_here))
+        num_targets = int(self.ranks.all_reduce_sum(scored_here))
         # Summed over blocks and ranks, the losses divided by this are the mean over all scored targets.
         divisor = max(1, num_targets)
         weight = config.penalty.weight if self.updates >= config.penalty.begin_updates else 0.0
@@ -147,8 +149,8 @@ class SequenceTrainer:
             spans = [report.span_BGW.detach().float().cpu().numpy() for report in output.reports]
             correct = (logits.detach().argmax(-1) == targets[scored]).sum()
             totals += torch.stack([loss_sum.detach().double().cpu(), correct.double().cpu()])
-        self.ranks.sum(totals)
-        self.ranks.sum_gradients(model.parameters())
+        self.ranks.all_reduce_sum(totals)
+        self.ranks.all_reduce_gradients(model.parameters())
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm))
         loss, accuracy = (totals / divisor).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -162,7 +164,7 @@ class SequenceTrainer:
         self.optimizer.step()
         self.state = state
         self.updates += 1
-        held = self.ranks.gather_everywhere((state.retained_NB.cpu().numpy(), spans, state.bytes_held))
+        held = self.ranks.all_gather_object((state.retained_NB.cpu().numpy(), spans, state.bytes_held))
         retained_of_ranks, spans_of_ranks, bytes_of_ranks = zip(*held, strict=True)
         return UpdateReport(
             loss if num_targets else math.nan,
@@ -204,7 +206,7 @@ class SequenceTrainer:
 
     def state_tree(self) -> dict[str, Any] | None:
         """Everything that a later `load_state_tree` needs, from all ranks; None on ranks but the first."""
-        shards = self.ranks.gather(
+        shards = self.ranks.gather_object(
             {
                 "stream": self.stream.state_dict(),
                 "memory": self.state.to("cpu").state_dict(),

@@ -15,7 +15,7 @@ from memory_suite.agents.algorithms.a2c import MemoryA2C
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.agents.algorithms.ppo import MemoryPPO
 from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
-from memory_suite.agents.distributed import ALONE, Ranks
+from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.serialization.spaces import told_apart
 from memory_suite.agents.serialization.state_tree import join
 from memory_suite.configs.agent_schema import A2CConfig, PPOConfig, TrainConfig
@@ -42,7 +42,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def make_training_env(
-    config: TrainConfig, stage: int | None = None, seed: int | None = None, ranks: Ranks = ALONE
+    config: TrainConfig,
+    stage: int | None = None,
+    seed: int | None = None,
+    ranks: DistributedContext = SINGLE_PROCESS,
 ) -> VecEnv:
     """The environments to learn on, or this rank's share of them.
 
@@ -55,18 +58,18 @@ def make_training_env(
     Raises:
         ValueError: names what is wrong with `env` or `env_args`, or that the environments cannot be shared.
     """
-    if config.num_envs % ranks.count:
+    if config.num_envs % ranks.world_size:
         raise ValueError(
-            f"num_envs ({config.num_envs}) must be a multiple of the number of processes ({ranks.count}): "
-            "each steps as many environments"
+            f"num_envs ({config.num_envs}) must be a multiple of the number of processes "
+            f"({ranks.world_size}): each steps as many environments"
         )
     rollouts = config.ppo.batch_size // config.ppo.n_steps
-    if config.algo == "ppo" and rollouts < ranks.count:
+    if config.algo == "ppo" and rollouts < ranks.world_size:
         raise ValueError(
             f"ppo.batch_size ({config.ppo.batch_size}) holds the rollouts of {rollouts} environments, which "
-            f"{ranks.count} processes cannot share"
+            f"{ranks.world_size} processes cannot share"
         )
-    num_own = config.num_envs // ranks.count
+    num_own = config.num_envs // ranks.world_size
     arguments: dict[str, Any] = dict(config.env_args)
     if config.curriculum.argument is not None:
         arguments[config.curriculum.argument] = config.curriculum.start if stage is None else stage
@@ -103,7 +106,9 @@ def check_spaces(env: VecEnv, other: VecEnv | MemoryOnPolicyAlgorithm, what: str
             raise ValueError(f"{what} has the {name} {space}, but {other_what} {other_space}")
 
 
-def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> MemoryOnPolicyAlgorithm:
+def make_agent(
+    config: TrainConfig, env: VecEnv, ranks: DistributedContext = SINGLE_PROCESS
+) -> MemoryOnPolicyAlgorithm:
     """A fresh agent; of several `ranks`, each with its share of the environments."""
     memory, policy = config.memory, config.policy
     learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
@@ -149,7 +154,7 @@ def make_agent(config: TrainConfig, env: VecEnv, ranks: Ranks = ALONE) -> Memory
 
 
 def restore_agent(
-    checkpoint: Checkpoint, env: VecEnv | None, device: str, ranks: Ranks = ALONE
+    checkpoint: Checkpoint, env: VecEnv | None, device: str, ranks: DistributedContext = SINGLE_PROCESS
 ) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any]]:
     """The agent of a checkpoint, and what the runner itself had put there.
 

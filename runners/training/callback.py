@@ -90,11 +90,11 @@ class TrainingCallback(BaseCallback):
             self.save()
         every = self._config.video_every
         if every and self.model.rollouts_done % every == 0 and not self.model.stop_training:
-            if ranks.is_first:
+            if ranks.is_main:
                 self._film()
-            if ranks.are_several:  # the episode was played with the first rank's generators
+            if ranks.is_distributed:  # the episode was played with the first rank's generators
                 device = self.model.device
-                set_random_state(ranks.share(random_state(device)), device)
+                set_random_state(ranks.broadcast(random_state(device)), device)
 
     def _on_training_end(self) -> None:
         if self.model.rollouts_done and self.model.num_timesteps != self._saved_step:
@@ -237,12 +237,12 @@ class TrainingCallback(BaseCallback):
             return True
         if model.rollouts_done % self._config.stop.evaluation_every:
             return False
-        if model.ranks.is_first:
+        if model.ranks.is_main:
             try:
                 self._judged = self._evaluated()
             except EvaluationInterrupted:
                 self._was_judging = True
-        self._judged, self._was_judging = model.ranks.share((self._judged, self._was_judging))
+        self._judged, self._was_judging = model.ranks.broadcast((self._judged, self._was_judging))
         if self._judged is None:
             return False
         self._display.note(f"{model.num_timesteps:,} steps: success {self._judged:.1%} in evaluation")

@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
-from memory_suite.agents.distributed import RankLostError, Ranks
+from memory_suite.agents.distributed import DistributedContext, RankLostError
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.configs.command_line import or_exit
@@ -54,21 +54,21 @@ def train(config: TrainConfig) -> int:
         The exit code: 0 done, 75 interrupted and saved, 1 anything else.
     """
     torch.set_num_threads(config.threads)
-    ranks = Ranks.of_environment()
+    ranks = DistributedContext.from_env()
     env = or_exit(lambda: make_training_env(config, ranks=ranks))
     or_exit(lambda: _check_evaluation(config, env))
     device = or_exit(lambda: ranks.device(choose_device(config.device)))
     try:
-        ranks.connect(device)
+        ranks.init_process_group(device)
         return _run(config, env, ranks)
     except RankLostError as lost:  # before there was anything to continue, or at the very end
-        sys.stderr.write(f"rank {ranks.index}: error: {lost}\n")
+        sys.stderr.write(f"rank {ranks.rank}: error: {lost}\n")
         return 1
 
 
-def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
-    folder = or_exit(lambda: ranks.first(lambda: open_run_folder(config)))
-    display = ProgressDisplay(config.total_steps, rank=ranks.index)
+def _run(config: TrainConfig, env: VecEnv, ranks: DistributedContext) -> int:
+    folder = or_exit(lambda: ranks.run_on_main(lambda: open_run_folder(config)))
+    display = ProgressDisplay(config.total_steps, rank=ranks.rank)
     # Before the agent is built: its optimizer is the first, and imports the compiler of torch for a second.
     display.announce(_task_facts(config))
     agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder, ranks))
@@ -90,7 +90,7 @@ def _run(config: TrainConfig, env: VecEnv, ranks: Ranks) -> int:
             display.note(f"Interrupted at {agent.num_timesteps:,} steps, and saved. {go_on()}")
             stop.leave_together()
             return EXIT_SAVED
-        if not ranks.is_first:
+        if not ranks.is_main:
             return 0
         try:
             result = _evaluate_best(config, folder, display, stop)
@@ -132,12 +132,12 @@ def _check_evaluation(config: TrainConfig, env: VecEnv) -> None:
 
 
 def _fresh_or_restored(
-    config: TrainConfig, env: VecEnv, folder: RunFolder, ranks: Ranks
+    config: TrainConfig, env: VecEnv, folder: RunFolder, ranks: DistributedContext
 ) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any] | None, list[str]]:
     """The agent, what the callback had saved beside it, and what the user should know."""
     if config.resume is None:
         return make_agent(config, env, ranks), None, []
-    checkpoint = ranks.first(lambda: last_checkpoint(config, folder))
+    checkpoint = ranks.run_on_main(lambda: last_checkpoint(config, folder))
     stage = curriculum_stage(checkpoint)
     if stage is not None and stage != config.curriculum.start:
         env.close()
@@ -167,7 +167,7 @@ def _train(
 ) -> Outcome:
     offset = None if runner_state is None else int(runner_state["metrics_offset"])
     logger = None
-    if agent.ranks.is_first:
+    if agent.ranks.is_main:
         logger = make_logger(folder, config, resume_offset=offset, notify=display.note)
     agent.set_logger(logger or Logger(None, []))
     callback = TrainingCallback(config, folder, logger, display, stop, runner_state)
@@ -208,17 +208,17 @@ def _agent_facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: Ru
         "policy": f"{counted(policy.num_layers, 'layer')} of width {policy.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
         "device": f"{agent.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
-        + (f", {agent.ranks.count} ranks" if agent.ranks.are_several else ""),
+        + (f", {agent.ranks.world_size} ranks" if agent.ranks.is_distributed else ""),
         "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
         "run folder": shown(folder.path),
     }
 
 
-def _where_to_go_on(folder: RunFolder, ranks: Ranks) -> str:
+def _where_to_go_on(folder: RunFolder, ranks: DistributedContext) -> str:
     if not folder.has_checkpoint:
         return "There is no checkpoint yet to continue from."
     command = f"Continue with: python runners/train_agent.py --resume {shown(folder.path)}"
-    return f"{command} (or with torchrun, on any number of ranks)" if ranks.are_several else command
+    return f"{command} (or with torchrun, on any number of ranks)" if ranks.is_distributed else command
 
 
 def _paths(config: TrainConfig, folder: RunFolder) -> dict[str, object]:

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from memory_suite.agents.diagnostics import rollout_diagnostics
 from memory_suite.agents.diagnostics.step_records import OwnStep, StepRecord, of_all_ranks
-from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS
 from memory_suite.envs.make import make_vec_env
@@ -35,7 +35,7 @@ def counted_looks() -> Iterator[Counter[str]]:
     """How often the host looked at a tensor, until a rollout's steps were fetched for statistics."""
     counts: Counter[str] = Counter()
 
-    def fetched(steps: Sequence[OwnStep], ranks: Ranks) -> list[StepRecord]:
+    def fetched(steps: Sequence[OwnStep], ranks: DistributedContext) -> list[StepRecord]:
         records = list(of_all_ranks(steps, ranks))
         patch.undo()
         return records

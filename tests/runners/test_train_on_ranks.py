@@ -233,7 +233,7 @@ def test_a_mistake_that_only_the_first_rank_sees_ends_all(tmp_path: Path) -> Non
 LEAVING = """
 import atexit, sys
 import torch.distributed as dist
-from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.distributed import DistributedContext
 from memory_suite.configs.command_line import or_exit, run
 
 def refuse():
@@ -243,7 +243,7 @@ atexit.register(print, "an orderly exit")
 if sys.argv[1] == "several":
     dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=0, world_size=1)
 print("written")
-Ranks.leave(run(lambda: or_exit(refuse) if sys.argv[3] == "refused" else 3))
+DistributedContext.exit(run(lambda: or_exit(refuse) if sys.argv[3] == "refused" else 3))
 """
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from memory_suite.agents.distributed import Ranks
+from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.serialization.archive import read_archive
 from memory_suite.configs import sequence_schema
 from memory_suite.configs.sequence_schema import SequenceConfig, load
@@ -99,7 +99,9 @@ def test_every_logged_name_is_described(text_run: Path) -> None:
 def test_every_task_runs_with_every_memory(task: str, memory: str) -> None:
     config = load([*SMALL, "--task", task, "--memory", memory])
     stream = open_stream(config, "train")
-    trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream, Ranks())
+    trainer = SequenceTrainer(
+        config, make_model(config, stream, torch.device("cpu")), stream, DistributedContext()
+    )
     for _ in range(3):
         report = trainer.update()
     assert math.isfinite(report.loss) == (report.targets > 0)
@@ -383,7 +385,9 @@ def test_a_mistake_that_only_the_first_rank_sees_ends_all(words: list[str], tmp_
 def test_accumulated_blocks_are_one_update_of_their_mean() -> None:
     config = load([*COPY, *SMALL, "--accumulation", "3", "--penalty.weight", "0"])
     stream = open_stream(config, "train")
-    trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream, Ranks())
+    trainer = SequenceTrainer(
+        config, make_model(config, stream, torch.device("cpu")), stream, DistributedContext()
+    )
     by_hand = make_model(config, stream, torch.device("cpu"))
     other = open_stream(config, "train")
     state, loss, count = by_hand.initial_state(4), torch.zeros(()), 0
@@ -410,7 +414,9 @@ def test_accumulated_blocks_are_one_update_of_their_mean() -> None:
 def test_warm_up_and_schedule() -> None:
     config = load([*COPY, *SMALL, "--total-updates", "10", "--optimizer.warmup-updates", "4"])
     stream = open_stream(config, "train")
-    trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream, Ranks())
+    trainer = SequenceTrainer(
+        config, make_model(config, stream, torch.device("cpu")), stream, DistributedContext()
+    )
     rates = []
     for updates in range(10):
         trainer.updates = updates
@@ -424,7 +430,9 @@ def test_the_penalty_waits_and_then_shortens_spans() -> None:
     words = [*COPY, *SMALL, "--penalty.form", "all", "--penalty.weight", "1", "--penalty.begin-updates", "3"]
     config = load([*words, "--optimizer.learning-rate", "0.05", "--optimizer.warmup-updates", "0"])
     stream = open_stream(config, "train")
-    trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream, Ranks())
+    trainer = SequenceTrainer(
+        config, make_model(config, stream, torch.device("cpu")), stream, DistributedContext()
+    )
     reports = [trainer.update() for _ in range(10)]
     assert [report.penalty_weight for report in reports[:4]] == [0, 0, 0, 1]
     spans = [float(np.stack(report.spans).mean()) for report in reports]
@@ -782,7 +790,9 @@ def test_out_of_memory_says_what_to_lower_and_keeps_the_checkpoint(
 def test_a_loss_that_is_no_number_stops_and_changes_nothing() -> None:
     config = load([*COPY, *SMALL])
     stream = open_stream(config, "train")
-    trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream, Ranks())
+    trainer = SequenceTrainer(
+        config, make_model(config, stream, torch.device("cpu")), stream, DistributedContext()
+    )
     trainer.update()
     with torch.no_grad():
         trainer.model.embedding.weight[:] = torch.inf
@@ -828,7 +838,9 @@ def test_it_learns_to_copy(tmp_path: Path) -> None:
 def test_a_trial_may_be_shorter_than_the_warm_up() -> None:
     config = load([*COPY, *SMALL, "--total-updates", "2", "--optimizer.warmup-updates", "4"])
     stream = open_stream(config, "train")
-    trainer = SequenceTrainer(config, make_model(config, stream, torch.device("cpu")), stream, Ranks())
+    trainer = SequenceTrainer(
+        config, make_model(config, stream, torch.device("cpu")), stream, DistributedContext()
+    )
     rate = config.optimizer.learning_rate
     assert [trainer.update().learning_rate for _ in range(2)] == pytest.approx([rate / 4, rate / 2])
 
