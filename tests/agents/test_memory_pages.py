@@ -239,8 +239,6 @@ def test_steps_in_pages_equal_steps_in_rows(
 def test_free_slots_never_exceed_the_actual_number(
     slots_per_allocation: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slots_per_allocation: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
     """Else a memory that is still needed would be written over."""
     monkeypatch.setattr(layer_module, "SLOTS_PER_ALLOCATION", {"cpu": slots_per_allocation})
     model = lively(replace(SMALL, max_span=40), spread=4.0)

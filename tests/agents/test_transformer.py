@@ -462,7 +462,7 @@ def test_the_store_is_as_wide_as_the_fullest_row_whatever_the_maximum_span() -> 
 @every_kind
 @pytest.mark.parametrize("slots_per_allocation", [1, 16])
 @pytest.mark.parametrize("rate", [0.0, 0.05])
-def test_no_more_slots_count_as_free_than_are(
+def test_free_slots_never_exceed_the_actual_number(
     kind: MemoryKind, slots_per_allocation: int, rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a memory that is still needed would be written over, and nobody would notice."""
