@@ -47,9 +47,9 @@ class BlockMemories(NamedTuple):
         """Collect the memories of a block.
 
         Args:
-            retention: gives spans, and compresses.
-            memory: what was stored before the block.
-            view: of the block.
+            retention: the rule that gives spans and compresses.
+            memory: memories stored before the block.
+            view: the block.
             h_BWD: hidden states that the block's steps write.
             null_memory: add a memory of zeros.
         """
@@ -110,7 +110,7 @@ class BlockMemories(NamedTuple):
         Equation 3 with them: m_ti = clamp(end_i / R + 1 - t / R, 0, 1).
 
         Args:
-            view: of the block.
+            view: the block.
             ramp: R.
             detach_spans: pass no gradient to spans.
 

@@ -8,8 +8,8 @@ from torch import nn
 def orthogonal(linear: nn.Linear, gain: float = 1.0) -> nn.Linear:
     """Initialize so that a layer keeps the scale of its input.
 
-    torch's own initialization shrinks it by 1.7. What a policy has to find out is often the product of
-    something remembered and something seen, and how soon it leaves that saddle depends on the scale.
+    torch's own initialization shrinks it by a factor of 1.7. A policy often has to learn the product of
+    something remembered and something seen, and the scale decides how soon it leaves that saddle point.
     """
     nn.init.orthogonal_(linear.weight, gain)
     if linear.bias is not None:

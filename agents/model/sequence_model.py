@@ -1,4 +1,4 @@
-"""Tokens in, predictions out: the memory transformer as a model of a stream."""
+"""The memory transformer as a model of a stream of tokens."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class SequenceModel(nn.Module):
         """Build the model.
 
         Args:
-            settings: of the transformer.
-            vocabulary_size: V; tokens are below it.
-            num_targets: C; targets are below it.
+            settings: settings of the transformer.
+            vocabulary_size: number of tokens.
+            num_targets: number of targets.
             dropout: in training, the probability of dropping an entry of the embedding and of the output.
 
         Raises:
@@ -48,7 +48,7 @@ class SequenceModel(nn.Module):
         self.transformer = MemoryTransformer(settings)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(settings.width, num_targets)
-        # All targets equally likely at first: the loss begins at ln C, whatever the width.
+        # All targets are equally likely at first: the loss begins at log(num_targets), whatever the width.
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -72,11 +72,11 @@ class SequenceModel(nn.Module):
         Args:
             tokens_BW: the tokens.
             state: memories before the block; left as it is.
-            episode_start_BW: True where a row begins anew.
-            span_limit_BW: spans, where they are learned, count for at most so many steps in this block.
-            penalty: also give the span penalty, of this kind; `penalty` adds up its parts.
+            episode_start_BW: True where a stream begins.
+            span_limit_BW: upper bound of learned spans in this block, in steps.
+            penalty: span penalty to compute; the method `penalty` sums its parts.
             ablation_mask_BW: steps at which something is predicted, so that memories can matter; None: all.
-            limit_forgets: whether what the limit hides at the block's end is forgotten for good.
+            limit_forgets: whether memories that the limit hides at the block's end are deleted.
 
         Returns:
             Hidden states, for `predict`; the memories after the block; a report of each layer.
@@ -93,12 +93,12 @@ class SequenceModel(nn.Module):
         )
 
     def penalty(
-        self, output: BlockOutput, kind: PenaltySpec, ablation_mask_BW: Bool[Tensor, "B W"]
+        self, output: BlockOutput, spec: PenaltySpec, ablation_mask_BW: Bool[Tensor, "B W"]
     ) -> Float[Tensor, ""]:
-        """The span penalty of a block (`BlockOutput.penalty`); what is done is what is predicted."""
+        """The span penalty of a block, from `BlockOutput.penalty` and the effect of ablations."""
         with torch.no_grad():
             log_probs = (
-                self.head(output.y_BWD[ablation_mask_BW]).log_softmax(-1) if kind.needs_ablation else None
+                self.head(output.y_BWD[ablation_mask_BW]).log_softmax(-1) if spec.needs_ablation else None
             )
 
         def divergence(y_ND: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class SequenceModel(nn.Module):
             other_log_probs = self.head(y_ND).log_softmax(-1)
             return F.kl_div(other_log_probs, log_probs, reduction="none", log_target=True).sum(-1)
 
-        return output.penalty(kind, divergence, num_heads=self.transformer.settings.num_heads)
+        return output.penalty(spec, divergence, num_heads=self.transformer.settings.num_heads)
 
     def step(
         self, tokens_B: Int[Tensor, " B"], state: MemoryState, episode_start_B: Bool[Tensor, " B"]
@@ -130,7 +130,7 @@ class SequenceModel(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> SequenceModel:
-        """The model that `save` wrote; reading it runs no code. Raises ArchiveError for a damaged file."""
+        """Read a model that `save` wrote; this runs no code. Raises ArchiveError for a damaged file."""
         tensors, data = read_archive(Path(path))
         model = cls(TransformerSettings(**data["settings"]), **data["arguments"])
         model.load_state_dict(tensors)

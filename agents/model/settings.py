@@ -1,4 +1,4 @@
-"""Settings of the transformer, and the retention rule that they name."""
+"""Settings of the transformer, and the retention rule they select."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ AttentionKind = Literal["auto", "plain", "fused"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransformerSettings:
-    """Size and memory of a `MemoryTransformer`; the ranges are checked where they are used."""
+    """Size and memory of a `MemoryTransformer`; ranges are checked by the modules that use them."""
 
     width: int = 64
     num_layers: int = 2
     num_heads: int = 4
     feedforward_multiplier: int = 4
     memory: MemoryKind = "expire-span"
-    """"none": the memory-free control, the same torso without its attention"""
+    """"none": the memory-free baseline, the same model without attention"""
     max_span: int = 1024
     """L (expire-span, adaptive-span)"""
     ramp: int = 16
@@ -35,22 +35,22 @@ class TransformerSettings:
     span_divisor: float = 1.0
     """d (expire-span)"""
     memory_size: int = 64
-    """S, steps for which a memory is kept (transformer-xl, compressive)"""
+    """S, number of steps for which a memory is kept (transformer-xl, compressive)"""
     compressed_size: int = 64
-    """N, means that are kept of older memories (compressive)"""
+    """N, number of compressed memories (compressive)"""
     compression_rate: int = 4
-    """c, memories in a mean (compressive)"""
+    """c, number of memories in a compressed one (compressive)"""
     position_window: int = 16
-    """P: learned relative position keys for so many last steps (0: none)"""
+    """P: number of last steps that have learned relative position keys (0: none)"""
     query_key_gain: float = 1.0
-    """factor on the initial query and key weights; more makes the first attention sharper"""
+    """factor of the initial query and key weights; a larger one makes the initial attention sharper"""
     null_memory: bool = False
-    """whether heads may attend to nothing too: to a memory of zeros that is always there. What else is read
-    then depends less on how much of no use there is beside it"""
+    """whether heads can also attend to a memory of zeros, which never expires. The context then depends less
+    on the number of irrelevant memories"""
     layer_drop: float = 0.0
     """probability that a block skips a layer in training"""
     attention: AttentionKind = "plain"
-    """of blocks; "fused": by FlexAttention; "auto": fused on CUDA where that can give what is asked for"""
+    """attention of blocks. "fused": FlexAttention; "auto": fused on CUDA where it supports the settings"""
 
     @property
     def remembers(self) -> bool:
@@ -59,7 +59,7 @@ class TransformerSettings:
 
 
 def make_retention(settings: TransformerSettings) -> Retention:
-    """What a layer's memories do; raises ValueError for an unknown kind or an impossible setting."""
+    """Build the retention rule of a layer; raises ValueError for an unknown kind or an invalid setting."""
     match settings.memory:
         case "expire-span":
             return ExpireSpan(

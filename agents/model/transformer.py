@@ -1,9 +1,9 @@
 """A causal transformer whose layers remember earlier steps and forget them again.
 
-Pre-norm layers. Each layer attends over its own earlier inputs h_i, never over the step itself, and
-deletes a memory for good once its span has passed; how long that is, its `Retention` says. `step` takes
-one step (acting), `block` takes many at once (learning, language modelling); they compute the same numbers.
-Nothing here knows of reinforcement learning, and no buffer is sized by an episode or by the maximum span.
+Pre-norm layers. Each layer attends over its own earlier inputs h_i, never over the step itself. A memory is
+deleted when its span ends; the layer's `Retention` decides the span. `step` takes one step (acting), `block`
+takes many at once (learning, language modelling); they compute the same numbers. There is no reinforcement
+learning here, and no buffer has the size of an episode or of the maximum span.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.state import MemoryState
 
 COMPACTION_INTERVAL_STEPS = 64
-"""Acting looks this often whether the stores are wider than their fullest row needs."""
+"""Number of steps after which `step` compacts the stores."""
 
 
 class StepOutput(NamedTuple):
-    """What `step` gives."""
+    """Output of `MemoryTransformer.step`."""
 
     y_BD: Float[Tensor, "B D"]
     state: MemoryState
@@ -37,40 +37,40 @@ class StepOutput(NamedTuple):
 
 
 class BlockOutput(NamedTuple):
-    """What `block` gives."""
+    """Output of `MemoryTransformer.block`."""
 
     y_BWD: Float[Tensor, "B W D"]
     state: MemoryState | None
-    """None if the caller said that it needs none"""
+    """None if `need_state` is False"""
     reports: list[BlockReport]
     ablation: Ablation | None = None
-    """what would have come out without single memories, where the penalty asks for their effect"""
+    """outputs without single memories, if the penalty needs them"""
 
     def penalty(
-        self, kind: PenaltySpec, divergence: Callable[[Tensor], Tensor], *, num_heads: int
+        self, spec: PenaltySpec, divergence: Callable[[Tensor], Tensor], *, num_heads: int
     ) -> Float[Tensor, ""]:
-        """The span penalty, averaged over rows: of all layers, and what use asks for.
+        """Compute the span penalty of all layers, averaged over rows, with its usefulness term.
 
         Args:
-            kind: as `block` was given it.
-            divergence: of what is done, where use counts (see `Ablation.cost`).
-            num_heads: of each layer.
+            spec: the `penalty` that `block` was given.
+            divergence: see `Ablation.cost`.
+            num_heads: number of heads of each layer.
         """
         costs = [report.penalty_B.mean() for report in self.reports if report.penalty_B is not None]
         total = torch.stack(costs).sum() if costs else self.y_BWD.new_zeros(())
         if self.ablation is None:
             return total
-        assert kind.use_weight is not None
+        assert spec.use_weight is not None
         num_steps = self.y_BWD.shape[0] * self.y_BWD.shape[1]
-        asked = self.ablation.cost(divergence, num_heads=num_heads, num_steps=num_steps)
-        return total + kind.use_weight * asked
+        usefulness = self.ablation.cost(divergence, num_heads=num_heads, num_steps=num_steps)
+        return total + spec.use_weight * usefulness
 
 
 class MemoryTransformer(nn.Module):
     """A stack of `MemoryLayer`, with its memory as explicit state."""
 
     def __init__(self, settings: TransformerSettings) -> None:
-        """Build the stack; raises ValueError on settings that contradict each other."""
+        """Build the stack; raises ValueError for an invalid setting."""
         super().__init__()
         if not 0.0 <= settings.layer_drop < 1.0:
             raise ValueError(f"layer_drop must lie in [0, 1), got {settings.layer_drop}")
@@ -82,12 +82,12 @@ class MemoryTransformer(nn.Module):
 
     @property
     def learns_spans(self) -> bool:
-        """Whether training moves spans, so that they can be charged for and disturbed."""
+        """Whether spans are learned, so that they can have a penalty and be shortened."""
         return any(layer.retention.learns for layer in self._remembering())
 
     @property
     def short_term_window(self) -> int:
-        """Steps for which any memory lasts."""
+        """Number of steps that every memory lasts."""
         return max((layer.retention.short_term_window for layer in self._remembering()), default=0)
 
     def initial_state(self, batch: int) -> MemoryState:
@@ -112,13 +112,13 @@ class MemoryTransformer(nn.Module):
 
         Args:
             x_BD: embedded inputs.
-            state: memories so far. Used up: it is updated in place; `clone()` it to keep it. `compact` it
-                before the weights change, or what has expired may return and be written over.
-            episode_start_B: True where an episode begins with this step; its row forgets everything.
-            span_limit_B1: spans, where they are learned, count for at most so many steps in this one.
-            cue_B: a number to store beside each new memory, for the caller's own use.
-            write: False leaves the state as it is (to ask what the model would say).
-            details: if given, one entry per layer is appended: what it saw.
+            state: memories so far; updated in place (`clone()` it to keep it). `compact` it before the
+                weights change, or expired memories may become visible again and be overwritten.
+            episode_start_B: True where an episode begins with this step; the row deletes all its memories.
+            span_limit_B1: upper bound of learned spans in this step, in steps.
+            cue_B: a number to store with each new memory; the model never reads it.
+            write: False leaves the state as it is.
+            details: a list to which the details of each layer are appended.
         """
         assert span_limit_B1 is None or self.learns_spans
         if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
@@ -155,18 +155,18 @@ class MemoryTransformer(nn.Module):
         need_state: bool = True,
         limit_forgets: bool = True,
     ) -> BlockOutput:
-        """Take T steps at once, with gradients (cut at the block's beginning).
+        """Take W steps at once, with gradients (cut at the block's beginning).
 
         Args:
             x_BWD: embedded inputs.
             state: memories before the block; left as it is.
             episode_start_BW: True where an episode begins.
             span_limit_BW: upper bound of learned spans, in steps; constant in an episode.
-            cue_BW: a number to store beside each new memory.
-            penalty: also give the span penalty, of this kind.
+            cue_BW: a number to store with each new memory.
+            penalty: span penalty to compute; None: none.
             ablation_mask_BW: steps at which memories are ablated, if the penalty needs it; None: all.
-            need_state: False saves the work of deleting and storing.
-            limit_forgets: False keeps what only the limit hides, for the next block, which has another.
+            need_state: False skips the deletion and storage of memories.
+            limit_forgets: False keeps memories that only the limit hides; the next block has its own limit.
         """
         assert span_limit_BW is None or self.learns_spans
         view = BlockView.of(state, episode_start_BW, span_limit_BW, cue_BW, ablation_mask_BW, x_BWD.dtype)
@@ -184,10 +184,10 @@ class MemoryTransformer(nn.Module):
             if not skipped:
                 x_BWD, ablation = y_BWD, layer_ablation
             elif penalty is not None and penalty.needs_ablation:
-                report = report._replace(penalty_B=None)  # nor is it known what its memories are good for
+                report = report._replace(penalty_B=None)  # its memories are not ablated
             reports.append(report)
             if need_state:
-                # What is deleted must be what the next block would not see, to the digit.
+                # Exactly the memories that the next block does not see must be deleted.
                 with torch.no_grad(), torch.autocast(x_BWD.device.type, enabled=False):
                     layers.append(layer.after_block(memory, h_BWD, view_without_limit))
         new_state = MemoryState(state.clock_B + x_BWD.shape[1], layers) if need_state else None
@@ -198,7 +198,7 @@ class MemoryTransformer(nn.Module):
 
     @torch.no_grad()
     def compact(self, state: MemoryState, span_limit_B1: Float[Tensor, "B 1"] | None = None) -> MemoryState:
-        """Narrow every store to its fullest row, expired memories left out, under the present weights."""
+        """Delete the memories that have expired under the present weights, and narrow the stores."""
         layers: list[Store] = [
             layer.compacted(memory, state.clock_B, span_limit_B1)
             for layer, memory in zip(self._remembering(), state.layers, strict=True)
@@ -206,7 +206,7 @@ class MemoryTransformer(nn.Module):
         return MemoryState(state.clock_B, layers)
 
     def for_acting(self, state: MemoryState) -> MemoryState:
-        """A copy of a compacted state for `step` to use up, laid out as acting is fastest."""
+        """A copy of a compacted state for `step` to update, in the layout in which steps are fastest."""
         state = state.to_rows()
         pairs = zip(self._paged(state).layers, state.layers, strict=True)
         layers = [store.clone() if store is memory else store for store, memory in pairs]
@@ -220,5 +220,5 @@ class MemoryTransformer(nn.Module):
         return replace(state, layers=layers)
 
     def _remembering(self) -> list[MemoryLayer]:
-        """The layers that have a memory: all, or none in the memory-free control."""
+        """The layers that have a memory: all, or none in the memory-free baseline."""
         return [layer for layer in self.layers if layer.remembers]

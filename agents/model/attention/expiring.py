@@ -1,18 +1,18 @@
 """Attention over memories that expire, forward and backward in as few passes as possible.
 
-There are two ways to read a memory, equal but for rounding: q . (W h_i) = (W' q) . h_i and
+There are two ways to attend to a memory, equal up to rounding: q . (W h_i) = (W' q) . h_i and
 sum_i a_i (V h_i) = V (sum_i a_i h_i).
 
-- As it is stored. A query is taken through the key projection before it meets memories, what it read
-  through the value projection afterwards. No key or value is ever computed, and all heads read the same
-  rows (the reading side of "multi-query" attention, https://arxiv.org/abs/1911.02150). Acting does this.
+- As it is stored. The key projection is applied to the query, and the value projection to the context that
+  it reads. No key or value is ever computed, and all heads read the same vectors (as in "multi-query"
+  attention, https://arxiv.org/abs/1911.02150). Acting does this.
 - Projected. Keys and values of each head are computed once for a block; a pair of a query and a memory
   then costs each head D / H products instead of D. `should_project_kv` says when that is less work.
 
 The gradient of equation 4 is written out by hand: automatic differentiation would keep and traverse
 about three times as many arrays of one number per (query, head, memory), and on a CPU those passes,
 not the matrix products, are what a block costs. `tests/agents/test_expiring_attention.py` compares
-it with automatic differentiation of the equations as they stand.
+it with automatic differentiation of the equations.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from memory_suite.agents.model.store.base import INVISIBLE
 
 
 def should_project_kv(*, num_steps: int, num_heads: int, width: int) -> bool:
-    """Whether a block's queries should read projected keys and values.
+    """Whether a block should project keys and values.
 
-    What one stored memory costs a block of T queries in products, forward and backward:
-        as stored: 4 T H D  (score and read; backward, their gradients in the queries and in the attention)
-        projected: 6 T D    (the same for rows of D / H, and the gradients of keys and values)
-                 + 4 D D    (key and value; backward, the gradients of both weights)
-    It depends on nothing that changes in the course of a run, so a run's blocks all read in one way.
+    Number of products per stored memory for a block of W queries, forward and backward:
+        as stored: 4 W H D  (score and context; backward, gradients of queries and attention)
+        projected: 6 W D    (the same for vectors of D / H, and gradients of keys and values)
+                 + 4 D D    (key and value; backward, gradients of both weights)
+    The answer depends on nothing that changes during a run, so all its blocks compute in the same way.
 
     Args:
-        num_steps: T.
+        num_steps: W.
         num_heads: H.
         width: D.
     """
@@ -65,31 +65,30 @@ class ExpiringAttention(torch.autograd.Function):
         never_blind: bool = False,
         *written: Float[Tensor, "B _ K"],
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Read from memory.
+        """Attend to memories.
 
         Args:
             ctx: autograd's.
-            query_BWHK: queries as the keys understand them, already scaled.
-            key_BHTK: memories from before the block, then those that come up in it, of which the last T are
-                those written in it, in order.
-            value_BHTK: what is read from them. None: the keys, which are the memories as they are stored
-                (S = 1); no gradient flows into them, but into `written`.
-            position_BWHP: what a memory's age adds to its score, where `positions` has it.
-            expiry_BGT: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1.
-            stored_time_BW: t / R on the same clock as the stored memories see it; infinite for a query
-                that may see none of them.
-            time_W: t / R for the memories that come up in the block.
-            blocked_BWN: True where a query may not look at one of them, whatever the span.
-            positions: where position_BWHP belongs; None: it has nothing in it.
-            need_attention: also give a'_ti.
-            need_mask: also give m_ti.
-            never_blind: every query sees some memory, whatever has expired.
-            written: the last N keys, in parts, where they are memories as they are stored: it is they
-                that get the gradient, so that none is laid out for memories from before the block.
+            query_BWHK: scaled queries.
+            key_BHTK: keys of memories from before the block, then of the N that come to exist in it, of
+                which the last W are written by its steps, in order. One key for all heads, or one for each.
+            value_BHTK: values. None: the keys, which are then the memories as they are stored; gradients flow
+                not into them but into `written`.
+            position_BWHP: additions to scores by age; `positions` says which.
+            expiry_BGT: time at which m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1.
+            stored_time_BW: t / R for stored memories; infinite for a query that must not see them.
+            time_W: t / R for the N memories of the block.
+            blocked_BWN: True where a query must not see one of these, whatever its span.
+            positions: where position_BWHP is added; None: nowhere.
+            need_attention: also return a'_ti.
+            need_mask: also return m_ti.
+            never_blind: every query sees some memory.
+            written: the last N keys, in parts, where keys are memories as they are stored. They receive the
+                gradient, so that none is allocated for memories from before the block.
 
         Returns:
-            What was read [B, T, H, Q], zero for a query that sees nothing; m [B, T, G, M] or None; and a'
-            [B, T, H, M], zero for such a query, or None. No gradient flows into the last two.
+            Context [B, W, H, K], zero for a query that sees nothing; m [B, W, G, T] or None; and a'
+            [B, W, H, T], zero for such a query, or None. No gradient flows into the last two.
         """
         batch, steps = query_BWHK.shape[:2]
         num_sets = key_BHTK.shape[1]
@@ -104,8 +103,8 @@ class ExpiringAttention(torch.autograd.Function):
         expired_BWGT = mask_BWGT <= SMALLEST_MASK
         blind_BWG1 = None if never_blind else expired_BWGT.all(3, keepdim=True)
         mask_BWGT.clamp_(SMALLEST_MASK, 1.0)
-        # log(0) itself takes a slow path in the vector library, so it is filled in afterwards. A row
-        # of -inf would have no softmax: INVISIBLE is finite, and a query that sees nothing reads zero.
+        # log(0) itself takes a slow path in the vector library, so it is filled in afterwards. A row of -inf
+        # would have no softmax: INVISIBLE is finite. The context of a query that sees nothing is set to 0.
         kept_mask_BWGT = None
         if need_mask or ctx.needs_input_grad[4]:
             kept_mask_BWGT = mask_BWGT.masked_fill(expired_BWGT, 0.0)
@@ -138,7 +137,7 @@ class ExpiringAttention(torch.autograd.Function):
     def backward(
         ctx: Any, grad_context_BWHK: Tensor, _grad_mask: Tensor | None, _grad_attention: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """The chain rule through softmax and mask."""
+        """Apply the chain rule through softmax and mask."""
         query_BWHK, key, value, attention, mask_BWGT, context_BWHK, blind_BWG1 = ctx.saved_tensors
         batch, steps = query_BWHK.shape[:2]
         num_sets, num_stored = ctx.num_sets, ctx.num_stored
@@ -174,14 +173,14 @@ class ExpiringAttention(torch.autograd.Function):
 
 
 def _by_set(part_BWHK: Tensor, num_sets: int) -> Tensor:
-    """[B S, T H / S, X]: side by side what belongs to the heads that read the same set of rows."""
+    """Group heads that share keys: [B * sets, W * H / sets, K], where the number of sets is 1 or H."""
     batch, steps, _, size = part_BWHK.shape
     by_set = part_BWHK.view(batch, steps, num_sets, -1, size).transpose(1, 2)
     return by_set.reshape(batch * num_sets, -1, size)
 
 
 def _by_query(part: Tensor, num_steps: int, num_sets: int) -> Tensor:
-    """The inverse, [B, T, H, X], as a view: S is 1 or H."""
+    """Invert `_by_set`: [B, W, H, K], a view."""
     size = part.shape[2]
     by_query = part.view(-1, num_sets, num_steps, part.shape[1] // num_steps, size).transpose(1, 2)
     return by_query.view(by_query.shape[0], num_steps, -1, size)

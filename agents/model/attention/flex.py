@@ -1,16 +1,16 @@
-"""Attention over memories that expire, in one kernel: nothing of the size (query, memory) is ever stored.
+"""Attention over memories that expire, in one kernel that stores nothing of the size (query, memory).
 
 PyTorch's FlexAttention (https://pytorch.org/blog/flexattention/) is given the mask of equation 3 and the
-relative positions as functions of a pair's indices. It computes scores tile by tile, backward again, and
-skips the tiles in which no query sees a memory, expired ones above all.
+relative positions as functions of a pair's indices. It computes scores tile by tile, again in the backward
+pass, and skips the tiles in which no query sees a memory.
 
 A memory is seen by one run of queries: from the first after it was written, to the last of its episode or
-of its span. So two whole numbers for each memory say who sees it, exactly, whatever the clock reads. The
-same 6 x 6 matrix as in `store.block_view`, with those numbers (1: seen as long as its span lasts):
+of its span. So two integers per memory say exactly which queries see it. The
+same 6 x 6 matrix as in `store.block_view`, with those numbers (1: visible as long as its span lasts):
 
                    s0 s1  0  1  2  3
       begin         0  0  1  0  3  0
-      end           2  2  2  0  4  0      0 to 0: nobody sees it
+      end           2  2  2  0  4  0      0 to 0: no query sees it
       t=0           1  1  .  .  .  .
       t=1           1  1  1  .  .  .
       t=2           .  .  .  .  .  .      an episode begins
@@ -33,18 +33,18 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from memory_suite.agents.model.retention.base import SMALLEST_MASK
 
 TILE = 128
-"""queries, and memories, of a tile that is computed or skipped as a whole"""
+"""number of queries, and of memories, of a tile; a tile is computed or skipped as a whole"""
 SMALLEST_HEAD = 16
-"""FlexAttention's kernels know no smaller rows"""
+"""smallest head size of FlexAttention's kernels"""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""of queries, keys and values on a GPU"""
+"""dtypes of queries, keys and values on a GPU"""
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 TRAINS_ON = ("cuda",)
 """device types on which FlexAttention has a backward pass"""
 
 
 def fused_unsupported_reason(device: str, dtype: torch.dtype, size: int) -> str | None:
-    """Why heads of this size cannot read by the fused path on such a device; None: they can."""
+    """The reason why the fused path cannot be used; None if it can."""
     if torch.is_grad_enabled() and device not in TRAINS_ON:
         return f"FlexAttention trains on {' and '.join(TRAINS_ON)} only, not on {device}"
     if device == "cuda" and size < SMALLEST_HEAD:
@@ -65,25 +65,25 @@ def fused_attention(
     time_W: Float[Tensor, " W"],
     blocked_BWN: Bool[Tensor, "B W N"],
 ) -> Float[Tensor, "B W H K"]:
-    """What `ExpiringAttention` reads, from projected keys and values, which may be bfloat16.
+    """Compute the context of `ExpiringAttention` from projected keys and values, which may be bfloat16.
 
     Args:
-        query_BWHK: queries, already scaled.
-        key_BHTK: keys of the stored memories, then of those that come up in the block.
-        value_BHTK: what is read from them.
+        query_BWHK: scaled queries.
+        key_BHTK: keys of the stored memories, then of the N that come to exist in the block.
+        value_BHTK: values.
         position_BHWP: q_t . p_age for the ages P to 1, in this order, or None.
-        birth_BT: births on the block's clock; so long ago that it has no position, for a pooled memory.
-        expiry_BGT: when m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1. Gradient flows into it.
-        stored_time_BW: infinite for a query that may see none of the stored memories.
+        birth_BT: births relative to the block; far in the past for a memory that has no position.
+        expiry_BGT: time at which m_ti reaches 0, in ramp lengths: (e_i + birth_i) / R + 1; has gradients.
+        stored_time_BW: infinite for a query that must not see stored memories.
         time_W: t / R.
-        blocked_BWN: True where a query may not look at one of those that come up in the block.
+        blocked_BWN: True where a query must not see one of the N memories of the block.
     """
     begin_BT, end_BGT = visible_steps(expiry_BGT.detach(), stored_time_BW, time_W, blocked_BWN)
     shared = expiry_BGT.shape[1] == 1
-    # A tensor: numbers from outside that vary, between models, are what torch cannot compile these with.
+    # A tensor: torch cannot compile these functions with captured numbers that vary between models.
     window = torch.full_like(begin_BT[0, 0], 0 if position_BHWP is None else position_BHWP.shape[3])
 
-    # Nothing may come between these and torch, which traces them: no checks of types in tests either.
+    # torch traces these functions, so nothing may wrap them, such as type checks of tests.
 
     @no_type_check
     def seen(batch: Tensor, head: Tensor, query: Tensor, memory: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def fused_attention(
     def placed(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, memory: Tensor) -> Tensor:
         age = query - birth_BT[batch, memory]
         near = (age >= 1) & (age <= window)
-        # Backward, each pair adds to what it has looked up, if only zero: not all at the same address.
+        # In the backward pass each pair adds to what it looked up, if only 0: spread the addresses.
         index = torch.where(near, window - age, memory % window)
         position = torch.where(near, position_BHWP[batch, head, query, index], 0.0)
         return faded(score, batch, head, query, memory) + position
@@ -120,8 +120,8 @@ def fused_attention(
 
 @no_type_check
 def _attend(query: Tensor, key: Tensor, value: Tensor, score_mod: ScoreMod, tiles: BlockMask) -> Tensor:
-    """FlexAttention, which is plain operations on all pairs until it is compiled."""
-    # Short blocks would be given to a kernel made for generating text.
+    """Call FlexAttention; it runs as plain operations on all pairs unless it is compiled."""
+    # Otherwise short blocks go to a kernel for text generation.
     options = {"FORCE_USE_FLEX_ATTENTION": True}
     return flex_attention(
         query, key, value, score_mod=score_mod, block_mask=tiles, scale=1.0, kernel_options=options
@@ -140,14 +140,14 @@ def visible_steps(
     time_W: Float[Tensor, " W"],
     blocked_BWN: Bool[Tensor, "B W N"],
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B G T"]]:
-    """The first query that sees each memory, and the first one after it that does not see it any more."""
+    """The first query that sees each memory, and the first query after it that does not."""
     num_stored = expiry_BGT.shape[2] - blocked_BWN.shape[2]
     visible_BWN = (~blocked_BWN).to(torch.uint8)
     begin_BN = visible_BWN.argmax(1)
     begin_BT = F.pad(begin_BN, (num_stored, 0))
     end_stored_BT = stored_time_BW.isfinite().sum(1, keepdim=True).expand(-1, num_stored)
     end_BT = torch.cat([end_stored_BT, begin_BN + visible_BWN.sum(1)], 1)
-    # Queries with t / R < expiry, without the last of them if its mask is no more than a rounding error.
+    # Queries with t / R < expiry, without the last one if its mask is only a rounding error.
     lasts_BGT = torch.searchsorted(time_W, expiry_BGT.contiguous())
     last_mask_BGT = expiry_BGT - time_W[(lasts_BGT - 1).clamp_min(0)]
     lasts_BGT -= (last_mask_BGT <= SMALLEST_MASK).long()
@@ -161,9 +161,9 @@ def block_mask(
     num_steps: int,
     seen: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
 ) -> BlockMask:
-    """The tiles to compute: those in which something is seen, and of them those in which everything is.
+    """Select the tiles to compute: those with a visible pair, and among them those without a hidden pair.
 
-    torch's own `create_block_mask` looks at every pair; this looks at each memory once per tile of queries.
+    torch's own `create_block_mask` checks every pair; this checks each memory once per tile of queries.
     """
     num_memories = begin_BT.shape[1]
     first_W1 = torch.arange(0, num_steps, TILE, device=begin_BT.device).unsqueeze(1)
@@ -185,6 +185,6 @@ def block_mask(
 
 
 def _listed(tiles_BGWT: Bool[Tensor, "B G W T"]) -> tuple[Tensor, Tensor]:
-    """How many tiles of memories each tile of queries has, and which: those come first."""
+    """The number of key tiles of each query tile, and their indices first (W and T count tiles)."""
     order_BGWT = tiles_BGWT.to(torch.uint8).argsort(dim=3, descending=True, stable=True)
     return tiles_BGWT.sum(3, dtype=torch.int32), order_BGWT.to(torch.int32)

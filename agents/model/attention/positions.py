@@ -1,10 +1,9 @@
 """Scores of recent memories by their age alone: q_t . p_age for ages 1 to P, nothing for older ones.
 
-What a query wants of an age does not depend on the memory, so P numbers for each query and head say it all.
-They come oldest first, entry j for age P - j: what query t of a block adds to the memories written in it are
-its P numbers, beginning at the memory of step t - P. In one that starts a column later in each row, all of
-them are a single view of the scores. Only the first P queries are near to memories from before the block:
-for them, each score is looked up.
+The addition depends on the age but not on the memory, so a query and head have P numbers. They are ordered
+oldest first, entry j for age P - j: query t of a block adds its P numbers to the memories of steps t - P to
+t - 1. With strides that move one column per query, these are a single view of the scores. Only the first P
+queries (N of them) are near to memories from before the block; for them, each score is looked up.
 """
 
 from __future__ import annotations
@@ -20,28 +19,29 @@ from torch import Tensor
 def positions_of_ages(
     position_BHP: Float[Tensor, "B H P"], age_BT: Int[Tensor, "B T"]
 ) -> Float[Tensor, "B H T"]:
-    """What one query adds to memories of these ages, 1 or more."""
+    """Additions of one query to the scores of memories of these ages, 1 or more."""
     window = position_BHP.shape[2]
     index_BT = (window + 1 - age_BT).clamp_min(0)  # 0: too old
     return F.pad(position_BHP, (1, 0)).gather(2, index_BT.unsqueeze(1).expand(-1, position_BHP.shape[1], -1))
 
 
 class BlockPositions(NamedTuple):
-    """Where what the queries of a block want of each age belongs."""
+    """Where the position numbers of a block's queries are added."""
 
     index_BNT: Int[Tensor, "B N T"]
-    """which of a query's P numbers a memory gains; P: none"""
+    """which of a query's P numbers is added to a memory (P: none), for the first N queries; T counts the
+    first stored memories (none beyond them is near) and then the first N of the block"""
     window: int
     """P"""
 
     @classmethod
     def of(cls, age_BT: Int[Tensor, "B T"], *, num_steps: int, window: int) -> BlockPositions:
-        """Prepare what does not depend on the queries.
+        """Compute the indices, which do not depend on the queries.
 
         Args:
-            age_BT: of the stored memories, to the first query. Stores are ordered newest first when a
-                rollout begins, so that C is small.
-            num_steps: T.
+            age_BT: ages of the stored memories at the first query. Stores are ordered newest first when a
+                rollout begins, so that few of them are looked up.
+            num_steps: W.
             window: P.
         """
         near_columns = (age_BT <= window).any(0).nonzero()
@@ -65,10 +65,10 @@ class BlockPositions(NamedTuple):
             _shifted(score_BWHT, self.window).add_(position_BWHP[:, self.window :])
 
     def gradient(self, grad_score_BWHT: Float[Tensor, "B W H T"]) -> Float[Tensor, "B W H P"]:
-        """What `add_to` passes on to the positions."""
+        """Gradient of the positions through `add_to`."""
         early_BNHT = torch.cat(self._looked_up(grad_score_BWHT), 3)
         early_BNHP = early_BNHT.new_zeros(*early_BNHT.shape[:3], self.window + 1)
-        # No sum: of the memories that a query sees, each has another age.
+        # No sum: the memories that a query sees have different ages.
         early_BNHP.scatter_(3, self._index_for(early_BNHT.shape[2]), early_BNHT)
         early_BNHP = early_BNHP[..., : self.window]
         if grad_score_BWHT.shape[1] <= self.window:
@@ -79,7 +79,7 @@ class BlockPositions(NamedTuple):
         return self.index_BNT.unsqueeze(2).expand(-1, -1, heads, -1)
 
     def _looked_up(self, score_BWHT: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of the scores that are looked up: of stored memories, and of those written in the block."""
+        """Views of the scores that are looked up: stored memories, and memories of the block."""
         num_steps, num_memories = score_BWHT.shape[1], score_BWHT.shape[3]
         num_queries = self.index_BNT.shape[1]
         score_BNHT = score_BWHT[:, :num_queries]

@@ -2,8 +2,8 @@
 
 Adaptive-Span: Sukhbaatar et al., "Adaptive Attention Span in Transformers", ACL 2019,
 https://arxiv.org/abs/1905.07799. That paper keeps the span of a head between 0 and L by cutting it off
-after every update; here it is L * sigmoid(b_h), as in Expire-Span, so that it has no dead ends and the two
-differ in nothing but what a span depends on.
+after every update; here it is L * sigmoid(b_h), as in Expire-Span, so that no span gets stuck at a bound, and
+the two differ only in what a span depends on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from memory_suite.agents.model.retention.penalty import PenaltySpec, span_cost
 
 
 class AdaptiveSpan(LearnedSpans):
-    """A memory is kept for as long as some head looks back."""
+    """A memory is kept as long as the longest span of a head."""
 
     def __init__(
         self, num_heads: int, *, max_span: int, ramp: int, initial_span_fraction: float = 0.1
@@ -27,7 +27,7 @@ class AdaptiveSpan(LearnedSpans):
         Args:
             num_heads: H.
             max_span: L, the longest span possible, in steps.
-            ramp: R, steps over which a memory fades from 1 to 0 before a head's eyes.
+            ramp: R, number of steps over which a memory fades from 1 to 0 for a head.
             initial_span_fraction: p.
 
         Raises:
@@ -53,13 +53,13 @@ class AdaptiveSpan(LearnedSpans):
 
     def penalty(
         self,
-        kind: PenaltySpec,
+        spec: PenaltySpec,
         span_BGW: Float[Tensor, "B G W"],
         end_BGT: Float[Tensor, "B G T"],
         mask_BWGT: Float[Tensor, "B W G T"] | None,
         step_W: Float[Tensor, " W"],
     ) -> Float[Tensor, " B"]:
-        """The mean span of the heads, or where use counts its logarithm, against which use can hold."""
-        if kind.use_weight is not None:
-            return span_cost(span_BGW, "log", kind.cap_steps).mean((1, 2))
+        """The mean span of the heads; its logarithm if usefulness counts, which can balance a logarithm."""
+        if spec.use_weight is not None:
+            return span_cost(span_BGW, "log", spec.cap_steps).mean((1, 2))
         return span_BGW.mean((1, 2))

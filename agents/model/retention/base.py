@@ -1,10 +1,9 @@
-"""How long the memories of a layer last: all that distinguishes one kind of memory from another.
+"""Retention rules: how long the memories of a layer last. This is all that differs between kinds of memory.
 
-A `Retention` gives every memory its span, from which the layers derive masks (equation 3) and deletion,
-and may replace several memories by one. The layers ask nothing else, whatever the kind; which kinds
-there are is known to `agents.model.transformer.make_retention` alone. Equations and symbols are those of
-Expire-Span (https://arxiv.org/abs/2105.06548): span e_i, maximum span L, remaining span r_ti, mask m_ti,
-ramp length R.
+A `Retention` gives every memory its span, from which the layers derive masks (equation 3) and deletion. It
+may also replace several memories by one. Only `agents.model.settings.make_retention` knows which kinds there
+are. Equations and symbols are those of Expire-Span (https://arxiv.org/abs/2105.06548): span e_i, maximum
+span L, remaining span r_ti, mask m_ti, ramp length R.
 """
 
 from __future__ import annotations
@@ -21,37 +20,37 @@ from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.rows import RowStore
 
 SMALLEST_MASK = 1e-6
-"""A mask at or below this counts as 0. Attention is renormalized (equation 4), so a single memory with
-a mask of one rounding error would be attended in full: whether it is there must not hang on rounding."""
+"""A mask at or below this counts as 0. Attention is renormalized (equation 4), so a single visible memory is
+attended to in full even if its mask is one rounding error. Rounding must not decide whether it is seen."""
 
 
 class CompressedMemories(NamedTuple):
-    """Memories that take the place of others in the course of a block."""
+    """Memories that replace others during a block."""
 
     memory: RowStore
-    """P of them for each row, with gradient; births of `NEVER` where there are fewer"""
+    """the same number for each row, with gradient; births of `NEVER` where a row has fewer"""
     episode_BN: Int[Tensor, "B N"]
-    """the episode (as `BlockView.episode_BW` counts) they belong to"""
+    """their episodes, counted as in `BlockView.episode_BW`"""
     blocked_BWN: Bool[Tensor, "B W N"]
-    """where a query may not look: before they come up, and in other episodes"""
+    """where a query must not attend to them: before they exist, and in other episodes"""
 
 
 class Retention(nn.Module):
-    """What every kind of memory answers; a kind whose spans are constant needs `spans` alone."""
+    """Interface of all kinds of memory; a kind with constant spans implements `spans` alone."""
 
     learns: ClassVar[bool] = False
-    """whether spans are learned; if not, there is nothing to charge for them and nothing to shorten"""
+    """whether spans are learned; if not, they have no penalty and are never shortened"""
     compresses: ClassVar[bool] = False
     """whether several memories may be replaced by one"""
 
     def __init__(self, *, ramp: int = 1, num_spans: int = 1, short_term_window: int) -> None:
-        """Say what all memories of this kind have in common.
+        """Keep the settings.
 
         Args:
-            ramp: R, steps over which an expiring memory fades from 1 to 0. Ages are integers, so a ramp of
-                1 is a hard mask for spans that are integers too.
+            ramp: R, number of steps over which an expiring memory fades from 1 to 0. Ages are integers, so a
+                ramp of 1 is a hard mask for integer spans.
             num_spans: G.
-            short_term_window: steps for which any memory lasts.
+            short_term_window: number of steps that every memory lasts.
 
         Raises:
             ValueError: an argument is out of its range.
@@ -65,11 +64,11 @@ class Retention(nn.Module):
 
     @property
     def span_weight_1D(self) -> Tensor | None:
-        """What memories are multiplied with before `spans` sees them, if spans depend on content."""
+        """Weights of a linear span predictor, if spans depend on the content of memories."""
         return None
 
     def span_logits(self, h_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B N T"]:
-        """The memories multiplied with the probe."""
+        """Products of the memories and `span_weight_1D`; N is 1, or 0 if spans do not depend on content."""
         span_weight_1D = self.span_weight_1D
         if span_weight_1D is None:
             return h_BTD.new_empty(h_BTD.shape[0], 0, h_BTD.shape[1])
@@ -81,17 +80,17 @@ class Retention(nn.Module):
         birth_BT: Int[Tensor, "B T"],
         compressed_BT: Bool[Tensor, "B T"] | None,
     ) -> Float[Tensor, "B G T"]:
-        """e_i in steps.
+        """Compute e_i, in steps.
 
         Args:
-            span_logits_BNT: what `span_logits` gave.
+            span_logits_BNT: result of `span_logits`.
             birth_BT: clock readings at which the memories were written.
-            compressed_BT: which of them have taken the place of others; None: none.
+            compressed_BT: which memories stand for several others; None: none.
         """
         raise NotImplementedError
 
     def spans_of(self, memory: RowStore) -> Float[Tensor, "B G T"]:
-        """e_i of everything in a store."""
+        """Compute e_i of all memories in a store."""
         return self.spans(self.span_logits(memory.h_BTD), memory.birth_BT, memory.compressed_BT)
 
     def mask(self, remaining: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -99,47 +98,47 @@ class Retention(nn.Module):
         return F.threshold((remaining / self.ramp + 1.0).clamp(max=1.0), SMALLEST_MASK, 0.0)
 
     def expired(self, remaining: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-        """Where m_ti is 0, to the digit."""
+        """Where m_ti is exactly 0."""
         return remaining / self.ramp + 1.0 <= SMALLEST_MASK
 
     def penalty(
         self,
-        kind: PenaltySpec,
+        spec: PenaltySpec,
         span_BGW: Float[Tensor, "B G W"],
         end_BGT: Float[Tensor, "B G T"],
         mask_BWGT: Float[Tensor, "B W G T"] | None,
         step_W: Float[Tensor, " W"],
     ) -> Float[Tensor, " B"] | None:
-        """What a block's spans cost each row, in steps; None if spans are not learned.
+        """Compute the span penalty of a block per row, in steps; None if spans are not learned.
 
         Args:
-            kind: which penalty.
+            spec: which penalty.
             span_BGW: e_i of the memories written in the block.
-            end_BGT: e_i plus birth, for all memories, on the block's clock.
-            mask_BWGT: m_ti, zero where a query may not look; None will do for all forms but "ramp".
-            step_W: the block's clock.
+            end_BGT: e_i plus birth of all memories, relative to the block.
+            mask_BWGT: m_ti, 0 where a query is blocked; needed only by the form "ramp".
+            step_W: time of each step, relative to the block.
         """
         return None
 
     def compress_step(self, memory: RowStore, expired_BT: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-        """After a step: let memories that the next query will not see live on in others.
+        """Compress memories that the next query does not see, after a step.
 
         Args:
-            memory: the store, changed in place.
-            expired_BT: the memories that the next query will not see.
+            memory: the slots, changed in place.
+            expired_BT: memories that the next query does not see.
 
         Returns:
-            The slots that are free now.
+            The slots that are free.
         """
         return expired_BT
 
     def compress_block(self, memory: RowStore, new: RowStore, view: BlockView) -> CompressedMemories | None:
-        """The same for the steps of a block: the memories that come up in it or right after it.
+        """Compute the compressed memories that come to exist during a block or right after it.
 
         Args:
             memory: the store before the block.
             new: the memories written in the block, with gradient.
-            view: who may see whom.
+            view: the block.
         """
         return None
 
@@ -152,11 +151,11 @@ class LearnedSpans(Retention):
     def __init__(
         self, *, max_span: int, ramp: int, initial_span_fraction: float = 0.1, num_spans: int = 1
     ) -> None:
-        """Check and keep the settings.
+        """Keep the settings.
 
         Args:
             max_span: L, the longest span possible, in steps.
-            ramp: R, steps over which an expiring memory fades from 1 to 0. May exceed `max_span`.
+            ramp: R, number of steps over which an expiring memory fades from 1 to 0. May exceed `max_span`.
             initial_span_fraction: p; every span starts at p * L.
             num_spans: G.
 
@@ -173,7 +172,7 @@ class LearnedSpans(Retention):
 
 
 class FixedSpan(Retention):
-    """The last S steps, whatever they hold.
+    """The last S steps, whatever their content.
 
     Transformer-XL: Dai et al. 2019, https://arxiv.org/abs/1901.02860.
     """

@@ -49,7 +49,7 @@ class ExpireSpan(LearnedSpans):
 
     @property
     def span_weight_1D(self) -> Tensor:
-        """W."""
+        """Weights of the predictor."""
         return self.predictor.weight
 
     def spans(
@@ -58,21 +58,21 @@ class ExpireSpan(LearnedSpans):
         birth_BT: Int[Tensor, "B T"],
         compressed_BT: Bool[Tensor, "B T"] | None,
     ) -> Float[Tensor, "B G T"]:
-        """e_i = L * sigmoid(w . h_i / d + b), from w . h_i."""
+        """Compute e_i = L * sigmoid(w . h_i / d + b) from w . h_i."""
         if self.span_divisor != 1.0:
             span_logits_BNT = span_logits_BNT / self.span_divisor
         return self.max_span * (span_logits_BNT + self.predictor.bias).sigmoid()
 
     def penalty(
         self,
-        kind: PenaltySpec,
+        spec: PenaltySpec,
         span_BGW: Float[Tensor, "B G W"],
         end_BGT: Float[Tensor, "B G T"],
         mask_BWGT: Float[Tensor, "B W G T"] | None,
         step_W: Float[Tensor, " W"],
     ) -> Float[Tensor, " B"]:
-        """Of the form asked for."""
-        if kind.form == "ramp":
+        """See `Retention.penalty`."""
+        if spec.form == "ramp":
             assert mask_BWGT is not None
             return ramp_penalty(end_BGT.unsqueeze(1) - step_W.view(1, -1, 1, 1), mask_BWGT, self.ramp)
-        return span_cost(span_BGW, kind.form, kind.cap_steps).mean((1, 2))
+        return span_cost(span_BGW, spec.form, spec.cap_steps).mean((1, 2))

@@ -1,12 +1,12 @@
-"""Who may see whom in a block of steps, whatever the kind of memory.
+"""Visibility of memories in a block of steps, whatever the kind of memory.
 
-What query t of a block sees, for W = 2 stored memories (s), T = 4 steps and an episode that begins
+Memories that query t of a block sees, for 2 stored memories (s), W = 4 steps and an episode that begins
 at step 2 (1: visible as long as its span lasts):
 
           s0 s1  0  1  2  3
     t=0    1  1  .  .  .  .
     t=1    1  1  1  .  .  .
-    t=2    .  .  .  .  .  .      is_first: nothing from before, nothing of itself
+    t=2    .  .  .  .  .  .      episode start: nothing from before, not itself
     t=3    .  .  .  .  1  .
 """
 
@@ -24,26 +24,26 @@ from memory_suite.agents.model.store.state import MemoryState
 
 @dataclass(frozen=True, slots=True)
 class BlockView:
-    """Clocks, episodes and visibility of a block, shared by its layers."""
+    """Clocks, episodes and visibility of a block, the same for all layers."""
 
     clock_B: Int[Tensor, " B"]
     """clock reading at the first step"""
     step_W: Float[Tensor, " W"]
-    """0, 1, 2, ...: the block's clock"""
+    """0, 1, 2, ...: time relative to the block"""
     birth_BW: Int[Tensor, "B W"]
     """clock reading of every step"""
     cue_BW: Int[Tensor, "B W"]
     """the caller's number for every step"""
     episode_BW: Int[Tensor, "B W"]
-    """0: the episode that was under way before the block"""
+    """number of the episode; 0: the one that began before the block"""
     blocked_BWW: Bool[Tensor, "B W W"]
-    """where a query may not look inside the block: True at the dots drawn in the module's docstring"""
+    """where a query must not see a memory of the block: the dots in the module's docstring"""
     stored_time_BW: Float[Tensor, "B W"]
-    """the step; infinite where nothing stored may be seen, so that every stored memory has expired"""
+    """the step; infinite where nothing stored must be seen, so that every stored memory has expired"""
     ablation_mask_BW: Bool[Tensor, "B W"]
-    """where memories count that are of use, if the penalty asks for their use"""
+    """steps at which memories are ablated, if the penalty needs it"""
     span_limit_BW: Float[Tensor, "B W"] | None
-    """random span shortening: e_i of memories written before counts for at most so many steps"""
+    """random span shortening: upper bound of e_i, in steps"""
 
     @classmethod
     def of(
@@ -55,7 +55,7 @@ class BlockView:
         ablation_mask_BW: Bool[Tensor, "B W"] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> BlockView:
-        """Prepare what does not depend on the layer; times are kept in `dtype`, or better."""
+        """Build the view; times have `dtype`, or float32 if that is more precise."""
         num_steps = episode_start_BW.shape[1]
         device = episode_start_BW.device
         step_W = torch.arange(num_steps, device=device, dtype=torch.promote_types(dtype, torch.float32))
@@ -79,7 +79,7 @@ class BlockView:
         )
 
     def split(self, size: int) -> list[BlockView]:
-        """Views of so many rows each."""
+        """Split into views of `size` rows each."""
         parts = (
             self.clock_B,
             self.birth_BW,
@@ -93,23 +93,23 @@ class BlockView:
         count = -(-len(self.clock_B) // size)
         limits = [None] * count if self.span_limit_BW is None else torch.split(self.span_limit_BW, size)
         return [
-            BlockView(clock, self.step_W, birth, tag, episode, hidden, time, asked, limit)
-            for (clock, birth, tag, episode, hidden, time, asked), limit in zip(rows, limits, strict=True)
+            BlockView(clock, self.step_W, birth, cue, episode, blocked, time, ablated, limit)
+            for (clock, birth, cue, episode, blocked, time, ablated), limit in zip(rows, limits, strict=True)
         ]
 
     def new_memory(self, h_BWD: Float[Tensor, "B W D"]) -> RowStore:
-        """The memories written in the block, whose hidden states are given."""
+        """The memories that the block writes, with these hidden states."""
         return RowStore(h_BWD, self.birth_BW, self.cue_BW, torch.zeros_like(self.cue_BW, dtype=torch.bool))
 
     def limited(self, spans: list[Tensor]) -> list[Tensor]:
-        """Spans of the stored, of any pooled and of the new memories, shortened."""
+        """Apply the span limit to the spans of stored, compressed (if any) and new memories."""
         if self.span_limit_BW is None:
             return spans
-        stored_BGT, *pooled, new_BGW = spans
-        assert not pooled  # their spans are not learned
+        stored_BGT, *compressed, new_BGW = spans
+        assert not compressed  # their spans are not learned
         span_limit_B1W = self.span_limit_BW.unsqueeze(1)
         return [torch.minimum(stored_BGT, span_limit_B1W[..., :1]), torch.minimum(new_BGW, span_limit_B1W)]
 
     def relative(self, birth_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Births on the block's clock (negative for stored memories)."""
+        """Births relative to the block (negative for stored memories)."""
         return (birth_BT - self.clock_B.unsqueeze(1)).to(self.step_W.dtype)

@@ -1,6 +1,6 @@
-"""What a memory transformer carries from one step to the next.
+"""The memory of a transformer, carried from one step to the next.
 
-The state is explicit: the runner owns it, a rollout stores the one it began with, a checkpoint writes it.
+The state is explicit: its caller owns it, a rollout stores its initial one, a checkpoint contains it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from memory_suite.agents.model.store.base import Store
 from memory_suite.agents.model.store.rows import NEVER, RowStore
 
 _TENSORS = ("hidden_BWD", "birth_BW", "tag_BW", "pooled_BW")
-"""names of a layer's tensors, in their order"""
+"""Names of a store's tensors in `state_dict`, in the order of `RowStore.tensors`."""
 
 
 @dataclass(slots=True)
@@ -24,19 +24,19 @@ class MemoryState:
     """The memory of a whole transformer."""
 
     clock_B: Int[Tensor, " B"]
-    """steps seen by each row so far; never reset, so births stay comparable"""
+    """number of steps of each row; never reset, so births stay comparable"""
     layers: list[Store]
     steps_since_compaction: int = 0
 
     @property
     def retained_NB(self) -> Int[Tensor, "N B"]:
-        """Memories of each layer and row."""
+        """Number of memories per layer and row."""
         counts = [layer.sum_pages((layer.slots.birth_BT != NEVER).sum(1)) for layer in self.layers]
         return torch.stack(counts) if counts else self.clock_B.new_zeros(0, self.batch_size)
 
     @property
     def retained_B(self) -> Int[Tensor, " B"]:
-        """Memories of each row, summed over layers."""
+        """Number of memories per row, summed over layers."""
         return self.retained_NB.sum(0)
 
     @property
@@ -46,12 +46,14 @@ class MemoryState:
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of every tensor in the state, empty slots included."""
-        own = self.clock_B.numel() * self.clock_B.element_size()
-        return own + sum(t.numel() * t.element_size() for layer in self.layers for t in layer.tensors())
+        """Bytes of all tensors of the state, empty slots included."""
+        clock_bytes = self.clock_B.numel() * self.clock_B.element_size()
+        return clock_bytes + sum(
+            t.numel() * t.element_size() for layer in self.layers for t in layer.tensors()
+        )
 
     def clone(self) -> MemoryState:
-        """A copy that shares no storage: `step` works in place, so keep one of these to go back."""
+        """A copy that shares no storage, to keep a state that `step` updates in place."""
         return replace(self, clock_B=self.clock_B.clone(), layers=[layer.clone() for layer in self.layers])
 
     def select(self, rows: Tensor) -> MemoryState:
@@ -60,7 +62,7 @@ class MemoryState:
 
     @staticmethod
     def cat(states: Sequence[MemoryState]) -> MemoryState:
-        """The rows of several states, one after another, in stores as wide as the widest."""
+        """Concatenate the rows of several states, in stores as wide as the widest."""
         layers: list[Store] = []
         for parts in zip(*(state.layers for state in states), strict=True):
             stores = [part.to_rows() for part in parts]
@@ -74,7 +76,7 @@ class MemoryState:
         return replace(self, layers=[layer.to_rows() for layer in self.layers])
 
     def trimmed(self) -> MemoryState:
-        """The same state in stores no wider than their last used slot."""
+        """The same state, without pages and without slots that no row uses."""
         return replace(self, layers=[layer.to_rows().trimmed() for layer in self.layers])
 
     def to(self, device: torch.device | str) -> MemoryState:
@@ -83,7 +85,7 @@ class MemoryState:
         return MemoryState(self.clock_B.to(device), layers, self.steps_since_compaction)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A flat dictionary of tensors, all that a checkpoint needs."""
+        """All of the state as a flat dictionary of tensors."""
         flat = {"clock": self.clock_B, "steps_since_compaction": torch.tensor(self.steps_since_compaction)}
         for index, layer in enumerate(self.layers):
             for name, tensor in zip(_TENSORS, layer.to_rows().tensors(), strict=True):
