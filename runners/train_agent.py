@@ -18,7 +18,7 @@ if not __package__:  # started as a script: import from the checkout, not from t
 
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import load
-from memory_suite.runners.run.exit import exit_process
+from memory_suite.runners.run.processes import exit_process
 
 
 def main(argv: list[str] | None = None) -> int:

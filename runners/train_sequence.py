@@ -16,6 +16,7 @@ from pathlib import Path
 if not __package__:  # started as a script: import from the checkout, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1] / "src")
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,16 +26,18 @@ from memory_suite.agents.distributed import DistributedContext, RankLostError
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.agents.serialization.state_tree import join
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import or_exit, shown
 from memory_suite.configs.sequence_schema import SequenceConfig, load
 from memory_suite.envs.streams.stream import Stream
 from memory_suite.runners.run.folder import RunFolder, RunFolderError
+from memory_suite.runners.run.loading import load_checkpoint, open_run_folder
+from memory_suite.runners.run.messages import how_to_continue, result_paths, run_facts, thread_notes
 from memory_suite.runners.run.progress import ProgressDisplay, counted
 from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
 from memory_suite.runners.sequences.build import load_weights, make_model, open_stream
 from memory_suite.runners.sequences.session import Session
 from memory_suite.runners.sequences.trainer import SequenceTrainer, TrainingFaultError
-from memory_suite.runners.training.build import choose_device, last_checkpoint, open_run_folder, shown
+from memory_suite.runners.training.build import choose_device
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,10 +63,12 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: DistributedCon
     total = config.total_updates * config.tokens_per_update
     display = ProgressDisplay(total, unit="tokens", rank=ranks.rank)
     display.start_at(trainer.tokens)
-    display.announce(_facts(config, trainer, folder))
+    facts = _model_facts(config, trainer)
+    display.announce({**facts, **run_facts(config, trainer.device, ranks, folder)})
     for note in notes:
         display.note(note)
     session = Session(config, trainer, folder, display, runner_state)
+    to_continue = partial(how_to_continue, "train_sequence.py", folder, ranks)
     with GracefulStop(ranks) as stop:
         try:
             interrupted = session.train(stop)
@@ -71,10 +76,10 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: DistributedCon
             display.fault(f"error: training stopped: {fault}\n{_where_to_begin_anew(folder)}")
             return 1
         except (RankLostError, ValueError, OSError) as fault:
-            display.fault(f"error: training stopped: {fault}\n{_where_to_go_on(folder)}")
+            display.fault(f"error: training stopped: {fault}\n{to_continue()}")
             return 1
         if interrupted:
-            display.note(f"Interrupted at {trainer.tokens:,} tokens, and saved. {_where_to_go_on(folder)}")
+            display.note(f"Interrupted at {trainer.tokens:,} tokens, and saved. {to_continue()}")
             stop.leave_together()
             return EXIT_SAVED
     if not ranks.is_main:
@@ -82,7 +87,7 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: DistributedCon
     try:
         score = session.judge_best()
     except (RunFolderError, OSError) as fault:
-        display.note(f"error: the evaluation stopped: {fault}\n{_where_to_go_on(folder)}")
+        display.note(f"error: the evaluation stopped: {fault}\n{to_continue()}")
         return 1
     folder.write_evaluation(score.to_json())
     if (unscored := score.note("held_out.final_tokens")) is not None:
@@ -91,9 +96,7 @@ def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: DistributedCon
         {
             "training": f"{trainer.updates:,} updates, {trainer.tokens:,} tokens",
             **score.rows(),
-            "metrics": shown(folder.metrics_file),
-            "evaluation file": shown(folder.evaluation_file),
-            "checkpoints": shown(folder.checkpoints),
+            **result_paths(folder),
         }
     )
     return 0
@@ -105,13 +108,11 @@ def _restore(
     """Set the trainer back to the last checkpoint; what the session had saved with it, and notes on that."""
     if config.resume is None:
         return None, []
-    checkpoint = ranks.run_on_main(lambda: last_checkpoint(config, folder))
+    checkpoint = ranks.run_on_main(lambda: load_checkpoint(folder, config, "latest"))
     tree = join(checkpoint.tensors, checkpoint.data)
     trainer.load_state_tree(tree["trainer"])
     notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
-    before = tree["runner"]["threads"]
-    if before != config.threads:
-        notes.append(f"threads: {before} before, {config.threads} now: results differ by rounding")
+    notes += thread_notes(tree["runner"]["threads"], config)
     return tree["runner"], notes
 
 
@@ -123,26 +124,16 @@ def _first_model(config: SequenceConfig, stream: Stream, device: torch.device) -
     return model
 
 
-def _facts(config: SequenceConfig, trainer: SequenceTrainer, folder: RunFolder) -> dict[str, object]:
+def _model_facts(config: SequenceConfig, trainer: SequenceTrainer) -> dict[str, object]:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    model, ranks = config.model, trainer.ranks
+    model = config.model
     arguments = "".join(f", {key} {value}" for key, value in config.task_args.items())
     return {
         "task": f"{config.task}{arguments}; {config.num_rows} rows in blocks of {config.block_size}",
         "training": f"up to {config.total_updates:,} updates of {config.tokens_per_update:,} tokens",
         "model": f"{counted(model.num_layers, 'layer')} of width {model.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
-        "device": f"{trainer.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
-        + (f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""),
-        "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
-        "run folder": shown(folder.path),
     }
-
-
-def _where_to_go_on(folder: RunFolder) -> str:
-    if not folder.has_checkpoint:
-        return "There is no checkpoint yet to continue from."
-    return f"Continue with: python runners/train_sequence.py --resume {shown(folder.path)}"
 
 
 def _where_to_begin_anew(folder: RunFolder) -> str:

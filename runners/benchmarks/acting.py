@@ -20,7 +20,7 @@ from memory_suite.envs.vec_env import GymnasiumVecEnv
 from memory_suite.runners.benchmarks.options import BenchmarkCommand, Subject, shorten_spans
 from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
 from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, peak_mebibytes
-from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.loading import open_checkpoint
 from memory_suite.runners.training.build import check_spaces, make_agent, make_training_env, restore_agent
 
 BY_AGE, BY_SPAN = "acting, by age of the episode", "acting, by maximum span"
@@ -150,7 +150,7 @@ def check(subject: Subject) -> None:
 def _endless_policy(subject: Subject, env: GymnasiumVecEnv) -> MemoryPolicy:
     """The subject's policy, if it is a trained one; else that of the endless corridor's preset."""
     if subject.run is not None:
-        checkpoint = RunFolder.open(subject.run).best_checkpoint()
+        _, checkpoint = open_checkpoint(subject.run, "best", TrainConfig)
         agent = restore_agent(checkpoint, None, subject.config.device)[0]
         check_spaces(env, agent, f"parts: acting plays {ENV}, which", "the agent of --run has")
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,11 +12,10 @@ import torch
 
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.configs import command_line
-from memory_suite.configs.agent_schema import TrainConfig, from_yaml, load
+from memory_suite.configs.agent_schema import TrainConfig, load
 from memory_suite.configs.ranges import check
-from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.loading import open_checkpoint
 from memory_suite.runners.training.build import (
-    check_same_run,
     choose_device,
     make_agent,
     make_training_env,
@@ -111,11 +109,7 @@ class Subject:
         elif training_words:
             raise ValueError(f"{training_words[0]}: the agent of --run has a configuration already")
         else:
-            folder = RunFolder.open(command.run)
-            config, checkpoint = from_yaml(folder.config_file), folder.best_checkpoint()
-            for note in checkpoint.notes:
-                sys.stderr.write(f"{note}\n")
-            check_same_run(checkpoint, config)
+            config, _ = open_checkpoint(command.run, "best", TrainConfig)
         config = replace(config, seed=command.seed, threads=command.threads, device=command.device)
         make_training_env(config).close()
         return cls(config, command.run)
@@ -124,7 +118,7 @@ class Subject:
         """An agent that forgets as a trained one does, on environments of its own."""
         env = make_training_env(self.config)
         if self.run is not None:
-            checkpoint = RunFolder.open(self.run).best_checkpoint()
+            _, checkpoint = open_checkpoint(self.run, "best", TrainConfig)
             return restore_agent(checkpoint, env, self.config.device)[0]
         agent = make_agent(self.config, env)
         shorten_spans(agent)

@@ -15,7 +15,8 @@ from memory_suite.agents.distributed import DistributedContext
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, BenchmarkCommand, Subject
 from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
-from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, cores, stay_on
+from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, stay_on
+from memory_suite.runners.run.processes import usable_cores
 from memory_suite.runners.training.build import choose_device, make_agent, make_training_env
 
 NAME = "ranks"
@@ -28,8 +29,8 @@ BATCHES = (1, COUNT)
 
 def check(subject: Subject) -> None:
     """Raise ValueError, before any work is done, if there are too few cores or environments."""
-    if len(cores()) < COUNT:
-        raise ValueError(f"parts: ranks needs {COUNT} cores, this process may use {len(cores())}")
+    if len(usable_cores()) < COUNT:
+        raise ValueError(f"parts: ranks needs {COUNT} cores, this process may use {len(usable_cores())}")
     if subject.config.device == "cuda" and torch.cuda.device_count() < COUNT:
         raise ValueError(
             f"parts: ranks on GPUs needs {COUNT} of them, torch finds {torch.cuda.device_count()}"
@@ -99,7 +100,7 @@ class _Group:
 
 
 def _train(turn: Turn, config: TrainConfig, index: int, count: int, port: int) -> None:
-    stay_on(cores()[index])
+    stay_on(usable_cores()[index])
     torch.set_num_threads(config.threads)
     os.environ |= {
         "RANK": str(index),

@@ -112,13 +112,6 @@ def peak_mebibytes() -> float:
     return size / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def stay_on(core: int) -> None:
     """Keep this process on one core, where the system lets it."""
     if hasattr(os, "sched_setaffinity"):

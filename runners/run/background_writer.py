@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +16,16 @@ from stable_baselines3.common.logger import (
     KVWriter,
 )
 
-if TYPE_CHECKING:
-    pass
-from memory_suite.runners.run.metrics_file import Excluded, Row, _array
+from memory_suite.runners.run.metrics_file import Excluded, Row, to_array
 
 Notify = Callable[[str], None]
 
 
-MIRROR_CLOSE_S = 40.0
+CLOSE_TIMEOUT_S = 40.0
 """how long the end of a run waits for any mirror"""
 
 
-class MirrorWriter(KVWriter):
+class BackgroundWriter(KVWriter):
     """Runs another writer in its own thread, so that no fault of it can stop or slow training.
 
     If the other writer raises, the mirror is switched off. If it is so slow that the queue fills up,
@@ -42,7 +40,7 @@ class MirrorWriter(KVWriter):
         *,
         notify: Notify | None = None,
         queue_rows: int = 1000,
-        close_timeout_seconds: float = MIRROR_CLOSE_S,
+        close_timeout_seconds: float = CLOSE_TIMEOUT_S,
         give_up: Callable[[], None] | None = None,
     ) -> None:
         """Start the thread.
@@ -57,7 +55,7 @@ class MirrorWriter(KVWriter):
         """
         self._make_writer = make_writer
         self._name = name
-        self._notify = _to_stderr if notify is None else notify
+        self._notify = write_to_stderr if notify is None else notify
         self._close_timeout_seconds = close_timeout_seconds
         self._give_up = give_up
         self._queue: queue.Queue[tuple[Row, Excluded, int] | None] = queue.Queue(queue_rows)
@@ -132,10 +130,11 @@ class MirrorWriter(KVWriter):
             self._notify(message)
 
 
-def _to_stderr(message: str) -> None:
+def write_to_stderr(message: str) -> None:
+    """Print a line on standard error."""
     sys.stderr.write(f"{message}\n")
 
 
 def _snapshot(value: Any) -> Any:
     """A copy of what training may change before the mirror gets to it."""
-    return _array(value).copy() if isinstance(value, np.ndarray | torch.Tensor) else value
+    return to_array(value).copy() if isinstance(value, np.ndarray | torch.Tensor) else value

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,6 @@ from stable_baselines3.common.logger import (
     KVWriter,
     filter_excluded_keys,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 Row = dict[str, Any]
 
@@ -49,7 +45,7 @@ class MetricsFile(KVWriter):
 
     def write(self, key_values: Row, key_excluded: Excluded, step: int = 0) -> None:
         row = {
-            key: _plain(value)
+            key: to_plain(value)
             for key, value in sorted(filter_excluded_keys(key_values, key_excluded, "json").items())
             if isinstance(value, str | bool | int | float | np.generic | np.ndarray | torch.Tensor)
         }
@@ -92,17 +88,18 @@ def read_metrics(path: Path) -> list[Row]:
     return [json.loads(line) for line in lines]
 
 
-def _array(value: Any) -> np.ndarray[Any, Any]:
+def to_array(value: Any) -> np.ndarray[Any, Any]:
+    """A value as a NumPy array."""
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def _finite(value: Any) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = _array(value).astype(np.float64)
+    array: np.ndarray[Any, Any] = to_array(value).astype(np.float64)
     finite: np.ndarray[Any, Any] = array[np.isfinite(array)]
     return finite
 
 
-def _histogram(value: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def histogram(value: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Counts and edges; positive numbers that span orders of magnitude (spans, ages) get geometric bins."""
     array = _finite(value)
     if array.size and array.min() > 0.0 and array.max() > 32.0 * array.min():
@@ -112,20 +109,21 @@ def _histogram(value: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return np.histogram(array, HISTOGRAM_BINS)
 
 
-def _is_histogram(value: object) -> bool:
-    return isinstance(value, np.ndarray | torch.Tensor) and _array(value).size != 1
+def is_histogram(value: object) -> bool:
+    """Whether a value is an array of several entries, which trackers show as a histogram."""
+    return isinstance(value, np.ndarray | torch.Tensor) and to_array(value).size != 1
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+def to_plain(value: Any) -> Any:
+    """A value in JSON's types; NaN and infinity become None."""
     if isinstance(value, np.ndarray | torch.Tensor):
-        array = _array(value)
+        array = to_array(value)
         if array.size == 1:
-            return _plain(array.item())
+            return to_plain(array.item())
         if array.size > HISTOGRAM_BINS:
-            counts, edges = _histogram(array)
+            counts, edges = histogram(array)
             return {"counts": counts.tolist(), "edges": edges.tolist()}
-        return [_plain(entry) for entry in array.ravel().tolist()]
+        return [to_plain(entry) for entry in array.ravel().tolist()]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,7 +1,7 @@
 """What happened, update by update: metrics.jsonl is the truth, everything else mirrors it.
 
 All are writers of stable-baselines3's logger. `MetricsFile` is written before training goes on.
-Weights & Biases, TensorBoard and CSV each live behind a `MirrorWriter`, in a thread of their own: if
+Weights & Biases, TensorBoard and CSV each live behind a `BackgroundWriter`, in a thread of their own: if
 one is slow it loses rows, if one fails it is switched off, and training notices neither.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
@@ -19,26 +19,28 @@ from stable_baselines3.common.logger import (
 )
 
 from memory_suite.configs.run_config import RunConfig, to_dict
-from memory_suite.runners.run.background_writer import MIRROR_CLOSE_S, MirrorWriter, Notify, _to_stderr
+from memory_suite.runners.run.background_writer import (
+    CLOSE_TIMEOUT_S,
+    BackgroundWriter,
+    Notify,
+    write_to_stderr,
+)
 from memory_suite.runners.run.folder import RunFolder
 from memory_suite.runners.run.metrics_file import (
     Excluded,
     MetricsFile,
     Row,
-    _is_histogram,
-    _plain,
+    is_histogram,
     read_metrics,
+    to_plain,
 )
 from memory_suite.runners.run.wandb_writer import WandbProcess, WandbWriter
-
-if TYPE_CHECKING:
-    pass
 
 
 class RunLogger(Logger):
     """A stable-baselines3 logger that knows its metrics.jsonl."""
 
-    def __init__(self, folder: str, metrics: MetricsFile, mirrors: list[MirrorWriter]) -> None:
+    def __init__(self, folder: str, metrics: MetricsFile, mirrors: list[BackgroundWriter]) -> None:
         """Write to metrics.jsonl first, then to the mirrors."""
         super().__init__(folder, [metrics, *mirrors])
         self.metrics = metrics
@@ -64,11 +66,11 @@ def make_logger(
     Returns:
         The logger; its `close` ends all writers and waits for each a limited time.
     """
-    notify = _to_stderr if notify is None else notify
+    notify = write_to_stderr if notify is None else notify
     metrics = MetricsFile(folder.metrics_file)
     if resume_offset is not None:
         metrics.truncate(resume_offset)
-    mirror = functools.partial(MirrorWriter, notify=notify, close_timeout_seconds=MIRROR_CLOSE_S)
+    mirror = functools.partial(BackgroundWriter, notify=notify, close_timeout_seconds=CLOSE_TIMEOUT_S)
     mirrors = []
     if config.csv:
         rows_before = read_metrics(folder.metrics_file)
@@ -99,9 +101,9 @@ class _CsvMirror(KVWriter):
 
     def write(self, key_values: Row, key_excluded: Excluded, step: int = 0) -> None:
         scalars = {
-            key: _plain(value)
+            key: to_plain(value)
             for key, value in key_values.items()
-            if not _is_histogram(value) and not isinstance(value, dict | list)
+            if not is_histogram(value) and not isinstance(value, dict | list)
         }
         self._writer.write(scalars, key_excluded, step)
 

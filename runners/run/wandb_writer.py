@@ -18,8 +18,8 @@ from stable_baselines3.common.logger import (
 
 if TYPE_CHECKING:
     from wandb import Run
-from memory_suite.runners.run.background_writer import Notify, _to_stderr
-from memory_suite.runners.run.metrics_file import STEP_KEY, Excluded, Row, _histogram, _is_histogram
+from memory_suite.runners.run.background_writer import Notify, write_to_stderr
+from memory_suite.runners.run.metrics_file import STEP_KEY, Excluded, Row, histogram, is_histogram
 
 PROJECT = "memory-suite"
 """Weights & Biases project of all runs."""
@@ -64,7 +64,7 @@ class WandbProcess:
 
 
 class WandbWriter(KVWriter):
-    """Weights & Biases, offline unless asked otherwise; meant to run inside a `MirrorWriter`."""
+    """Weights & Biases, offline unless asked otherwise; meant to run inside a `BackgroundWriter`."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class WandbWriter(KVWriter):
         import wandb
 
         self._wandb = wandb
-        self._notify = _to_stderr if notify is None else notify
+        self._notify = write_to_stderr if notify is None else notify
         settings = wandb.Settings(
             console="off",
             silent=True,
@@ -140,8 +140,8 @@ class WandbWriter(KVWriter):
         """A value as Weights & Biases has it."""
         if isinstance(value, VideoFile):
             return self._wandb.Video(str(value.path), caption=value.caption, format="mp4")
-        if _is_histogram(value):
-            return self._wandb.Histogram(np_histogram=_histogram(value))
+        if is_histogram(value):
+            return self._wandb.Histogram(np_histogram=histogram(value))
         return value
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,11 @@ import tyro
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import Scalar
-from memory_suite.configs.sequence_schema import SequenceConfig, from_yaml
+from memory_suite.configs.sequence_schema import SequenceConfig
 from memory_suite.envs.streams.stream import Stream
-from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.loading import Which, open_checkpoint
 from memory_suite.runners.sequences.build import load_weights, make_model, open_stream
-from memory_suite.runners.training.build import check_same_run, choose_device
+from memory_suite.runners.training.build import choose_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class TrainedOptions:
 
     run: Path
     """run folder of `train_sequence.py`"""
-    checkpoint: Literal["best", "latest"] = "best"
+    checkpoint: Which = "best"
     """which of the run's checkpoints"""
     task_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="task-arg")] = (
         field(default_factory=dict)
@@ -73,9 +72,8 @@ class TrainedOptions:
             ValueError: the run has none that can be loaded, or an option does not fit it.
         """
         torch.set_num_threads(self.threads)
-        folder = RunFolder.open(self.run)
-        trained = from_yaml(folder.config_file)
         device = choose_device(self.device)
+        trained, checkpoint = open_checkpoint(self.run, self.checkpoint, SequenceConfig)
         config = dataclasses.replace(
             trained,
             task_args={**trained.task_args, **self.task_args},  # which the train split goes by
@@ -83,10 +81,6 @@ class TrainedOptions:
             data=trained.data if self.data is None else self.data,
             seed=trained.seed if self.seed is None else self.seed,
         )
-        found = folder.best_checkpoint() if self.checkpoint == "best" else folder.latest_checkpoint()
-        for note in found.notes:
-            sys.stderr.write(f"{note}\n")
-        check_same_run(found, trained)
         model = make_model(config, open_stream(config, "valid") if stream is None else stream, device)
-        load_weights(model, found)
-        return TrainedSequence(model.eval(), config, found.path.name)
+        load_weights(model, checkpoint)
+        return TrainedSequence(model.eval(), config, checkpoint.path.name)

@@ -16,6 +16,7 @@ from memory_suite.configs.run_config import decided
 from memory_suite.configs.sequence_schema import SequenceConfig
 from memory_suite.envs.streams.stream import Stream
 from memory_suite.runners.run.folder import RunFolder
+from memory_suite.runners.run.loading import load_checkpoint
 from memory_suite.runners.run.metrics_file import STEP_KEY
 from memory_suite.runners.run.progress import ProgressDisplay
 from memory_suite.runners.run.signals import GracefulStop
@@ -23,9 +24,6 @@ from memory_suite.runners.run.tracking import RunLogger, make_logger
 from memory_suite.runners.sequences.build import open_stream
 from memory_suite.runners.sequences.evaluation import NOTHING_SCORED, SequenceScore, evaluate
 from memory_suite.runners.sequences.trainer import SequenceTrainer, TrainingFaultError, UpdateReport
-from memory_suite.runners.training.build import (
-    check_same_run,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +110,9 @@ class Session:
 
     def judge_best(self) -> SequenceScore:
         """The best checkpoint on the valid split."""
-        best = self._folder.best_checkpoint()
+        best = load_checkpoint(self._folder, self._config, "best")
         for note in best.notes:
             self._display.note(note)
-        check_same_run(best, self._config)
         model = self._trainer.model
         model.load_state_dict(join(best.tensors, best.data)["trainer"]["model"])
         return evaluate(

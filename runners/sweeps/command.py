@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import or_exit, shown
 from memory_suite.runners.plotting.matplotlib_style import image_bytes
+from memory_suite.runners.run.processes import usable_cores
 from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
 from memory_suite.runners.sweeps import ray_tune, results, slurm, wandb_sweep
 from memory_suite.runners.sweeps.attempts import run_attempts
 from memory_suite.runners.sweeps.folder import Member, Sweep, SweepError
-from memory_suite.runners.sweeps.options import SweepOptions, available_cores, check_environments
+from memory_suite.runners.sweeps.options import SweepOptions, check_environments
 from memory_suite.runners.sweeps.results import TableRow
 from memory_suite.runners.sweeps.watch import FAILED, Watch
 from memory_suite.runners.sweeps.worker import LocalAttempt
-from memory_suite.runners.training.build import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def _write_down(sweep: Sweep, members: Sequence[Member]) -> None:
 
 
 def _make_backend(sweep: Sweep, left: Sequence[Member], options: SweepOptions, online: bool) -> Backend:
-    cores = available_cores()
+    cores = len(usable_cores())
     match options.backend:
         case "local":
             workers = options.workers or cores

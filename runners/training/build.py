@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.serialization.spaces import told_apart
 from memory_suite.agents.serialization.state_tree import join
 from memory_suite.configs.agent_schema import A2CConfig, PPOConfig, TrainConfig
-from memory_suite.configs.run_config import RunConfig, decided, to_dict
+from memory_suite.configs.run_config import to_dict
 from memory_suite.envs.make import make_vec_env
-from memory_suite.runners.run.folder import Checkpoint, RunFolder, RunFolderError
+from memory_suite.runners.run.folder import Checkpoint
 
 ALGORITHMS: dict[str, type[MemoryOnPolicyAlgorithm]] = {"ppo": MemoryPPO, "a2c": MemoryA2C}
 ADAM_BETA1 = 0.9
@@ -73,7 +72,7 @@ def make_training_env(
     arguments: dict[str, Any] = dict(config.env_args)
     if config.curriculum.argument is not None:
         arguments[config.curriculum.argument] = config.curriculum.start if stage is None else stage
-    return for_agents(
+    return wrap_for_sb3(
         make_vec_env(
             config.env,
             num_own,
@@ -86,10 +85,10 @@ def make_training_env(
 
 def make_evaluation_env(config: TrainConfig, num_envs: int, seed: int) -> VecEnv:
     """The environments to be judged on."""
-    return for_agents(make_vec_env(config.env, num_envs, seed, config.evaluation_env_args))
+    return wrap_for_sb3(make_vec_env(config.env, num_envs, seed, config.evaluation_env_args))
 
 
-def for_agents(env: VecEnv) -> VecEnv:
+def wrap_for_sb3(env: VecEnv) -> VecEnv:
     """The environments as an SB3 algorithm wraps them (images channels first), so that spaces compare."""
     return MemoryOnPolicyAlgorithm._wrap_env(env)
 
@@ -171,46 +170,7 @@ def restore_agent(
     return agent, tree["runner"]
 
 
-def check_same_run(checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Refuse a checkpoint of another run than the one whose configuration lies beside it.
-
-    Raises:
-        RunFolderError: names the file and the first option that differs.
-    """
-    saved = join(checkpoint.tensors, checkpoint.data)["runner"].get("config", {})  # absent in older ones
-    for option, value in decided(config).items():
-        if saved.get(option, value) != value:
-            raise RunFolderError(
-                f"{checkpoint.path} is of another run: {option} was {saved[option]} there, and is {value} "
-                "in config.yaml"
-            )
-
-
-def open_run_folder(config: RunConfig) -> RunFolder:
-    """The folder of a run: a fresh one, or the one to resume, which gets the configuration as it is now."""
-    if config.resume is None:
-        return RunFolder.create(config)
-    folder = RunFolder.open(config.resume, keep_checkpoints=config.keep_checkpoints, to_resume=True)
-    folder.write_config(config)
-    return folder
-
-
-def last_checkpoint(config: RunConfig, folder: RunFolder) -> Checkpoint:
-    """What a run goes on from; RunFolderError if there is none, or if it is of another run."""
-    checkpoint = folder.latest_checkpoint()
-    check_same_run(checkpoint, config)
-    return checkpoint
-
-
 def curriculum_stage(checkpoint: Checkpoint) -> int | None:
     """Where the curriculum stood when the checkpoint was written; None: there is none."""
     stage: int | None = join(checkpoint.tensors, checkpoint.data)["runner"]["stage"]
     return stage
-
-
-def shown(path: Path) -> str:
-    """A path as a user would type it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

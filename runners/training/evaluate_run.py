@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memory_suite.configs import command_line
 from memory_suite.envs.make import make_vec_env
-from memory_suite.runners.training.build import check_spaces, for_agents
+from memory_suite.runners.training.build import check_spaces, wrap_for_sb3
 from memory_suite.runners.training.evaluation import MAX_ENVS, EvaluationResult, evaluate
 from memory_suite.runners.training.trained_agent import AgentOptions
 
@@ -41,7 +41,7 @@ def run(command: EvaluateCommand) -> tuple[EvaluationResult, str]:
     """
     trained = command.open(command.run)
     num_envs = min(command.episodes, MAX_ENVS)
-    env = for_agents(make_vec_env(trained.env_name, num_envs, command.seed, dict(trained.env_args)))
+    env = wrap_for_sb3(make_vec_env(trained.env_name, num_envs, command.seed, dict(trained.env_args)))
     check_spaces(env, trained.agent, f"env: {trained.env_name}", "the agent was trained with")
     result = evaluate(
         trained.agent,

@@ -14,24 +14,22 @@ from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, No
 from memory_suite.agents.distributed import DistributedContext, RankLostError
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import or_exit, shown
 from memory_suite.envs.errors import EnvFailedError
 from memory_suite.runners.run.folder import RunFolder, RunFolderError
+from memory_suite.runners.run.loading import load_checkpoint, open_run_folder
+from memory_suite.runners.run.messages import how_to_continue, result_paths, run_facts, thread_notes
 from memory_suite.runners.run.progress import ProgressDisplay, counted
 from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
 from memory_suite.runners.run.tracking import make_logger
 from memory_suite.runners.training.build import (
-    check_same_run,
     check_spaces,
     choose_device,
     curriculum_stage,
-    last_checkpoint,
     make_agent,
     make_evaluation_env,
     make_training_env,
-    open_run_folder,
     restore_agent,
-    shown,
 )
 from memory_suite.runners.training.callback import Outcome, TrainingCallback
 from memory_suite.runners.training.evaluation import (
@@ -73,21 +71,22 @@ def _run(config: TrainConfig, env: VecEnv, ranks: DistributedContext) -> int:
     display.announce(_task_facts(config))
     agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder, ranks))
     display.start_at(agent.num_timesteps)
-    display.announce(_agent_facts(config, agent, folder))
+    facts = _agent_facts(config, agent)
+    display.announce({**facts, **run_facts(config, agent.device, ranks, folder)})
     for note in notes:
         display.note(note)
-    go_on = partial(_where_to_go_on, folder, ranks)
+    to_continue = partial(how_to_continue, "train_agent.py", folder, ranks)
     with GracefulStop(ranks) as stop:
         try:
             outcome = _train(config, agent, runner_state, folder, display, stop)
         except (EnvFailedError, NonFiniteLossError, RankLostError, OSError) as fault:
-            display.fault(f"error: training stopped: {fault}\n{go_on()}")
+            display.fault(f"error: training stopped: {fault}\n{to_continue()}")
             return 1
         finally:
             if agent.env is not None:
                 agent.env.close()
         if outcome.interrupted:
-            display.note(f"Interrupted at {agent.num_timesteps:,} steps, and saved. {go_on()}")
+            display.note(f"Interrupted at {agent.num_timesteps:,} steps, and saved. {to_continue()}")
             stop.leave_together()
             return EXIT_SAVED
         if not ranks.is_main:
@@ -95,16 +94,16 @@ def _run(config: TrainConfig, env: VecEnv, ranks: DistributedContext) -> int:
         try:
             result = _evaluate_best(config, folder, display, stop)
         except (EnvFailedError, RunFolderError, OSError) as fault:
-            display.note(f"error: the evaluation stopped: {fault}\n{go_on()}")
+            display.note(f"error: the evaluation stopped: {fault}\n{to_continue()}")
             return 1
         except EvaluationInterrupted:
-            display.note(f"Interrupted in the evaluation; training is complete. {go_on()}")
+            display.note(f"Interrupted in the evaluation; training is complete. {to_continue()}")
             return EXIT_SAVED
     display.summary_table(
         {
             "training": f"{'solved' if outcome.solved else 'ended'} after {agent.num_timesteps:,} steps",
             **result.rows(config.env),
-            **_paths(config, folder),
+            **result_paths(folder),
         }
     )
     if outcome.solved and _still_remembers_all(config, result):
@@ -137,7 +136,7 @@ def _fresh_or_restored(
     """The agent, what the callback had saved beside it, and what the user should know."""
     if config.resume is None:
         return make_agent(config, env, ranks), None, []
-    checkpoint = ranks.run_on_main(lambda: last_checkpoint(config, folder))
+    checkpoint = ranks.run_on_main(lambda: load_checkpoint(folder, config, "latest"))
     stage = curriculum_stage(checkpoint)
     if stage is not None and stage != config.curriculum.start:
         env.close()
@@ -150,10 +149,7 @@ def _fresh_or_restored(
         notes.append(
             f"{config.env} cannot save its state: its episodes begin anew, so this is no exact continuation"
         )
-    if runner_state["threads"] != config.threads:
-        notes.append(
-            f"threads: {runner_state['threads']} before, {config.threads} now: results differ by rounding"
-        )
+    notes += thread_notes(runner_state["threads"], config)
     return agent, runner_state, notes
 
 
@@ -184,10 +180,9 @@ def _train(
 def _evaluate_best(
     config: TrainConfig, folder: RunFolder, display: ProgressDisplay, stop: GracefulStop
 ) -> EvaluationResult:
-    checkpoint = folder.best_checkpoint()
+    checkpoint = load_checkpoint(folder, config, "best")
     for note in checkpoint.notes:
         display.note(note)
-    check_same_run(checkpoint, config)
     agent, _ = restore_agent(checkpoint, None, config.device)
     result = evaluate_as_configured(agent, config, config.evaluation.seed, stop)
     folder.write_evaluation(result.to_json())
@@ -201,32 +196,10 @@ def _task_facts(config: TrainConfig) -> dict[str, object]:
     }
 
 
-def _agent_facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm, folder: RunFolder) -> dict[str, object]:
+def _agent_facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> dict[str, object]:
     parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
     policy = config.policy
     return {
         "policy": f"{counted(policy.num_layers, 'layer')} of width {policy.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
-        "device": f"{agent.device}, {config.threads} torch thread{'s' if config.threads > 1 else ''}"
-        + (f", {agent.ranks.world_size} ranks" if agent.ranks.is_distributed else ""),
-        "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
-        "run folder": shown(folder.path),
     }
-
-
-def _where_to_go_on(folder: RunFolder, ranks: DistributedContext) -> str:
-    if not folder.has_checkpoint:
-        return "There is no checkpoint yet to continue from."
-    command = f"Continue with: python runners/train_agent.py --resume {shown(folder.path)}"
-    return f"{command} (or with torchrun, on any number of ranks)" if ranks.is_distributed else command
-
-
-def _paths(config: TrainConfig, folder: RunFolder) -> dict[str, object]:
-    paths = {
-        "metrics": folder.metrics_file,
-        "evaluation file": folder.evaluation_file,
-        "checkpoints": folder.checkpoints,
-    }
-    if folder.wandb.is_dir():
-        paths["Weights & Biases"] = folder.wandb
-    return {name: shown(path) for name, path in paths.items()}

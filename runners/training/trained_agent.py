@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +15,11 @@ from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.agents.episodes.record import EpisodeRecord
 from memory_suite.agents.episodes.recorder import record_episode
 from memory_suite.configs import command_line
-from memory_suite.configs.agent_schema import TrainConfig, from_yaml
+from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.configs.command_line import Scalar
 from memory_suite.envs.make import make_env
-from memory_suite.runners.run.folder import RunFolder
-from memory_suite.runners.training.build import check_same_run, restore_agent
+from memory_suite.runners.run.loading import Which, open_checkpoint
+from memory_suite.runners.training.build import restore_agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class TrainedAgent:
     def open(
         cls,
         run: Path,
-        checkpoint: Literal["best", "latest"] = "best",
+        checkpoint: Which = "best",
         *,
         env: str | None = None,
         env_args: Mapping[str, Scalar] | None = None,
@@ -56,12 +55,7 @@ class TrainedAgent:
         Raises:
             ValueError: the run has no checkpoint that can be loaded.
         """
-        folder = RunFolder.open(run)
-        config = from_yaml(folder.config_file)
-        chosen = folder.best_checkpoint() if checkpoint == "best" else folder.latest_checkpoint()
-        for note in chosen.notes:
-            sys.stderr.write(f"{note}\n")
-        check_same_run(chosen, config)
+        config, chosen = open_checkpoint(run, checkpoint, TrainConfig)
         agent, _ = restore_agent(chosen, None, device)
         same = env is None or env == config.env
         arguments = {**(config.evaluation_env_args if same else {}), **(env_args or {})}
@@ -95,7 +89,7 @@ class TrainedAgent:
 class AgentOptions:
     """Which agent plays, and where: what the commands that play episodes have in common."""
 
-    checkpoint: Literal["best", "latest"] = "best"
+    checkpoint: Which = "best"
     """which of the run's checkpoints"""
     deterministic: bool = False
     """take the most likely action instead of sampling"""

@@ -105,7 +105,7 @@ FAULTS: dict[str, Fault] = {
     "slow finish": Fault(inject=_slow_down, says=_UNSENT, arrives="by sync"),
     "process killed": Fault(inject=_kill, says=_OFF, arrives="nowhere"),
     "process hangs": Fault(
-        inject=_stop, says=_GIVEN_UP, arrives="nowhere", limits={"MIRROR_CLOSE_S": CLOSE_S}
+        inject=_stop, says=_GIVEN_UP, arrives="nowhere", limits={"CLOSE_TIMEOUT_S": CLOSE_S}
     ),
     "disk full": Fault(inject=_fill_the_disk, says="", arrives="nowhere"),
 }
@@ -198,7 +198,7 @@ def _variables(server: WandbServer, home: Path, *, account: bool = True) -> dict
 
 def _judge(reference: Reference, fault: Fault, run: Path, code: int, seconds: float, said: str) -> list[str]:
     found = [f"exit code {code}:\n{said}"] if code else reference.compare(run)
-    if seconds > SLACK_S + fault.limits.get("WANDB_FINISH_S", 0.0) + fault.limits.get("MIRROR_CLOSE_S", 0.0):
+    if seconds > SLACK_S + fault.limits.get("WANDB_FINISH_S", 0.0) + fault.limits.get("CLOSE_TIMEOUT_S", 0.0):
         found.append(f"it took {seconds:.1f} s")
     complaints = sum(said.count(words) for words in (_OFFLINE, _UNSENT, _GIVEN_UP, _OFF))
     if fault.says not in said or complaints != bool(fault.says) or "Traceback" in said:

@@ -16,9 +16,9 @@ from memory_suite.runners.benchmarks.worker_process import (
     BenchmarkError,
     OwnProcess,
     Turn,
-    cores,
     peak_mebibytes,
 )
+from memory_suite.runners.run.processes import usable_cores
 
 SMALL = ["--num-envs", "4", "--ppo.n-steps", "8", "--ppo.batch-size", "16", "--policy.width", "16"]
 TINY = ["--env", "corridor-short", "--rounds", "2", *SMALL]
@@ -143,7 +143,7 @@ def test_acting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert held[0] == pytest.approx(held[1], abs=1.0), "no more is retained"
 
 
-@pytest.mark.skipif(len(cores()) < 2, reason="one core")
+@pytest.mark.skipif(len(usable_cores()) < 2, reason="one core")
 def test_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "BATCHES", (2,))
     rows = measured(tmp_path, "--parts", "ranks")["ranks"]["rows"]

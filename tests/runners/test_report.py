@@ -16,7 +16,7 @@ from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.runners import report, train_agent
 from memory_suite.runners.report import RunData, _rebinned
 from memory_suite.runners.run.folder import RunFolder
-from memory_suite.runners.run.metrics_file import _histogram, read_metrics
+from memory_suite.runners.run.metrics_file import histogram, read_metrics
 from memory_suite.runners.training import callback as training_callback
 
 pytest.importorskip("matplotlib")
@@ -120,10 +120,10 @@ def test_heat_maps_show_the_logged_distributions(short_run: Path) -> None:
 
 def test_long_tails_get_geometric_bins() -> None:
     values = np.r_[np.full(50, 1.5), np.full(50, 900.0)]
-    counts, edges = _histogram(values)
+    counts, edges = histogram(values)
     assert counts.sum() == 100 and counts[0] == counts[-1] == 50
     assert edges[1] < 2.0, "small numbers are told apart"
-    counts, edges = _histogram(np.linspace(-1, 1, 100))
+    counts, edges = histogram(np.linspace(-1, 1, 100))
     np.testing.assert_allclose(np.diff(edges), 2 / 32)
 
 

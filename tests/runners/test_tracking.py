@@ -19,7 +19,7 @@ import torch
 from stable_baselines3.common.logger import Figure, KVWriter
 
 from memory_suite.configs.agent_schema import TrainConfig
-from memory_suite.runners.run.background_writer import MirrorWriter
+from memory_suite.runners.run.background_writer import BackgroundWriter
 from memory_suite.runners.run.folder import RunFolder
 from memory_suite.runners.run.metrics_file import STEP_KEY, MetricsFile, read_metrics
 from memory_suite.runners.run.tracking import RunLogger, make_logger
@@ -129,9 +129,9 @@ class Recorder(KVWriter):
             raise OSError("cannot close")
 
 
-def run_mirror(recorder: Recorder, rows: int, **options: Any) -> tuple[MirrorWriter, list[str]]:
+def run_mirror(recorder: Recorder, rows: int, **options: Any) -> tuple[BackgroundWriter, list[str]]:
     said: list[str] = []
-    mirror = MirrorWriter(lambda: recorder, "Mirror", notify=said.append, **options)
+    mirror = BackgroundWriter(lambda: recorder, "Mirror", notify=said.append, **options)
     for step in range(rows):
         mirror.write({"n": step}, {"n": ()}, step)
     mirror.close()
@@ -150,7 +150,7 @@ def test_a_mirror_passes_everything_on() -> None:
 
 def test_a_mirror_sees_the_values_of_its_moment() -> None:
     recorder = Recorder(seconds=0.05)
-    mirror = MirrorWriter(lambda: recorder, "Mirror")
+    mirror = BackgroundWriter(lambda: recorder, "Mirror")
     array, tensor, row = np.zeros(3), torch.zeros(3), {"array": None, "tensor": None}
     mirror.write({**row, "array": array, "tensor": tensor}, {}, 0)
     array += 1
@@ -175,7 +175,7 @@ def test_a_mirror_that_cannot_be_made_is_switched_off() -> None:
     def fail() -> KVWriter:
         raise ImportError("no such package")
 
-    mirror = MirrorWriter(fail, "Mirror", notify=said.append)
+    mirror = BackgroundWriter(fail, "Mirror", notify=said.append)
     for step in range(10):
         mirror.write({}, {}, step)
     mirror.close()
@@ -187,7 +187,7 @@ def test_a_mirror_whose_listener_fails_is_still_harmless() -> None:
     def fail(message: str) -> None:
         raise ValueError(message)
 
-    mirror = MirrorWriter(lambda: Recorder(fail_at=0), "Mirror", notify=fail)
+    mirror = BackgroundWriter(lambda: Recorder(fail_at=0), "Mirror", notify=fail)
     mirror.write({}, {}, 0)
     mirror.close()
     assert mirror.is_off
@@ -196,7 +196,7 @@ def test_a_mirror_whose_listener_fails_is_still_harmless() -> None:
 def test_a_slow_mirror_loses_rows_and_says_so_without_slowing_the_caller() -> None:
     recorder = Recorder(seconds=0.01)
     said: list[str] = []
-    mirror = MirrorWriter(lambda: recorder, "Mirror", notify=said.append, queue_rows=10)
+    mirror = BackgroundWriter(lambda: recorder, "Mirror", notify=said.append, queue_rows=10)
     start = time.monotonic()
     for step in range(1000):
         mirror.write({"n": step}, {}, step)

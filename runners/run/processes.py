@@ -1,9 +1,17 @@
-"""The end of a process that may be one of several ranks."""
+"""This process among others: the cores it may use, and its exit code as one of several ranks."""
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
+
+
+def usable_cores() -> list[int]:
+    """Numbers of the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def exit_process(code: int) -> NoReturn:
