@@ -8,27 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from memory_suite.runners.plotting.palette import (
-    FAINT_INK,
-    INK,
-    PAPER,
-)
+from memory_suite.runners.plotting.palette import FAINT_INK, INK, PAPER, Color
+
+Picture = NDArray[np.uint8]
+"""an RGB image, [height, width, 3]"""
+Box = tuple[int, int, int, int]
+"""left, top, right and bottom; right and bottom lie outside"""
 
 
-def _inside(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """PIL's rectangles include their last pixels."""
+def inclusive(box: Box) -> Box:
+    """The box in Pillow's convention, whose right and bottom pixels lie inside."""
     return box[0], box[1], box[2] - 1, box[3] - 1
 
 
 def draw_diamond(pen: ImageDraw.ImageDraw, center: tuple[int, int], size: int) -> None:
-    """The mark of a cue: black with a white rim, so that it shows on anything."""
+    """Draw the mark of a cue: black with a white rim, visible on any background."""
     x, y = center
     for reach, color in ((size + 1, PAPER), (size - 1, INK)):
         pen.polygon([(x - reach, y), (x, y - reach), (x + reach, y), (x, y + reach)], fill=color)
 
 
-def _dashed_box(pen: ImageDraw.ImageDraw, box: tuple[int, int, int, int], *, dark: bool = False) -> None:
-    left, top, right, bottom = _inside(box)
+def draw_dashed_box(pen: ImageDraw.ImageDraw, box: Box, *, dark: bool = False) -> None:
+    """Draw a dashed outline of two pixels, white or dark."""
+    left, top, right, bottom = inclusive(box)
     color, dash = FAINT_INK if dark else PAPER, 4
     for x in range(left, right, 2 * dash):
         for y in (top, bottom - 1):
@@ -38,7 +40,8 @@ def _dashed_box(pen: ImageDraw.ImageDraw, box: tuple[int, int, int, int], *, dar
             pen.rectangle((x, y, x + 1, min(y + dash - 1, bottom)), fill=color)
 
 
-def _rgb(color: NDArray[np.float64]) -> tuple[int, int, int]:
+def to_rgb(color: NDArray[np.float64]) -> Color:
+    """Round a color to whole numbers."""
     red, green, blue = (color + 0.5).astype(int).tolist()
     return red, green, blue
 
@@ -50,24 +53,34 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def write_text(
     image: Image.Image,
-    place: tuple[int, int],
+    position: tuple[int, int],
     text: str,
     size: int,
-    color: tuple[int, int, int] = INK,
+    color: Color = INK,
     *,
     anchor: str = "la",
-    outline: tuple[int, int, int] | None = None,
+    outline: Color | None = None,
 ) -> None:
-    """Write a line of text into a picture; `place` is where its anchor lies (PIL's letters)."""
+    """Write a line of text into an image.
+
+    Args:
+        image: image to draw on.
+        position: pixel of the anchor.
+        text: the line.
+        size: font size in pixels.
+        color: color of the letters.
+        anchor: Pillow's two letters for the point of the text that lies at `position`.
+        outline: color of an outline of one pixel; None: no outline.
+    """
     stroke = {} if outline is None else {"stroke_width": 1, "stroke_fill": outline}
-    ImageDraw.Draw(image).text(place, text, fill=color, font=_font(size), anchor=anchor, **stroke)  # type: ignore[arg-type]
+    ImageDraw.Draw(image).text(position, text, fill=color, font=_font(size), anchor=anchor, **stroke)  # type: ignore[arg-type]
 
 
-def fitted(text: str, size: int, room: int) -> str:
-    """The text, or as much of its beginning as there is room for."""
+def fit_text(text: str, size: int, max_width: int) -> str:
+    """Cut a text to a width in pixels; a cut text ends with three dots."""
     font = _font(size)
-    if font.getlength(text) <= room:
+    if font.getlength(text) <= max_width:
         return text
-    while text and font.getlength(f"{text}...") > room:
+    while text and font.getlength(f"{text}...") > max_width:
         text = text[:-1]
     return f"{text}..."

@@ -1,20 +1,18 @@
-"""Style of matplotlib figures, and figures as image bytes."""
+"""Style of matplotlib figures, and figures as image bytes.
+
+matplotlib is an optional dependency, so it is imported inside the functions that draw.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-import importlib.util
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -26,17 +24,17 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def image_bytes(figure: Figure, form: str) -> bytes:
-    """A figure as a file: "png" or "pdf"."""
+def image_bytes(figure: Figure, file_format: str) -> bytes:
+    """Encode a figure as "png" or "pdf"."""
     buffer = io.BytesIO()
     with paper_style():
-        figure.savefig(buffer, format=form)
+        figure.savefig(buffer, format=file_format)
     return buffer.getvalue()
 
 
 @contextlib.contextmanager
 def paper_style() -> Iterator[None]:
-    """How all pictures look: small print, few lines."""
+    """Apply the style of printed figures: small type, few lines."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -44,6 +42,6 @@ def paper_style() -> Iterator[None]:
 
 
 def require_matplotlib() -> None:
-    """Say so before any work if it is missing; raises ValueError."""
+    """Raise ValueError if matplotlib is missing; for commands to call before any work."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError('this needs matplotlib: pip install -c constraints.txt -e ".[docs]"')

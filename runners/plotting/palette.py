@@ -1,4 +1,4 @@
-"""Colors of the pictures of memories: safe for color-blind eyes, brighter means more."""
+"""Colors of pictures and charts, distinguishable by color-blind readers; brighter means more."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ PAPER: Color = (255, 255, 255)
 INK: Color = (27, 31, 39)
 FAINT_INK: Color = (91, 98, 112)
 RULE: Color = (214, 218, 226)
-NIGHT: Color = (20, 23, 31)
-"""ground of the lifelines"""
+EMPTY: Color = (20, 23, 31)
+"""background of the lifelines, where there is no memory"""
 FORECAST: Color = (44, 50, 64)
-"""what a memory that exists now has still to come"""
+"""the remaining life of a memory that exists now"""
 IDLE: Color = (70, 80, 106)
-"""a memory that nobody attends to"""
+"""a memory without attention"""
 BRIGHT: Color = (255, 244, 176)
-"""a memory that takes all the attention of a head"""
+"""a memory with all the attention of a head"""
+BAR_GROUND: Color = (238, 240, 244)
+"""background of a bar from 0 to 1"""
 CURSOR: Color = (255, 255, 255)
 CURVE: Color = (0, 90, 156)
 SECOND_CURVE: Color = (150, 156, 168)
 
-# Anchors of matplotlib's "plasma" from 0.375 on: perceptually even, and none of it is as dark as a floor.
+# matplotlib's "plasma" from 0.375 on: perceptually uniform, and lighter than the floor of a grid world.
 SPAN_ANCHORS = np.array(
     [
         (168, 34, 150),
@@ -43,7 +45,7 @@ MORE: Color = (230, 159, 0)
 
 
 def span_color(remaining: ArrayLike, max_span: float) -> NDArray[np.float64]:
-    """Color of a memory with so many remaining steps, [..., 3]; logarithmic up to the maximum span."""
+    """Color of a remaining span in steps, [..., 3]; logarithmic up to the maximum span."""
     steps = np.clip(np.asarray(remaining, dtype=np.float64), 1.0, max(max_span, 2.0))
     position = np.log(steps) / np.log(max(max_span, 2.0)) * (len(SPAN_ANCHORS) - 1)
     below = np.minimum(position.astype(int), len(SPAN_ANCHORS) - 2)
@@ -52,11 +54,11 @@ def span_color(remaining: ArrayLike, max_span: float) -> NDArray[np.float64]:
 
 
 def attention_color(attention: ArrayLike, mask: ArrayLike) -> NDArray[np.float64]:
-    """Color of a lifeline, [..., 3]: the root of the attention is its brightness; on the ramp it fades."""
+    """Color of a lifeline, [..., 3]: the square root of attention gives brightness, the mask fades it."""
     share = np.sqrt(np.clip(np.asarray(attention, dtype=np.float64), 0.0, 1.0))[..., None]
     color = np.array(IDLE) * (1 - share) + np.array(BRIGHT) * share
     strength = (0.35 + 0.65 * np.clip(np.asarray(mask, dtype=np.float64), 0.0, 1.0))[..., None]
-    return np.array(NIGHT) * (1 - strength) + color * strength
+    return np.array(EMPTY) * (1 - strength) + color * strength
 
 
 def difference_color(share: ArrayLike) -> NDArray[np.float64]:
@@ -67,7 +69,7 @@ def difference_color(share: ArrayLike) -> NDArray[np.float64]:
 
 
 def black_or_white(color: ArrayLike) -> NDArray[np.bool_]:
-    """Where black letters are easier to read on a color [..., 3] than white ones; one has contrast 4.5."""
+    """True where black letters are more legible than white ones on a color [..., 3]."""
     share = np.asarray(color, dtype=np.float64) / 255.0
     linear = np.where(share <= 0.03928, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     luminance = linear @ np.array([0.2126, 0.7152, 0.0722])

@@ -1,1 +1,1 @@
-"""Pictures, videos and pages of recorded episodes. Imports `plotting` and `run`."""
+"""Pictures, videos and pages of recorded episodes and of runs. Imports `plotting` and `run`."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from memory_suite.agents.episodes.record import EpisodeRecord
 from memory_suite.agents.episodes.recorder import PROBABILITIES
-from memory_suite.runners.plotting.canvas import _dashed_box, draw_diamond, write_text
+from memory_suite.runners.plotting.canvas import draw_dashed_box, draw_diamond, write_text
 from memory_suite.runners.plotting.palette import (
+    BAR_GROUND,
     CURVE,
     FAINT_INK,
     FORECAST,
@@ -18,14 +20,16 @@ from memory_suite.runners.plotting.palette import (
     attention_color,
     span_color,
 )
-from memory_suite.runners.rendering.panel import _Panel, choice_name, taken_choices, title
+from memory_suite.runners.rendering.labels import choice_name, episode_title, taken_choices
+from memory_suite.runners.rendering.panel import Panel
 from memory_suite.runners.rendering.scene_panels import FramePanel, TextPanel, thumbnail
 
-SHOWN_ACTIONS = 6
+MAX_ACTIONS = 6
+"""the most likely actions are shown, up to this number"""
 
 
-class _TitlePanel(_Panel):
-    """Which episode, and which step."""
+class TitlePanel(Panel):
+    """The title of the episode, and the current step."""
 
     height = 30
 
@@ -33,7 +37,7 @@ class _TitlePanel(_Panel):
         self._record = record
 
     def prepare(self, image: Image.Image) -> None:
-        write_text(image, (self.left, self.top + 4), title(self._record), 22)
+        write_text(image, (self.left, self.top + 4), episode_title(self._record), 22)
 
     def draw(self, image: Image.Image, step: int) -> None:
         record = self._record
@@ -49,8 +53,8 @@ class _TitlePanel(_Panel):
             write_text(image, (x, self.top + 4), "cue in sight", 20)
 
 
-class _ChoicePanel(_Panel):
-    """What the policy would do, does, and expects."""
+class ChoicePanel(Panel):
+    """The action distribution, the action taken, the value and the rewards."""
 
     row_height = 24
 
@@ -59,7 +63,7 @@ class _ChoicePanel(_Panel):
         size = record.choice_TA.shape[1]
         if record.facts["choice"] != PROBABILITIES:
             size //= 2
-        self._rows = min(size, SHOWN_ACTIONS)
+        self._rows = min(size, MAX_ACTIONS)
         self.height = 26 + max(self._rows, 3) * self.row_height
 
     def draw(self, image: Image.Image, step: int) -> None:
@@ -79,7 +83,7 @@ class _ChoicePanel(_Panel):
             write_text(image, (right, y), value, 15, anchor="ra")
 
     def _bars(self) -> tuple[int, int]:
-        """Left end and length of a bar for probability 1."""
+        """Left end and length of the bar of probability 1."""
         return self.left + 120, min(420, self.width - 120 - 70 - 150)
 
     def _draw_probabilities(self, image: Image.Image, step: int) -> None:
@@ -87,15 +91,15 @@ class _ChoicePanel(_Panel):
         probabilities = record.choice_TA[step]
         taken = taken_choices(record, step)
         order = np.arange(len(probabilities))
-        if len(order) > SHOWN_ACTIONS:
-            order = np.sort(np.argsort(-probabilities)[:SHOWN_ACTIONS])
+        if len(order) > MAX_ACTIONS:
+            order = np.sort(np.argsort(-probabilities)[:MAX_ACTIONS])
         pen = ImageDraw.Draw(image)
         left, length = self._bars()
         write_text(image, (self.left, self.top), "chance of each action, and the one taken", 15, FAINT_INK)
         for row, index in enumerate(order.tolist()):
             y = self.top + 26 + row * self.row_height
             write_text(image, (left - 10, y), choice_name(record, index), 15, anchor="ra")
-            pen.rectangle((left, y + 2, left + length, y + 17), fill=(238, 240, 244))
+            pen.rectangle((left, y + 2, left + length, y + 17), fill=BAR_GROUND)
             end = left + round(length * float(probabilities[index]))
             if end > left:
                 pen.rectangle((left, y + 2, end, y + 17), fill=CURVE)
@@ -110,18 +114,19 @@ class _ChoicePanel(_Panel):
         write_text(
             image, (self.left, self.top), "action: mean and deviation, and the one taken", 15, FAINT_INK
         )
-        for index in range(min(size, SHOWN_ACTIONS)):
+        for index in range(min(size, MAX_ACTIONS)):
             y = self.top + 26 + index * self.row_height
             mean, deviation = record.choice_TA[step, index], record.choice_TA[step, size + index]
             text = f"{choice_name(record, index)}: {mean:+.3f} +- {deviation:.3f}, taken {action[index]:+.3f}"
             write_text(image, (self.left, y), text, 15)
 
 
-class _AttendedPanel(_Panel):
-    """The memories that get most attention now: what was seen when each was written."""
+class AttentionPanel(Panel):
+    """The memories with the most attention, each as a picture of the step that wrote it."""
 
     count = 3
     side = 76
+    """pixels of a thumbnail"""
 
     def __init__(self, record: EpisodeRecord, layers: Sequence[int]) -> None:
         self._record, self._layers = record, layers
@@ -129,7 +134,7 @@ class _AttendedPanel(_Panel):
         self._thumbnails: dict[int, Image.Image] = {}
 
     def attended(self, step: int) -> list[tuple[float, int]]:
-        """Attention of the head that attends most, and birth; most attention first."""
+        """Largest attention of any head, and birth; most attention first."""
         most: dict[int, float] = {}
         for number in self._layers:
             seen = self._record.layers[number - 1].at(min(step, self._record.num_steps - 1))
@@ -155,12 +160,12 @@ class _AttendedPanel(_Panel):
         return self._thumbnails[step]
 
 
-class _LegendPanel(_Panel):
-    """What tint, brightness and marks mean."""
+class LegendPanel(Panel):
+    """The meaning of tint, brightness and marks."""
 
     height = 40
 
-    def __init__(self, record: EpisodeRecord, scene: _Panel | None) -> None:
+    def __init__(self, record: EpisodeRecord, scene: Panel | None) -> None:
         self._record = record
         self._tints = isinstance(scene, TextPanel) or (isinstance(scene, FramePanel) and scene.shows_cells)
 
@@ -169,15 +174,15 @@ class _LegendPanel(_Panel):
         x, y = self.left, self.top + 8
         bar = 120
         if self._tints:
-            most = float(self._record.facts["max_span"])
+            max_span = float(self._record.facts["max_span"])
             write_text(image, (x, y), "remaining span", 15, FAINT_INK)
             x += 118
-            colors = span_color(np.exp(np.linspace(0, np.log(max(most, 2.0)), bar)), most)
-            image.paste(Image.fromarray(np.tile(colors.astype(np.uint8), (16, 1, 1))), (x, y + 1))
+            colors = span_color(np.exp(np.linspace(0, np.log(max(max_span, 2.0)), bar)), max_span)
+            _draw_color_bar(image, (x, y + 1), colors)
             write_text(image, (x, y + 17), "1", 13, FAINT_INK)
-            write_text(image, (x + bar, y + 17), f"{most:,.0f} steps", 13, FAINT_INK, anchor="ma")
+            write_text(image, (x + bar, y + 17), f"{max_span:,.0f} steps", 13, FAINT_INK, anchor="ma")
             x += bar + 48
-            _dashed_box(pen, (x, y, x + 18, y + 18), dark=True)
+            draw_dashed_box(pen, (x, y, x + 18, y + 18), dark=True)
             write_text(image, (x + 26, y), "just expired", 15, FAINT_INK)
             x += 132
         draw_diamond(pen, (x + 6, y + 9), 6)
@@ -186,19 +191,24 @@ class _LegendPanel(_Panel):
         write_text(image, (x, y), "attention", 15, FAINT_INK)
         x += 76
         colors = attention_color(np.linspace(0, 1, bar), np.ones(bar))
-        image.paste(Image.fromarray(np.tile(colors.astype(np.uint8), (16, 1, 1))), (x, y + 1))
+        _draw_color_bar(image, (x, y + 1), colors)
         write_text(image, (x, y + 17), "0", 13, FAINT_INK)
         write_text(image, (x + bar, y + 17), "1", 13, FAINT_INK, anchor="ra")
         x += bar + 24
         colors = attention_color(np.full(60, 0.1), np.linspace(1, 0, 60))
-        image.paste(Image.fromarray(np.tile(colors.astype(np.uint8), (16, 1, 1))), (x, y + 1))
+        _draw_color_bar(image, (x, y + 1), colors)
         write_text(image, (x + 68, y), "fading", 15, FAINT_INK)
         x += 134
         pen.rectangle((x, y + 1, x + 40, y + 16), fill=FORECAST)
         write_text(image, (x + 48, y), "to come", 15, FAINT_INK)
 
     def draw(self, image: Image.Image, step: int) -> None:
-        """Nothing depends on the step."""
+        """Draw nothing: the legend is the same at every step."""
+
+
+def _draw_color_bar(image: Image.Image, position: tuple[int, int], colors: NDArray[np.float64]) -> None:
+    """Draw a bar of colors [width, 3], 16 pixels high; `position` is its top left corner."""
+    image.paste(Image.fromarray(np.tile(colors.astype(np.uint8), (16, 1, 1))), position)
 
 
 def _signed(number: float) -> str:

@@ -1,4 +1,4 @@
-"""Render a recorded episode to a video, a picture or a page."""
+"""Render a recorded episode to a video, a GIF or a sheet."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from memory_suite.runners.rendering.video import write_gif, write_mp4, write_png
 
 
 def render(record: EpisodeRecord, out: Path, *, layer: int | None = None, fps: float = 10.0) -> None:
-    """Draw an episode into a file; its ending says how.
+    """Draw an episode into a file; the suffix chooses the format.
 
     Args:
         record: the episode.
         out: .mp4, .gif or .png (one sheet).
-        layer: show only this layer's memories, from 1; None: all.
+        layer: number of the layer to show, from 1; None: all.
         fps: pictures per second.
 
     Raises:
-        ValueError: there is no such layer, or the ending is another.
+        ValueError: there is no such layer, or no such format.
     """
     if out.suffix == ".png":
         write_png(draw_sheet(record, layer=layer), out)

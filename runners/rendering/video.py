@@ -1,6 +1,6 @@
-"""Pictures to files: H.264 video that browsers play, GIF, PNG.
+"""Write pictures to files: H.264 video, GIF, PNG.
 
-The encoder comes with PyAV's wheels; nothing need be installed beside it.
+PyAV's wheels include the encoder, so no other program is needed.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-Picture = NDArray[np.uint8]
+from memory_suite.runners.plotting.canvas import Picture
 
 GIF_COLORS = 128
 
 
 def write_mp4(pictures: Iterable[Picture], path: Path, fps: float) -> int:
-    """Write an H.264 video (4:2:0, so every browser plays it); gives the number of pictures.
+    """Write an H.264 video, with 4:2:0 colors as browsers require; return the number of pictures.
 
     Args:
-        pictures: all of one size, with even width and height.
+        pictures: pictures of the same size, with even width and height.
         path: file to write.
         fps: pictures per second.
 
@@ -64,7 +63,7 @@ def write_mp4(pictures: Iterable[Picture], path: Path, fps: float) -> int:
 
 
 def write_gif(pictures: Iterable[Picture], path: Path, fps: float, *, factor: int = 2) -> int:
-    """Write a GIF that repeats, made smaller by a whole factor; gives the number of pictures."""
+    """Write a repeating GIF, reduced by a whole factor; return the number of pictures."""
     images = []
     for picture in pictures:
         image = Image.fromarray(picture)
@@ -83,7 +82,7 @@ def write_png(picture: Picture, path: Path) -> None:
 
 
 def png_bytes(picture: Picture) -> bytes:
-    """One picture as a PNG file."""
+    """Encode a picture as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""An episode as one HTML file that needs neither network nor server.
+"""An episode as one HTML file that works without network and server.
 
-The page is `viewer.html`; the record goes into it as compressed typed arrays and PNG pictures.
+The template is `viewer.html`; the record is embedded as compressed typed arrays and PNG images.
 """
 
 from __future__ import annotations
@@ -19,35 +19,37 @@ from PIL import Image
 
 from memory_suite.agents.episodes.record import EpisodeRecord
 from memory_suite.agents.episodes.recorder import PROBABILITIES
+from memory_suite.runners.plotting.canvas import Picture
 from memory_suite.runners.plotting.palette import SPAN_ANCHORS
-from memory_suite.runners.rendering.panel import EXPIRED_STEPS, choice_name, taken_choices, title
-from memory_suite.runners.rendering.scene_panels import needs_world
-from memory_suite.runners.rendering.time_panels import pack
+from memory_suite.runners.rendering.labels import choice_name, episode_title, taken_choices
+from memory_suite.runners.rendering.scene_panels import EXPIRED_STEPS, needs_world
+from memory_suite.runners.rendering.time_panels import pack_rows
 
-_KINDS = {"float32": "f4", "int32": "i4", "uint16": "u2", "uint8": "u1"}
+_JS_TYPES = {"float32": "f4", "int32": "i4", "uint16": "u2", "uint8": "u1"}
 
 
 def viewer_html(record: EpisodeRecord) -> str:
-    """The page that shows an episode."""
+    """Fill the template with an episode."""
     arrays = _arrays(record)
-    # Wide numbers first: every array then begins at a multiple of its own size.
+    # Widest element types first, so that every array begins at a multiple of its element size.
     arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
     blob = zlib.compress(b"".join(array.tobytes() for array in arrays.values()), 9)
     data = _facts(record) | {
-        "arrays": [[name, _KINDS[array.dtype.name], array.size] for name, array in arrays.items()]
+        "arrays": [[name, _JS_TYPES[array.dtype.name], array.size] for name, array in arrays.items()]
     }
     template = files("memory_suite.runners.rendering").joinpath("viewer.html").read_text(encoding="utf-8")
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    for place, content in {
-        "@TITLE@": html.escape(title(record)),
+    for placeholder, content in {
+        "@TITLE@": html.escape(episode_title(record)),
         "@DATA@": text,
         "@ARRAYS@": base64.b64encode(blob).decode("ascii"),
     }.items():
-        template = template.replace(place, content)
+        template = template.replace(placeholder, content)
     return template
 
 
 def _arrays(record: EpisodeRecord) -> dict[str, NDArray[Any]]:
+    """The arrays of a record by the names that `viewer.html` uses."""
     arrays: dict[str, NDArray[Any]] = {
         "reward": record.reward_T,
         "value": record.value_T,
@@ -64,7 +66,7 @@ def _arrays(record: EpisodeRecord) -> dict[str, NDArray[Any]]:
             "first": layer.first_M,
             "last": layer.last_M,
             "offset": layer.offset_M.astype(np.int32),
-            "row": pack(layer, record.num_steps).astype(np.int32),
+            "row": pack_rows(layer, record.num_steps).astype(np.int32),
             "attention": np.rint(layer.attention_NH.astype(np.float64) * 65535).astype(np.uint16),
             "mask": np.maximum(np.rint(layer.mask_N * 255), 1).astype(np.uint8),
         }
@@ -74,6 +76,7 @@ def _arrays(record: EpisodeRecord) -> dict[str, NDArray[Any]]:
 
 
 def _facts(record: EpisodeRecord) -> dict[str, Any]:
+    """Everything else that `viewer.html` reads."""
     size = record.choice_TA.shape[1]
     probabilities = record.facts["choice"] == PROBABILITIES
     first = record.frame(0)
@@ -81,7 +84,7 @@ def _facts(record: EpisodeRecord) -> dict[str, Any]:
     return {
         "numSteps": record.num_steps,
         "numLayers": len(record.layers),
-        "rows": [int(pack(layer, record.num_steps).max(initial=0)) + 1 for layer in record.layers],
+        "rows": [int(pack_rows(layer, record.num_steps).max(initial=0)) + 1 for layer in record.layers],
         "heads": record.facts["num_heads"],
         "ramp": record.ramp,
         "maxSpan": record.facts["max_span"],
@@ -99,11 +102,12 @@ def _facts(record: EpisodeRecord) -> dict[str, Any]:
         "frameSize": None if first is None else [first.shape[1], first.shape[0]],
         "frames": []
         if first is None
-        else [_png(record.frames[number]) for number in range(len(record.frames))],
+        else [_encode_png(record.frames[number]) for number in range(len(record.frames))],
     }
 
 
 def _taken(record: EpisodeRecord, step: int, probabilities: bool) -> list[float]:
+    """The action taken: indices of choices, or the numbers of a continuous action."""
     if probabilities:
         return sorted(taken_choices(record, step))
     numbers: list[float] = np.asarray(record.action_T[step], dtype=np.float64).reshape(-1).tolist()
@@ -117,6 +121,7 @@ def _outcome(record: EpisodeRecord) -> str:
 
 
 def _world(record: EpisodeRecord) -> dict[str, Any] | None:
+    """The map of visited cells, if the frames do not show them all."""
     if not needs_world(record):
         return None
     cells = np.unique(record.cell_T1, axis=0)
@@ -125,11 +130,12 @@ def _world(record: EpisodeRecord) -> dict[str, Any] | None:
     return {"left": left, "top": top, "columns": columns, "rows": rows, "cells": cells.tolist()}
 
 
-def _png(frame: NDArray[np.uint8]) -> str:
+def _encode_png(frame: Picture) -> str:
+    """A frame as PNG in base64."""
     buffer = io.BytesIO()
     image = Image.fromarray(frame)
     colors = image.getcolors(256)
-    if colors is not None:  # few colors: a palette is exact, and smaller
+    if colors is not None:  # a palette is exact with few colors, and smaller
         image = image.quantize(len(colors), dither=Image.Dither.NONE)
         if (np.asarray(image.convert("RGB")) != frame).any():
             image = Image.fromarray(frame)

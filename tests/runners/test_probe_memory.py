@@ -1,4 +1,4 @@
-"""The command that asks what an agent would have done with another memory."""
+"""The command that changes an agent's memory and compares its decisions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from memory_suite.runners import probe_memory, record_episode, train_agent
+from memory_suite.runners.training.probing import TIMED_MEMORIES, announce_time
 
 
 def ask(run: Path, tmp_path: Path, *words: str) -> Any:
@@ -35,22 +36,22 @@ def test_a_sweep_writes_a_picture_and_a_ranking(short_run: Path, tmp_path: Path)
     assert picture.shape[0] > 66 * rows
 
 
-def test_a_sweep_says_how_long_it_will_take(
+def test_a_sweep_prints_its_size_and_the_time_left(
     short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer = ask(short_run, tmp_path, "--episode-seed", "4")
     count = len(answer["ranking"])
-    assert count > probe_memory.TIMED
+    assert count > TIMED_MEMORIES
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"dropping {count} memories in turn")
     assert re.fullmatch(r"about \d+ s left", lines[1])
 
 
-def test_the_estimate_is_told_once() -> None:
+def test_the_time_left_is_printed_once() -> None:
     notes: list[str] = []
     times = iter([100.0, 106.0])
     display: Any = SimpleNamespace(note=notes.append)
-    watch = probe_memory._estimate(display, lambda: next(times))
+    watch = announce_time(display, lambda: next(times))
     for answered in range(45):
         watch(answered, 44)
     assert notes[1:] == ["about 1 min 20 s left"]
@@ -92,7 +93,7 @@ def test_a_survey_counts(short_run: Path, tmp_path: Path) -> None:
         (["--episodes", "1"], "at least 2"),
     ],
 )
-def test_mistakes_are_refused(
+def test_invalid_options_are_refused(
     words: list[str], message: str, short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -102,7 +103,7 @@ def test_mistakes_are_refused(
 
 
 @pytest.mark.learning
-def test_a_solved_corridor_hangs_on_its_cue(tmp_path: Path) -> None:
+def test_decisions_in_a_solved_corridor_depend_on_the_cue(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [
         "--env",

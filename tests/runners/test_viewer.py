@@ -22,7 +22,7 @@ from memory_suite.agents.episodes.record import EpisodeRecord, LayerRecord
 from memory_suite.agents.episodes.recorder import record_episode
 from memory_suite.runners import view_episode
 from memory_suite.runners.plotting.palette import span_color
-from memory_suite.runners.rendering.time_panels import pack
+from memory_suite.runners.rendering.time_panels import pack_rows
 from memory_suite.runners.rendering.viewer import viewer_html
 from tests.agents.small_envs import RepeatFirst
 from tests.agents.test_recording import lively_model
@@ -179,7 +179,7 @@ def test_cells_are_tinted_by_remaining_span(page: Page, record: EpisodeRecord) -
 def test_hovering_shows_the_right_memory(page: Page, record: EpisodeRecord, number: int) -> None:
     page.page.select_option("#layer", label=str(number))
     layer = record.layers[number - 1]
-    rows = pack(layer, record.num_steps)
+    rows = pack_rows(layer, record.num_steps)
     now = record.num_steps - 1
     page.go(now)
     page.page.evaluate("document.getElementById('chart').scrollIntoView({ block: 'center' })")

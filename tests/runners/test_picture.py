@@ -1,4 +1,4 @@
-"""Pictures of an episode: what their pixels say is what the record says."""
+"""The pixels of an episode's pictures agree with its record."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import memory_suite.envs  # noqa: F401  (registers)
 from memory_suite.agents.episodes.record import EpisodeRecord, LayerRecord
 from memory_suite.agents.episodes.recorder import record_episode
 from memory_suite.runners import render_episode
-from memory_suite.runners.plotting.palette import CURVE, FORECAST, NIGHT, PAPER, attention_color, span_color
-from memory_suite.runners.rendering.panel import EXPIRED_STEPS, TEXT_LINES, WIDTH
+from memory_suite.runners.plotting.palette import CURVE, EMPTY, FORECAST, PAPER, attention_color, span_color
+from memory_suite.runners.rendering.panel import WIDTH
 from memory_suite.runners.rendering.picture import EpisodePicture, draw_sheet
-from memory_suite.runners.rendering.scene_panels import FramePanel, TextPanel
-from memory_suite.runners.rendering.time_panels import LifelinePanel, pack
+from memory_suite.runners.rendering.scene_panels import EXPIRED_STEPS, TEXT_LINES, FramePanel, TextPanel
+from memory_suite.runners.rendering.time_panels import CountPanel, LifelinePanel, pack_rows
 from memory_suite.runners.rendering.video import write_gif, write_mp4
 from tests.agents.small_envs import RepeatFirst
 from tests.agents.test_recording import lively_model
@@ -46,7 +46,7 @@ EPISODES = [
 
 
 def held_cells(record: EpisodeRecord, step: int) -> dict[tuple[int, int], tuple[float, float]]:
-    """Remaining span and mask of the longest-lasting memory of each cell, read pair by pair."""
+    """Remaining span and mask of the longest-lasting memory of each cell, pair by pair."""
     held: dict[tuple[int, int], tuple[float, float]] = {}
     for layer in record.layers:
         for memory in range(len(layer.birth_M)):
@@ -74,7 +74,7 @@ def blend(ground: np.ndarray, remaining: float, opacity: float, max_span: float)
 
 
 def check_cells(record: EpisodeRecord, drawn: EpisodePicture, step: int, picture: Picture) -> int:
-    """Compare every cell in sight; gives the number of tinted ones."""
+    """Compare every visible cell; return the number of tinted ones."""
     panel = drawn.scene
     assert isinstance(panel, FramePanel)
     frame = record.frame(step)
@@ -115,9 +115,9 @@ def check_cells(record: EpisodeRecord, drawn: EpisodePicture, step: int, picture
 
 
 def check_lifelines(record: EpisodeRecord, panel: LifelinePanel, step: int, picture: Picture) -> int:
-    """Compare the middle of every (row, step) of a layer's chart; gives the number of lit ones."""
+    """Compare the middle of every (row, step) of a layer's chart; return the number with a memory."""
     layer, num_steps = panel.layer, record.num_steps
-    expected = np.tile(np.array(NIGHT, dtype=float), (panel.rows, num_steps, 1))
+    expected = np.tile(np.array(EMPTY, dtype=float), (panel.rows, num_steps, 1))
     for memory in range(len(layer.birth_M)):
         row = panel.row_M[memory]
         for seen in range(int(layer.first_M[memory]), int(layer.last_M[memory]) + 1):
@@ -134,14 +134,14 @@ def check_lifelines(record: EpisodeRecord, panel: LifelinePanel, step: int, pict
             x = (panel.column_of(seen) + panel.column_of(seen + 1)) // 2
             assert abs(x - panel.now(step)) > 3, "the cursor stands between two steps"
             np.testing.assert_allclose(picture[y, x], expected[row, seen], atol=1.0)
-            lit += bool((expected[row, seen] != NIGHT).any())
+            lit += bool((expected[row, seen] != EMPTY).any())
     return lit
 
 
 @pytest.mark.parametrize(
     ("make", "seed", "arguments"), [e[1:] for e in EPISODES], ids=[e[0] for e in EPISODES]
 )
-def test_pixels_say_what_the_record_says(make: Any, seed: int, arguments: dict[str, Any]) -> None:
+def test_pixels_agree_with_the_record(make: Any, seed: int, arguments: dict[str, Any]) -> None:
     record = make(seed, **arguments)
     drawn = EpisodePicture(record)
     tints = lit = 0
@@ -153,7 +153,7 @@ def test_pixels_say_what_the_record_says(make: Any, seed: int, arguments: dict[s
     assert tints >= record.num_steps - 2 and (lit > 20 or record.num_steps < 10)
 
 
-def test_one_layer_alone_can_be_shown() -> None:
+def test_a_single_layer_is_shown() -> None:
     record = corridor_episode(2, length=30)
     alone = EpisodePicture(record, layer=2)
     assert [panel.number for panel in alone.lifelines] == [2]
@@ -167,10 +167,10 @@ def test_one_layer_alone_can_be_shown() -> None:
         EpisodePicture(record, layer=2)
 
 
-def test_no_two_lifelines_share_a_place() -> None:
+def test_lifelines_in_a_row_do_not_overlap() -> None:
     record = corridor_episode(1, length=100, steps=150)
     for layer in record.layers:
-        rows = pack(layer, record.num_steps)
+        rows = pack_rows(layer, record.num_steps)
         taken = np.zeros((rows.max() + 1, record.num_steps), dtype=int)
         for memory in range(len(rows)):
             taken[rows[memory], layer.first_M[memory] : layer.last_M[memory] + 1] += 1
@@ -206,13 +206,13 @@ def test_the_count_curve_is_the_number_retained() -> None:
     record.layers = record.layers[:1]
     drawn = EpisodePicture(record)
     picture = drawn.draw(record.num_steps)
-    panel = next(p for p in drawn.panels if type(p).__name__ == "_CountPanel")
+    panel = next(panel for panel in drawn.panels if isinstance(panel, CountPanel))
     counts = record.layers[0].retained_counts(record.num_steps)
     for step in range(record.num_steps):
         x = (drawn.lifelines[0].column_of(step) + drawn.lifelines[0].column_of(step + 1)) // 2
         blue = np.flatnonzero((picture[panel.top : panel.top + 70, x] == CURVE).all(1))
-        height = panel.chart_height - 2  # type: ignore[attr-defined]
-        expected = panel.chart_height - counts[step] / (record.num_steps - 1) * height  # type: ignore[attr-defined]
+        height = panel.chart_height - 2
+        expected = panel.chart_height - counts[step] / (record.num_steps - 1) * height
         assert abs(blue.mean() + 0.5 - expected) < 2
 
 
@@ -249,7 +249,7 @@ def test_lines_of_text_are_tinted() -> None:
                     np.testing.assert_allclose(picture[top + 1, left + 1], color, atol=1)
 
 
-def test_environments_without_cells_show_their_memories_below() -> None:
+def test_frames_without_cells_are_not_tinted() -> None:
     env = gym.make("CartPole-v1", render_mode="rgb_array")
     record = record_episode(lively_model(env), env, seed=0, max_steps=8)
     drawn = EpisodePicture(record)
@@ -259,7 +259,7 @@ def test_environments_without_cells_show_their_memories_below() -> None:
 
 
 @pytest.mark.parametrize("remember", [True, False])
-def test_nothing_to_show_is_no_fault(remember: bool) -> None:
+def test_an_episode_without_memories_is_drawn(remember: bool) -> None:
     env = RepeatFirst(length=1)
     record = record_episode(lively_model(env), env, seed=0)
     assert record.num_steps == 1
@@ -296,7 +296,7 @@ def test_a_gif_has_every_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["mp4", "gif", "png"])
-def test_the_command_writes_every_kind(ending: str, short_run: Path, tmp_path: Path) -> None:
+def test_the_command_writes_every_format(ending: str, short_run: Path, tmp_path: Path) -> None:
     out = tmp_path / f"episode.{ending}"
     words = ["--run", str(short_run), "--out", str(out), "--seed", "3", "--env-arg", "length=6"]
     assert render_episode.main([*words, "--layer", "2"]) == 0
@@ -314,7 +314,7 @@ def test_the_command_writes_every_kind(ending: str, short_run: Path, tmp_path: P
         (["--record", "nothing.npz"], "no file nothing.npz"),
     ],
 )
-def test_mistakes_are_refused(
+def test_invalid_options_are_refused(
     words: list[str], message: str, short_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -323,8 +323,7 @@ def test_mistakes_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_layers_are_packed_within_their_height() -> None:
-    """More memories at once than pixels still fit."""
+def test_more_memories_than_pixels_fit_the_chart() -> None:
     count = 400
     birth = np.arange(count, dtype=np.int32)
     last = np.full(count, 2 * count, dtype=np.int32)
@@ -341,4 +340,4 @@ def test_layers_are_packed_within_their_height() -> None:
     assert panel.chart_height <= 300
     picture = EpisodePicture(record).draw(2 * count)
     column = picture[panel.chart_top : panel.chart_top + panel.chart_height, panel.column_of(600)]
-    assert (column != NIGHT).any(1).all()
+    assert (column != EMPTY).any(1).all()
