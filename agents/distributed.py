@@ -1,9 +1,9 @@
-"""Several processes that train one model, each on its share of the data (`torchrun`).
+"""Data-parallel training of one model by several processes (`torchrun`).
 
-Every rank computes gradients on its own rows; summed over ranks they are those of the whole batch, so all
-ranks take the same step and keep equal weights. Whatever is random is drawn for all rows on every rank, from
-generators in the same state, and each rank takes the part of its own rows: what is drawn does not depend on
-the number of ranks. With one rank nothing here costs anything.
+Every rank computes gradients on its own rows. Summed over ranks they are the gradients of the whole batch, so
+all ranks take the same optimizer step and keep equal weights. Random numbers are drawn for all rows on every
+rank, from generators in the same state, and each rank uses those of its own rows. Random numbers therefore do
+not depend on the number of ranks. With a single process every function here returns at once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DistributedContext:
         return self.world_size > 1
 
     def device(self, chosen: torch.device) -> torch.device:
-        """This rank's own device: on GPUs, one each."""
+        """The device of this rank: every rank has a GPU of its own, if GPUs are chosen."""
         return (
             torch.device("cuda", self._local_rank)
             if chosen.type == "cuda" and self.is_distributed
@@ -76,7 +76,7 @@ class DistributedContext:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        with _lost():
+        with _rank_lost_on_error():
             dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_SECONDS))
 
     @staticmethod
@@ -95,11 +95,11 @@ class DistributedContext:
     # -- shares of rows ----------------------------------------------------------------------------
 
     def rows(self, num_own: int) -> slice:
-        """Which of all rows are this rank's, if every rank has so many."""
+        """Indices of this rank's rows among those of all ranks, if every rank has `num_own` rows."""
         return slice(self.rank * num_own, (self.rank + 1) * num_own)
 
     def padded(self, own: Tensor) -> Tensor:
-        """This rank's rows in their place among the rows of all ranks, which are zero here."""
+        """This rank's rows at their indices among the rows of all ranks, which are zero."""
         padded = own.new_zeros(self.world_size * len(own), *own.shape[1:])
         padded[self.rows(len(own))] = own
         return padded
@@ -109,7 +109,7 @@ class DistributedContext:
         if not self.is_distributed:
             return own
         parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(self.world_size)]
-        with _lost():
+        with _rank_lost_on_error():
             dist.all_gather(parts, own.contiguous())
         return torch.cat(parts)
 
@@ -118,7 +118,7 @@ class DistributedContext:
     def all_reduce_sum(self, value: Tensor) -> Tensor:
         """Sum over ranks, in place, on every rank."""
         if self.is_distributed:
-            with _lost():
+            with _rank_lost_on_error():
                 dist.all_reduce(value)
         return value
 
@@ -131,8 +131,8 @@ class DistributedContext:
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its sum over ranks, all in one message.
 
-        A parameter that this rank did not use may have been used by another; what no rank used keeps no
-        gradient.
+        A parameter that this rank did not use gets the gradient of those that did. A parameter that no rank
+        used keeps no gradient.
         """
         if not self.is_distributed:
             return
@@ -146,20 +146,20 @@ class DistributedContext:
                 parameter.grad = total.view_as(parameter)
 
     def gather_object(self, value: Any) -> list[Any]:
-        """Every rank's value, in order; on ranks other than the first an empty list."""
+        """Values of all ranks in order, on rank 0; an empty list on the others."""
         if not self.is_distributed:
             return [value]
         values: list[Any] | None = [None] * self.world_size if self.is_main else None
-        with _lost():
+        with _rank_lost_on_error():
             dist.gather_object(value, values)
         return values or []
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """Every rank's value, in order, on every rank."""
+        """Values of all ranks in order, on every rank."""
         if not self.is_distributed:
             return [value]
         values: list[Any] = [None] * self.world_size
-        with _lost():
+        with _rank_lost_on_error():
             dist.all_gather_object(values, value)
         return values
 
@@ -168,22 +168,22 @@ class DistributedContext:
         if not self.is_distributed:
             return value
         box = [value]
-        with _lost():
+        with _rank_lost_on_error():
             dist.broadcast_object_list(box)
         return box[0]
 
     def run_on_main(self, action: Callable[[], T]) -> T:
         """Run an action on rank 0; its result is returned, or its ValueError raised, on every rank."""
         result: T | None = None
-        refused: ValueError | None = None
+        failure: ValueError | None = None
         if self.is_main:
             try:
                 result = action()
             except ValueError as error:
-                refused = error
-        result, refused = self.broadcast((result, refused))
-        if refused is not None:
-            raise refused
+                failure = error
+        result, failure = self.broadcast((result, failure))
+        if failure is not None:
+            raise failure
         return result
 
     def barrier(self) -> None:
@@ -192,12 +192,12 @@ class DistributedContext:
 
 
 SINGLE_PROCESS = DistributedContext()
-"""context of a program that is not distributed"""
+"""Context of a program that is not distributed."""
 
 
 @contextmanager
-def _lost() -> Iterator[None]:
-    """What torch says when another rank is gone, as an error of its own."""
+def _rank_lost_on_error() -> Iterator[None]:
+    """Raise torch's error about another rank as RankLostError."""
     try:
         yield
     except RuntimeError as error:
@@ -205,10 +205,10 @@ def _lost() -> Iterator[None]:
         raise RankLostError(f"another process of this run has ended or does not answer ({reason})") from error
 
 
-def joined_rows(states: list[Any]) -> Any:
-    """One state of all rows from states of some rows each.
+def cat_rows(states: list[Any]) -> Any:
+    """Concatenate states of rows to one state of all rows.
 
-    Arrays, tensors and lists have one entry for each row; of anything else all states have the same.
+    Arrays, tensors and lists have one entry for each row. Other values are equal in all states.
     """
     first = states[0]
     match first:
@@ -219,15 +219,15 @@ def joined_rows(states: list[Any]) -> Any:
         case list():
             return [entry for state in states for entry in state]
         case Mapping():
-            return {key: joined_rows([state[key] for state in states]) for key in first}
+            return {key: cat_rows([state[key] for state in states]) for key in first}
     return first
 
 
-def chosen_rows(state: Any, rows: slice) -> Any:
-    """Some rows of a state as `joined_rows` takes it."""
+def select_rows(state: Any, rows: slice) -> Any:
+    """Select rows of a state as `cat_rows` returns it."""
     match state:
         case np.ndarray() | Tensor() | list():
             return state[rows]
         case Mapping():
-            return {key: chosen_rows(value, rows) for key, value in state.items()}
+            return {key: select_rows(value, rows) for key, value in state.items()}
     return state

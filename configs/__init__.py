@@ -1,4 +1,8 @@
-"""With which numbers: the dataclass tree that checks them, the parser that fills it, and the presets."""
+"""Configuration: dataclasses with every option, the parser that fills and checks them, and presets.
+
+`ranges` < `command_line` < `run_config` < `agent_schema`, `sequence_schema`. Nothing else of the suite is
+imported.
+"""
 
 from __future__ import annotations
 

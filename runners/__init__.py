@@ -1,4 +1,9 @@
-"""Who drives whom: training, evaluation, and the files, mirrors and displays around them."""
+"""Command-line programs: training, evaluation, sweeps, benchmarks.
+
+The modules here are commands; the sub-packages hold what they share and import no command. From the lowest
+floor up: `run` and `plotting`; `rendering`; `training`; `sequences` and `sweeps`; `benchmarks`. Everything of
+`agents`, `envs` and `configs` may be imported.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judge a trained agent on unseen episodes.
+"""Evaluate a trained agent on unseen episodes.
 
 python runners/evaluate_agent.py --run runs/NAME --episodes 1000 --seed 12345
 """
@@ -21,7 +21,7 @@ from memory_suite.runners.training.evaluate_run import EvaluateCommand, run
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Play, print a table, write the JSON."""
+    """Evaluate, print a table, write the JSON file."""
     command = command_line.parse(EvaluateCommand, argv)
     display = ProgressDisplay(0)
     try:

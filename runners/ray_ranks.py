@@ -3,7 +3,7 @@ r"""Train one agent on several nodes of a Ray cluster: start `torchrun` on each 
     python runners/ray_ranks.py --nodes 2 --ranks-per-node 4 --address auto -- \
         runners/train_agent.py --env corridor-long --run /shared/run
 
-What stands behind `--` is run on every node, from the checkout, which must lie in the same place everywhere.
+The command after `--` is run on every node, from the checkout, which must have the same path on all nodes.
 Exit codes: 0 done; 2 a mistake in the options; 75 interrupted (and saved, if training had begun); 1 anything
 else.
 """
@@ -30,29 +30,29 @@ from memory_suite.runners.sweeps.ray_tune import connect
 CHECKOUT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 1.0
 ROOM_SECONDS = 60.0
-"""a cluster that has no room after so long is asked for too much"""
+"""how long to wait until the cluster has enough free resources"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RayRanksCommand:
-    """Start torchrun on nodes of a Ray cluster; the words behind `--` are what it runs."""
+    """Start torchrun on nodes of a Ray cluster; it runs the command after `--`."""
 
     nodes: int = 1
-    """on so many nodes"""
+    """number of nodes"""
     ranks_per_node: int = 2
-    """so many processes each; every one takes a core"""
+    """number of processes on each node; each takes a core"""
     gpus: bool = False
-    """every process takes a GPU as well"""
+    """each process also takes a GPU"""
     address: str | None = None
-    """of the cluster; "auto": the one this machine belongs to; none: a fresh one on this machine"""
+    """address of the cluster; "auto": the one this machine belongs to; none: start one here"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         command_line.check_at_least_1(self, "nodes", "ranks_per_node")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Start, wait, say how it ended."""
+    """Start torchrun on the nodes, wait, and return the exit code."""
     own, words = _divided(sys.argv[1:] if argv is None else argv)
     command = command_line.parse(RayRanksCommand, own)
     if not words:
@@ -70,19 +70,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _divided(words: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before and behind the first `--`."""
+    """The words before and after the first `--`."""
     at = words.index("--") if "--" in words else len(words)
     return words[:at], words[at + 1 :]
 
 
 def _nothing_to_run() -> None:
-    raise ValueError("nothing to run: write -- runners/train_agent.py ... behind the options")
+    raise ValueError("nothing to run: add -- runners/train_agent.py ... after the options")
 
 
 class _Call:
-    """Tells the nodes to stop, as an actor of its own.
+    """Actor that holds the stop request for all nodes.
 
-    Ray's cancellation of a task is an exception somewhere in it, which whatever runs just then may swallow.
+    Ray cancels a task by raising an exception in it, which the running code may swallow.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ def _start(command: RayRanksCommand, words: list[str], call: Any) -> list[Any]:
         return ray.remote(action).options(
             num_cpus=ranks,
             num_gpus=ranks if command.gpus else 0,
-            max_retries=0,  # a second torchrun would begin the run anew
+            max_retries=0,  # a second torchrun would start the run again
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, node),
         )
 
@@ -145,7 +145,7 @@ def _wait(tasks: list[Any], call: Any, stop: GracefulStop) -> int:
 
 
 def _free_address() -> tuple[str, int]:
-    """Where the ranks meet: this node, and a port that nobody uses."""
+    """Address of this node and a free port, where the ranks connect."""
     import ray
 
     with socket.socket() as free:
@@ -154,7 +154,7 @@ def _free_address() -> tuple[str, int]:
 
 
 def _run_node(words: list[str], call: Any) -> int:
-    """Run torchrun on this node; once called it may save and leave."""
+    """Run torchrun on this node until it ends or a stop is requested."""
     import ray
 
     process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words], cwd=CHECKOUT)
@@ -162,7 +162,7 @@ def _run_node(words: list[str], call: Any) -> int:
         while process.poll() is None and not ray.get(call.is_made.remote()):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-    finally:  # also when who started it is gone; a process that has ended already does not mind
+    finally:  # also if the driver is gone; harmless if the process has ended
         process.terminate()
     return process.wait()
 

@@ -25,7 +25,7 @@ from memory_suite.configs.model import MemoryKind
 from memory_suite.envs.registration import resolve
 from memory_suite.runners.sweeps.command import run_sweep
 from memory_suite.runners.sweeps.figures import draw_length_maps
-from memory_suite.runners.sweeps.folder import Evaluation, Member, Sweep, SweepError
+from memory_suite.runners.sweeps.folder import Member, Sweep, SweepError, TestSetting
 from memory_suite.runners.sweeps.options import SweepOptions, given_options, member_config
 
 LENGTH_ARGUMENTS = {
@@ -33,10 +33,10 @@ LENGTH_ARGUMENTS = {
     "Instruction": ("min_lines", "num_lines"),
     "Portal": ("rooms",),
 }
-"""By the beginning of the environment's id: its arguments for the shortest and the longest, or for both."""
+"""by prefix of the environment's id: its arguments for the shortest and the longest length, or for both"""
 
 FIXED_LENGTH = "length"
-"""of a corridor: would win over its shortest and longest, so that a sweep over them must do without it"""
+"""argument of corridors that overrides the shortest and longest length, so a sweep must not set it"""
 
 Range = tuple[int, int]
 
@@ -46,17 +46,17 @@ class SweepLengthCommand(SweepOptions):
     """Success by lengths trained and tested on. Options of train_agent.py may be given too, for all runs."""
 
     memory: tuple[MemoryKind, ...] = ("expire-span",)
-    """kinds of memory, a heat map for each"""
+    """memories; one heat map each"""
     train_lengths: tuple[str, ...] = ("3-20", "3-50", "3-100", "3-200")
     """ranges to train on, such as 3-200; 200 alone is 200-200"""
     test_lengths: tuple[str, ...] = ("3-20", "50", "100", "200", "400", "800")
     """ranges to test on"""
     length_args: tuple[str, ...] = ()
-    """arguments of the environment for the shortest and the longest, or one for a fixed length; none: those
-    of this suite's environments"""
+    """environment arguments for the shortest and longest length, or one argument for a fixed length; none:
+    known for the environments of this suite"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         super(
             SweepLengthCommand, self
         ).__post_init__()  # slots=True makes another class, which super() misses
@@ -68,7 +68,7 @@ class SweepLengthCommand(SweepOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, test, write tables, draw."""
+    """Train, test, write tables and figures."""
     command, training_words = command_line.parse_known(SweepLengthCommand, argv)
     members = or_exit(lambda: make_members(command, training_words))
     sweep = Sweep(command.folder("length", members[0].config.env))
@@ -77,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_members(command: SweepLengthCommand, training_words: Sequence[str]) -> list[Member]:
-    """Every memory on every range with seed 0, then with seed 1 and so on.
+    """Every memory on every range with seed 0, then with seed 1, and so on.
 
     Raises:
-        ValueError: an option for training is unknown or the sweep's own; the environment has no lengths.
+        ValueError: a training option is unknown or set by the sweep; the environment has no lengths.
     """
     given = given_options(training_words, ("memory.kind",))
     for option in (f"env_args.{FIXED_LENGTH}", f"eval_env_args.{FIXED_LENGTH}"):
@@ -89,8 +89,8 @@ def make_members(command: SweepLengthCommand, training_words: Sequence[str]) -> 
     arguments = command.length_args or _length_arguments(member_config(command, training_words, {}).env)
     trained = _ranges("train_lengths", command.train_lengths)
     tested = _ranges("test_lengths", command.test_lengths)
-    evaluations = tuple(
-        Evaluation(
+    test_settings = tuple(
+        TestSetting(
             name=f"test{shortest}-{longest}",
             columns={"test_min": shortest, "test_max": longest},
             env_args=_as_arguments("test_lengths", (shortest, longest), arguments),
@@ -111,19 +111,19 @@ def make_members(command: SweepLengthCommand, training_words: Sequence[str]) -> 
                         config=_without_fixed_length(
                             member_config(command, training_words, settings), keep=arguments
                         ),
-                        evaluations=evaluations,
+                        test_settings=test_settings,
                     )
                 )
     return members
 
 
 def _without_fixed_length(config: TrainConfig, keep: Sequence[str]) -> TrainConfig:
-    """The configuration without the exact length that a preset evaluates on, if the sweep does not set it."""
-    trained, judged = (
+    """The configuration without a preset's fixed length, unless the sweep sets it."""
+    trained, tested = (
         {name: value for name, value in arguments.items() if name != FIXED_LENGTH or name in keep}
         for arguments in (config.env_args, config.eval_env_args)
     )
-    return replace(config, env_args=trained, eval_env_args=judged)
+    return replace(config, env_args=trained, eval_env_args=tested)
 
 
 def _length_arguments(env: str) -> tuple[str, ...]:

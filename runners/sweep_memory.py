@@ -28,7 +28,7 @@ from memory_suite.runners.sweeps.options import SweepOptions, given_options, mem
 
 RESERVED = ("memory.kind", "memory.size", "memory.compressed_size", "memory.max_span")
 INITIAL_SPAN_FRACTION = 0.5
-"""Spans start at half their maximum: the presets' start belongs to the presets' own maximum."""
+"""spans start at half their maximum, since a preset's value fits only its own maximum"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,13 +36,13 @@ class SweepMemoryCommand(SweepOptions):
     """Success against memory held. Options of train_agent.py may be given too, for all runs."""
 
     memory: tuple[MemoryKind, ...] = ("expire-span", "transformer-xl", "compressive", "adaptive-span")
-    """kinds of memory; "none", the control, has no size"""
+    """memories; "none", the memory-free baseline, has no size"""
     sizes: tuple[int, ...] = (16, 32, 64, 128, 256)
     """transformer-xl: memory.size. compressive: memory.size and memory.compressed_size, half of it each.
     expire-span and adaptive-span: memory.max_span, the longest span that can be learned"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         super(
             SweepMemoryCommand, self
         ).__post_init__()  # slots=True makes another class, which super() misses
@@ -53,7 +53,7 @@ class SweepMemoryCommand(SweepOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, write tables, draw."""
+    """Train, write tables and figures."""
     command, training_words = command_line.parse_known(SweepMemoryCommand, argv)
     members = or_exit(lambda: make_members(command, training_words))
     sweep = Sweep(command.folder("memory", members[0].config.env))
@@ -62,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_members(command: SweepMemoryCommand, training_words: Sequence[str]) -> list[Member]:
-    """Every memory at every size with seed 0, then with seed 1 and so on, so that all curves grow together.
+    """Every memory at every size with seed 0, then with seed 1, and so on, so all curves advance together.
 
     Raises:
-        ValueError: an option for training is unknown, or the sweep's own.
+        ValueError: a training option is unknown or set by the sweep.
     """
     given = given_options(training_words, RESERVED)
     members: list[Member] = []
@@ -88,13 +88,13 @@ def make_members(command: SweepMemoryCommand, training_words: Sequence[str]) -> 
 
 
 def size_settings(kind: MemoryKind, size: int | None, given: Collection[str], ramp: int) -> dict[str, Scalar]:
-    """The options that give a memory its size.
+    """Options that set the size of a memory.
 
     Args:
-        kind: of memory.
-        size: in steps; None for the kind "none" alone.
-        given: options that the user has set; they are left alone.
-        ramp: the preset's.
+        kind: kind of memory.
+        size: size in steps; None only for "none".
+        given: options that the user has set; they are kept.
+        ramp: ramp of the preset.
     """
     if size is None:
         return {}

@@ -24,7 +24,7 @@ from stable_baselines3.common.utils import set_random_seed
 
 from memory_suite.agents.distributed import DistributedContext, RankLostError
 from memory_suite.agents.model.sequence_model import SequenceModel
-from memory_suite.agents.serialization.state_tree import join
+from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import or_exit, shown
 from memory_suite.configs.sequence_schema import SequenceConfig, load
@@ -109,7 +109,7 @@ def _restore(
     if config.resume is None:
         return None, []
     checkpoint = ranks.run_on_main(lambda: load_checkpoint(folder, config, "latest"))
-    tree = join(checkpoint.tensors, checkpoint.data)
+    tree = unflatten(checkpoint.tensors, checkpoint.data)
     trainer.load_state_tree(tree["trainer"])
     notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
     notes += thread_notes(tree["runner"]["threads"], config)

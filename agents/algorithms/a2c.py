@@ -41,21 +41,21 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
         Args:
             policy: "MemoryPolicy" or a class.
             env: a Gymnasium id, an environment or an SB3 VecEnv.
-            learning_rate: or a function of the progress remaining.
+            learning_rate: step size, or a function of the progress remaining (1 to 0).
             n_steps: steps of a rollout per environment; gradients are cut at its beginning.
             gamma: discount factor.
-            gae_lambda: of generalized advantage estimation.
-            ent_coef: weight of the entropy.
+            gae_lambda: lambda of generalized advantage estimation.
+            ent_coef: weight of the entropy bonus.
             vf_coef: weight of the value loss.
-            max_grad_norm: gradient clipping.
-            normalize_advantage: per gradient step; off, as in SB3.
+            max_grad_norm: largest norm of the gradient; longer ones are scaled down.
+            normalize_advantage: normalize advantages in each gradient step; off, as in SB3.
             rms_prop_eps: epsilon of RMSprop.
             use_rms_prop: RMSprop instead of Adam.
-            policy_kwargs: arguments of the policy.
-            memory_and_algorithm_kwargs: further arguments.
+            policy_kwargs: arguments of `MemoryPolicy`.
+            memory_and_algorithm_kwargs: arguments of `MemoryOnPolicyAlgorithm`.
         """
         policy_kwargs = {} if policy_kwargs is None else dict(policy_kwargs)
-        # Named in any case: a saved model keeps `policy_kwargs`, and they alone say which optimizer it had.
+        # Always set: a saved model restores its optimizer from `policy_kwargs`.
         if "optimizer_class" not in policy_kwargs and use_rms_prop:
             policy_kwargs["optimizer_class"] = torch.optim.RMSprop
             policy_kwargs["optimizer_kwargs"] = {"alpha": 0.99, "eps": rms_prop_eps, "weight_decay": 0}
@@ -78,25 +78,25 @@ class MemoryA2C(MemoryOnPolicyAlgorithm):
         )
 
     def train(self) -> None:
-        """One update."""
+        """Update the policy with one gradient step on the whole rollout."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        (batch,) = self.rollout.minibatches(self.ranks.world_size * self.n_envs, self.ranks)
+        (batch,) = self.rollout_buffer.minibatches(self.ranks.world_size * self.n_envs, self.ranks)
         penalty = self.span_penalty
         evaluation = self.policy.evaluate_block(
             batch.features,
             batch.actions,
             batch.state,
-            batch.is_first_BT,
-            batch.limit_BT,
-            penalty=penalty.kind,
+            batch.episode_start_BT,
+            batch.span_limit_BT,
+            penalty=penalty.spec,
         )
         advantages = self.normalize_advantages(batch.advantages_BT, batch.share)
         policy_loss = -(advantages * evaluation.log_prob_BT).mean()
         value_loss = F.mse_loss(batch.returns_BT, evaluation.values_BT)
         entropy_loss = -evaluation.entropy_BT.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        if penalty.kind is not None:
+        if penalty.spec is not None:
             loss = loss + penalty.weight * evaluation.penalty
         self.optimizer_step(batch.share * loss)
         self._n_updates += 1

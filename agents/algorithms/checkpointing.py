@@ -13,19 +13,19 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import get_system_info
 
-from memory_suite.agents.algorithms.saved_arguments import decode, encode
+from memory_suite.agents.algorithms.saved_arguments import from_json, to_json
 from memory_suite.agents.algorithms.span_penalty import SpanPenalty
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
-from memory_suite.agents.diagnostics.cue_retention import joined_needs
+from memory_suite.agents.diagnostics.cue_retention import cat_needed
 from memory_suite.agents.diagnostics.rollout_diagnostics import RolloutDiagnostics
 from memory_suite.agents.diagnostics.success_window import SuccessWindow
-from memory_suite.agents.distributed import DistributedContext, chosen_rows, joined_rows
+from memory_suite.agents.distributed import DistributedContext, cat_rows, select_rows
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.policy.policy import MemoryPolicy
 from memory_suite.agents.serialization.archive import ArchiveError, read_archive, write_archive
 from memory_suite.agents.serialization.random_state import random_state, set_random_state
-from memory_suite.agents.serialization.spaces import decode_space, encode_space, told_apart
-from memory_suite.agents.serialization.state_tree import join, split
+from memory_suite.agents.serialization.spaces import decode_space, describe_difference, encode_space
+from memory_suite.agents.serialization.state_tree import flatten, unflatten
 
 Self = TypeVar("Self", bound="CheckpointedAlgorithm")
 
@@ -37,8 +37,8 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
     for bit where it was saved.
     """
 
-    SETTINGS: ClassVar[tuple[str, ...]]
-    """constructor arguments that a saved model keeps"""
+    SAVED_ARGUMENTS: ClassVar[tuple[str, ...]]
+    """constructor arguments that a saved model contains"""
     policy: MemoryPolicy  # type: ignore[assignment]
     ranks: DistributedContext
     span_penalty: SpanPenalty
@@ -59,13 +59,13 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
 
         Args:
             path: a file (".zip" is added if it has no suffix), or a binary stream.
-            exclude: constructor arguments to leave out; a model loaded without them has their defaults.
+            exclude: constructor arguments to leave out; a loaded model has their defaults.
             include: constructor arguments to write although `exclude` names them.
-            with_training_state: also write all that an exact continuation needs: random generators,
-                memory contents, environments, statistics.
+            with_training_state: also write what an exact continuation needs: random generators, memory
+                contents, environments, statistics.
 
         Raises:
-            ValueError: `exclude` or `include` names something else.
+            ValueError: `exclude` or `include` names an argument that the model does not have.
         """
         tree = self.state_tree(with_training_state=with_training_state)
         excluded, included = set(exclude or ()), set(include or ())
@@ -75,7 +75,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
                 raise ValueError(f"exclude, include: a model has no argument {name!r}; it has {known}")
         for name in excluded - included:
             del tree["settings"][name]
-        tensors, data = split(tree)
+        tensors, data = flatten(tree)
         write_archive(_with_suffix(path), tensors, data)
 
     def set_parameters(
@@ -84,9 +84,9 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         exact_match: bool = True,
         device: torch.device | str = "auto",
     ) -> None:
-        """As SB3's; of a file that `save` wrote, the weights and the optimizer's state."""
+        """As SB3's; reads the weights and the optimizer's state of a file that `save` wrote."""
         if not isinstance(load_path_or_dict, dict):
-            tree = join(*read_archive(_with_suffix(load_path_or_dict)))
+            tree = unflatten(*read_archive(_with_suffix(load_path_or_dict)))
             load_path_or_dict = {"policy": tree["policy"], "policy.optimizer": _optimizer_state(tree)}
         super().set_parameters(load_path_or_dict, exact_match, device)
 
@@ -101,25 +101,25 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         force_reset: bool = True,
         **changes: Any,
     ) -> Self:
-        """The model that `save` wrote; reading it runs no code.
+        """Load a model that `save` wrote; reading it runs no code.
 
         Args:
             path: the file, or a binary stream.
-            env: where to learn on; not needed for `predict`.
-            device: where the weights go.
+            env: environments to continue learning in; not needed for `predict`.
+            device: device of the weights.
             custom_objects: constructor arguments by name, instead of the saved ones.
-            print_system_info: print the versions of what is installed.
-            force_reset: taken for the sake of SB3's programs; a loaded model begins with a reset, unless
-                the file has the training state.
-            changes: the same as `custom_objects`, as SB3 allows.
+            print_system_info: print the versions of installed packages.
+            force_reset: ignored, accepted for compatibility with SB3; a loaded model begins with a reset
+                unless the file contains the training state.
+            changes: the same as `custom_objects`, as in SB3.
 
         Raises:
-            ArchiveError: the file is damaged or no archive.
-            ValueError: it holds another algorithm, or its spaces differ from those of `env`.
+            ArchiveError: the file is damaged, is not an archive, or another revision wrote it.
+            ValueError: the file contains another algorithm, or its spaces differ from those of `env`.
         """
         if print_system_info:
             get_system_info()
-        tree = join(*read_archive(_with_suffix(path)))
+        tree = unflatten(*read_archive(_with_suffix(path)))
         if "algorithm" not in tree:
             raise ArchiveError(f"{path} cannot be loaded: it is an archive, but holds no model")
         return cls.from_state_tree(tree, env, device, **{**(custom_objects or {}), **changes})
@@ -132,7 +132,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         **replaced: Any,
     ) -> Self:
-        """The model that `state_tree` described; arguments and errors as `load`."""
+        """Build the model that `state_tree` describes; arguments and errors as `load`."""
         if tree["algorithm"] != cls.__name__:
             raise ValueError(
                 f"the saved model is a {tree['algorithm']}; load it with that class, not {cls.__name__}"
@@ -141,7 +141,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         for name, value in tree["settings"].items():
             if name not in replaced:
                 try:
-                    settings[name] = decode(value)
+                    settings[name] = from_json(value)
                 except ValueError as error:
                     raise ValueError(
                         f"{name} of the saved model {error}; give it again: custom_objects={{{name!r}: ...}}"
@@ -156,7 +156,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         for name in ("observation_space", "action_space"):
             saved = decode_space(tree[name])
             if env is not None and getattr(model, name) != saved:
-                here, there = told_apart(getattr(model, name), saved)
+                here, there = describe_difference(getattr(model, name), saved)
                 raise ValueError(f"the {name} of env is {here}, but the model was saved with {there}")
             setattr(model, name, saved)
         if env is None:
@@ -166,13 +166,13 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         return model
 
     def state_tree(self, *, with_training_state: bool) -> dict[str, Any]:
-        """All that makes this model, as a tree of tensors, arrays and plain types.
+        """The state of the model, as a tree of tensors, arrays and plain types.
 
-        It does not depend on the number of ranks. All of them must ask for the training state; the first one
+        The tree does not depend on the number of ranks. All ranks must ask for the training state; rank 0
         gets it.
         """
-        settings = {name: encode(getattr(self, name)) for name in self.SETTINGS}
-        settings["span_penalty"] = encode(self.span_penalty.settings)
+        settings = {name: to_json(getattr(self, name)) for name in self.SAVED_ARGUMENTS}
+        settings["span_penalty"] = to_json(self.span_penalty.settings)
         settings["stats_window_size"] = self._stats_window_size
         optimizer = self.policy.optimizer.state_dict()
         tree: dict[str, Any] = {
@@ -194,7 +194,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         return tree
 
     def load_state_tree(self, tree: dict[str, Any]) -> None:
-        """Take over what `state_tree` gave, the training state included if it is there."""
+        """Restore what `state_tree` returned, including the training state if there is one."""
         self.policy.load_state_dict(tree["policy"])
         self.policy.optimizer.load_state_dict(_optimizer_state(tree))
         for name, value in tree["counters"].items():
@@ -219,13 +219,13 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         memory = self._memory
         if self.ranks.is_distributed:
             shards = self.ranks.gather_object(
-                (rows, memory.to("cpu"), self.diagnostics.memory.retention.needed_BC)
+                (rows, memory.to("cpu"), self.diagnostics.memory.retention.needed_BN)
             )
             if not shards:
                 return {}
             all_rows, memories, needed = zip(*shards, strict=True)
-            rows, memory = joined_rows(list(all_rows)), MemoryState.cat(memories)
-            statistics["retention"]["needed"] = joined_needs(needed)
+            rows, memory = cat_rows(list(all_rows)), MemoryState.cat(memories)
+            statistics["retention"]["needed"] = cat_needed(needed)
         return {
             **rows,
             "memory": memory.state_dict(),
@@ -242,7 +242,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         if self.ranks.is_distributed:
             own = self.ranks.rows(self.n_envs)
             of_rows = ("last_obs", "last_episode_starts", "last_cues", "last_done_cues", "shortening", "env")
-            state = state | {name: chosen_rows(state[name], own) for name in of_rows if name in state}
+            state = state | {name: select_rows(state[name], own) for name in of_rows if name in state}
             memory = memory.select(torch.arange(own.start, own.stop)).trimmed()
             retention = statistics["retention"]
             statistics = statistics | {"retention": retention | {"needed": retention["needed"][own]}}
@@ -258,12 +258,12 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
             self._last_episode_starts = state["last_episode_starts"]
             self.diagnostics.cues.cue_B = state["last_cues"]
             self.diagnostics.cues.done_B = state["last_done_cues"]
-        # Last: building environments and models may have drawn from the generators.
+        # Last, since building environments and models may draw from the generators.
         set_random_state(state["random"], self.device)
 
     @property
     def resumes_exactly(self) -> bool:
-        """Whether the environments' own state can be saved, so that a resumed run equals an unbroken one."""
+        """Whether the environments can save their state, so that resumed runs equal uninterrupted ones."""
         return bool(getattr(self.env, "can_save_state", False))
 
 
@@ -278,13 +278,13 @@ _COUNTERS = (
 
 
 def _optimizer_state(tree: dict[str, Any]) -> dict[str, Any]:
-    """The optimizer's state of a `state_tree`, whose keys are text, as torch has it."""
+    """The optimizer's state in a `state_tree`, with the integer keys that torch expects."""
     optimizer = tree["optimizer"]
     return {**optimizer, "state": {int(key): value for key, value in optimizer["state"].items()}}
 
 
 def _with_suffix(path: str | Path | BufferedIOBase) -> Path | BufferedIOBase:
-    """A path that ends in .zip unless it has a suffix, as SB3 does; streams as they are."""
+    """Add .zip to a path without a suffix, as SB3 does; streams are returned as they are."""
     if not isinstance(path, str | Path):
         return path
     return Path(path) if Path(path).suffix else Path(f"{path}.zip")

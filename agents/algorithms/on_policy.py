@@ -1,14 +1,10 @@
-"""What PPO and A2C share: acting with a memory, and one row of metrics per update.
+"""The base class of PPO and A2C: collects rollouts with a memory, and logs one row of metrics per update.
 
 Words: an **iteration** is a **rollout** (n_steps x n_envs) followed by an **update** (n_epochs over
 its minibatches). A **step** is one step of one environment; `num_timesteps` sums over environments.
 
 A stable-baselines3 algorithm: `learn`, `predict`, `save`, `load`, callbacks, `evaluate_policy` and the
 logger are SB3's, but files are safe archives (`agents.serialization.archive`), never pickles.
-
-Shape letters:
-    B  environments
-    T  steps of a rollout
 """
 
 from __future__ import annotations
@@ -29,33 +25,33 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from memory_suite.agents.algorithms.checkpointing import CheckpointedAlgorithm
-from memory_suite.agents.algorithms.rollout_buffer import Rollout
+from memory_suite.agents.algorithms.rollout_buffer import RolloutBuffer
 from memory_suite.agents.algorithms.span_penalty import SpanPenalty, SpanPenaltySettings
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
 from memory_suite.agents.algorithms.stopwatch import Stopwatch
 from memory_suite.agents.diagnostics.memory_metrics import retained_ages
 from memory_suite.agents.diagnostics.rollout_diagnostics import RolloutDiagnostics
 from memory_suite.agents.diagnostics.success_window import EPISODE_BASICS, SuccessWindow
-from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext, joined_rows
+from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext, cat_rows
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.policy.encoders import Features
 from memory_suite.agents.policy.policy import MemoryPolicy, not_finite
 
 SMALLEST_ADVANTAGE_STD = 1e-8
-"""keeps a division from failing when all advantages are equal"""
+"""lower bound of the divisor, for advantages that are all equal"""
 
 
 class NonFiniteLossError(RuntimeError):
-    """Training cannot go on: the loss is not a number any more."""
+    """Training cannot continue: the loss or its gradient is NaN or infinite."""
 
 
 Self = TypeVar("Self", bound="MemoryOnPolicyAlgorithm")
 
 
 class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
-    """On-policy learning with a memory policy; `train` is the subclass's."""
+    """On-policy learning with a memory policy; subclasses implement `train`."""
 
-    SETTINGS: ClassVar[tuple[str, ...]] = (
+    SAVED_ARGUMENTS: ClassVar[tuple[str, ...]] = (
         "learning_rate",
         "n_steps",
         "gamma",
@@ -74,7 +70,8 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         "tensorboard_log",
         "verbose",
     )
-    """constructor arguments that a saved model keeps; subclasses add theirs"""
+    """constructor arguments that a saved model contains; subclasses add their own"""
+    rollout_buffer: RolloutBuffer  # type: ignore[assignment]
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MemoryPolicy": MemoryPolicy,
         "ExpireSpanPolicy": MemoryPolicy,
@@ -100,22 +97,22 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         Args:
             policy: "MemoryPolicy" or a class.
             env: a Gymnasium id, an environment or an SB3 VecEnv.
-            span_penalty: how forgetting is rewarded; ignored by memories that do not learn spans.
-            random_shortening: clamp spans in training (`span_shortening`); ignored likewise.
-            normalize_advantage: per gradient step.
-            advantage_std_floor: advantages are divided by their standard deviation, or by this if that is
-                smaller: without reward they are the critic's noise, which must not drown the entropy bonus.
-            normalize_warmup_rollouts: statistics of the observations are taken in so many first
-                rollouts and fixed afterwards; 0: they go on for ever.
-            success_window_episodes: recent episodes of each class that its success rate is taken over.
-            success_min_episodes: with fewer of them a class has no rate yet.
-            ranks: the processes that learn together, each on an `env` of as many environments; steps,
-                minibatches and statistics are those of all of them. Every rank must make the same calls.
-            algorithm_kwargs: what SB3's OnPolicyAlgorithm takes.
+            span_penalty: settings of the span penalty; ignored by memories that do not learn spans.
+            random_shortening: clamp spans in training (`span_shortening`); ignored by the same memories.
+            normalize_advantage: normalize advantages in each gradient step.
+            advantage_std_floor: smallest standard deviation by which advantages are divided. Without reward,
+                advantages are noise of the critic, which must not dominate the entropy bonus.
+            normalize_warmup_rollouts: number of rollouts in which statistics of observations are collected;
+                afterwards they are fixed. 0: they are always collected.
+            success_window_episodes: number of recent episodes in the success rate of each class.
+            success_min_episodes: smallest number of episodes for which a class has a success rate.
+            ranks: the process group. Each rank has an `env` with the same number of environments; steps,
+                minibatches and statistics are those of all ranks, which must all make the same calls.
+            algorithm_kwargs: arguments of SB3's OnPolicyAlgorithm.
 
         Raises:
-            ValueError: `policy` is of no known name, `env` a bare Gymnasium vector environment, or a number
-                out of its range.
+            ValueError: `policy` is an unknown name, `env` is a bare Gymnasium vector environment, or a number
+                is out of range.
         """
         if isinstance(policy, str) and policy not in self.policy_aliases:
             raise ValueError(f"policy must be {' or '.join(self.policy_aliases)}, got {policy!r}")
@@ -143,9 +140,9 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         )
         self.rollouts_done = 0
         self.stop_training = False
-        """a callback may set this in `on_rollout_start`, when everything belongs to whole updates"""
+        """a callback may set this in `on_rollout_start`, between two iterations"""
         self.bookkeeping = Stopwatch()
-        """runs while what training does is only written down: logs here, checkpoints by a callback"""
+        """time spent on logging (here) and on checkpoints (by a callback)"""
         self._memory: MemoryState | None = None
         super().__init__(
             policy,  # type: ignore[arg-type]
@@ -164,16 +161,16 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
             use_sde=self.use_sde,
             **self.policy_kwargs,
         ).to(self.device)
-        if not self.policy.transformer.learns_spans:  # there is nothing to charge, and nothing to shorten
+        if not self.policy.transformer.learns_spans:  # no span to penalize or to shorten
             self.span_penalty = SpanPenalty(SpanPenaltySettings(kind="none"))
             self.shortening = RandomShortening(False)
-        self.rollout = Rollout(self.n_envs, self.n_steps, self.device)
+        self.rollout_buffer = RolloutBuffer(self.n_envs, self.n_steps, self.device)
         self.diagnostics = RolloutDiagnostics(
             self.n_envs, self.policy.transformer, self.success_window, self.ranks
         )
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """As SB3's; environment i of all ranks has the same seed however many ranks there are."""
+        """As SB3's; the seed of an environment does not depend on the number of ranks."""
         super().set_random_seed(seed)
         if seed is not None and self.env is not None:
             self.env.seed(seed + self.ranks.rows(self.n_envs).start)
@@ -189,9 +186,9 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """As SB3's, but each iteration logs one row, after its update, with all that belongs to it.
+        """As SB3's, but each iteration logs one row, after its update, with the metrics of both.
 
-        TensorBoard's runs are called after the algorithm unless `tb_log_name` says otherwise.
+        TensorBoard runs are named after the algorithm unless `tb_log_name` is given.
         """
         fresh = reset_num_timesteps or self._last_obs is None
         total_timesteps, callback = self._setup_learn(
@@ -217,17 +214,16 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         return self
 
     def _reset_memory(self, env: VecEnv) -> None:
-        """Nothing remembered, every environment at the start of an episode."""
+        """Empty the memory: every environment is at the start of an episode."""
         self._memory = self.policy.initial_state(env.num_envs)
         self.diagnostics.reset(getattr(env, "reset_infos", [{}] * env.num_envs))
         for classes in env.get_attr("episode_classes") if env.has_attr("episode_classes") else []:
             self.success_window.expect(tuple(classes))
 
     def change_env(self, env: VecEnv) -> None:
-        """Learn on in other environments, as many of them; their episodes begin, and nothing is remembered.
+        """Continue learning in other environments, the same number of them, with an empty memory.
 
-        For callbacks in `on_rollout_start`. The outcomes of earlier episodes are forgotten: they say nothing
-        of the new task.
+        For callbacks in `on_rollout_start`. Outcomes of earlier episodes are discarded: the task changes.
 
         Raises:
             ValueError: the spaces differ.
@@ -243,7 +239,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         self._reset_memory(self.env)
 
     def _end_iteration(self) -> None:
-        """What changes only between an update and the next rollout."""
+        """Update what is constant during an iteration: observation statistics and the span penalty."""
         self.rollouts_done += 1
         warmup = self.normalize_warmup_rollouts
         if warmup == 0 or self.rollouts_done <= warmup:
@@ -253,8 +249,8 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
     # -- acting -------------------------------------------------------------------------------------
 
     def collect_rollouts(self, callback: BaseCallback) -> bool:  # type: ignore[override]
-        """Fill the rollout buffer; False if a callback stopped training."""
-        policy, transformer = self.policy, self.policy.transformer
+        """Fill the rollout buffer by acting in the environments; False if a callback stopped training."""
+        policy, buffer = self.policy, self.rollout_buffer
         policy.set_training_mode(False)
         callback.on_rollout_start()
         if self.stop_training:
@@ -263,33 +259,41 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         assert env is not None
         self._memory = self._begin_rollout()
         statistics_before = self._collect_statistics()
+        max_span = policy.transformer.settings.max_span
 
         for step in range(self.n_steps):
             features = self._features(self._last_obs)
             starts = np.asarray(self._last_episode_starts)
             episode_start_B = torch.as_tensor(starts, device=self.device)
-            limit_B1 = self.shortening.sample(starts, transformer.settings.max_span, self.ranks, self.device)
-            self.diagnostics.before_step(self._memory, starts, limit_B1)
-            decision = policy.act(
+            span_limit_B1 = self.shortening.sample(starts, max_span, self.ranks, self.device)
+            self.diagnostics.before_step(self._memory, starts, span_limit_B1)
+            policy_step = policy.act(
                 features,
                 self._memory,
                 episode_start_B,
-                limit_B1,
-                tag_B=torch.as_tensor(self.diagnostics.cues.cue_B, device=self.device),
+                span_limit_B1,
+                cue_B=torch.as_tensor(self.diagnostics.cues.cue_B, device=self.device),
                 ranks=self.ranks,
             )
-            self._memory = decision.state
-            new_obs, rewards, dones, infos = env.step(policy.to_env(decision.actions))
+            self._memory = policy_step.state
+            new_obs, rewards, dones, infos = env.step(policy.to_env(policy_step.actions))
             self.num_timesteps += self.ranks.world_size * env.num_envs
             callback.update_locals(locals())
             continue_training = callback.on_step()
-            self.rollout.add(
-                features, decision.actions, episode_start_B, decision.values_B, decision.log_prob_B, limit_B1
+            buffer.add(
+                features,
+                policy_step.actions,
+                episode_start_B,
+                policy_step.values_B,
+                policy_step.log_prob_B,
+                span_limit_B1,
             )
-            rewards_B = self.rollout.rewards_BT[:, step]
+            rewards_B = buffer.rewards_BT[:, step]
             rewards_B[:] = torch.as_tensor(rewards, dtype=torch.float32, device=self.device)
-            self._bootstrap_truncated(rewards_B, dones, infos, limit_B1)
-            self.diagnostics.record(decision.reports, self._memory, episode_start_B, dones, infos, limit_B1)
+            self._bootstrap_truncated(rewards_B, dones, infos, span_limit_B1)
+            self.diagnostics.record(
+                policy_step.reports, self._memory, episode_start_B, dones, infos, span_limit_B1
+            )
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
             if not continue_training:  # later than SB3: the next `learn` continues where the environments are
@@ -299,20 +303,20 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         self._share_statistics(statistics_before)
         if not continue_training:
             return False
-        self._end_rollout(limit_B1)
+        self._end_rollout(span_limit_B1)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
     def _begin_rollout(self) -> MemoryState:
-        """Reset the buffer to the present memory, and lay that out for acting."""
+        """Reset the buffer with the present memory, and return that in the layout for acting."""
         assert self._memory is not None
         memory = self._memory.to_rows()  # a callback may have stopped in the middle of a rollout
-        self.rollout.begin(memory)
+        self.rollout_buffer.reset(memory)
         self.diagnostics.begin_rollout()
         return self.policy.transformer.for_acting(memory)
 
-    def _end_rollout(self, limit_B1: Tensor | None) -> None:
+    def _end_rollout(self, span_limit_B1: Tensor | None) -> None:
         """Compute advantages, with the values of the last observations, and delete expired memories."""
         policy = self.policy
         assert self._memory is not None
@@ -320,10 +324,10 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         last_features = self._features(self._last_obs)
         last_start_B = torch.as_tensor(self._last_episode_starts, device=self.device)
         no_reset_B = torch.zeros_like(last_start_B)  # GAE leaves out the values of rows that begin an episode
-        last_values_B = policy.predict_values(last_features, self._memory, no_reset_B, limit_B1)
+        last_values_B = policy.predict_values(last_features, self._memory, no_reset_B, span_limit_B1)
         # What has expired is deleted before the weights change, and with them the spans: no memory returns.
-        self._memory = policy.transformer.compact(self._memory, limit_B1)
-        self.rollout.compute_advantages(
+        self._memory = policy.transformer.compact(self._memory, span_limit_B1)
+        self.rollout_buffer.compute_advantages(
             last_values_B, last_start_B, gamma=self.gamma, gae_lambda=self.gae_lambda
         )
 
@@ -344,7 +348,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         rewards_B: Float[Tensor, " B"],
         dones: np.ndarray,
         infos: list[dict[str, Any]],
-        limit_B1: Tensor | None,
+        span_limit_B1: Tensor | None,
     ) -> None:
         """Add gamma times the value of the final observation, given the memory of that moment.
 
@@ -367,16 +371,16 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         )
         features = self._features(final_obs)
         index = torch.as_tensor(rows, device=self.device)
-        row_limit_B1 = None if limit_B1 is None else limit_B1[index]
+        row_span_limit_B1 = None if span_limit_B1 is None else span_limit_B1[index]
         no_reset = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-        values = self.policy.predict_values(features, self._memory.select(index), no_reset, row_limit_B1)
+        values = self.policy.predict_values(features, self._memory.select(index), no_reset, row_span_limit_B1)
         rewards_B[index] += self.gamma * values
 
     def _features(self, observation: Any) -> Features:
-        """What the policy's encoder makes of the environments' observations.
+        """Features of the environments' observations.
 
         Raises:
-            ValueError: one is not finite; nothing of it has got into the statistics.
+            ValueError: an observation is not finite; no statistics include it.
         """
         fault = not_finite(observation)
         if fault is not None:
@@ -384,14 +388,14 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         return self.policy.encoder.preprocess(self.policy.obs_to_tensor(observation)[0])
 
     def _flush_diagnostics(self) -> None:
-        """Add the steps since the last call to all statistics."""
+        """Add the steps since the last call to the statistics."""
         ended = self.diagnostics.flush()
         self._update_info_buffer(ended, np.ones(len(ended), dtype=bool))
 
     # -- learning -----------------------------------------------------------------------------------
 
     def normalize_advantages(self, advantages_BT: Float[Tensor, "B T"], share: float) -> Float[Tensor, "B T"]:
-        """Advantages as a gradient step takes them; `share` as in `Minibatch`."""
+        """Normalized advantages of a minibatch; `share` as in `Minibatch`."""
         if not self.normalize_advantage:
             return advantages_BT
         if self.ranks.is_distributed:
@@ -411,33 +415,37 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         return (advantages_BT - advantages_BT.mean()) / scale
 
     def reduce_over_ranks(self, means: list[Tensor], largest: Tensor, share: float) -> list[float]:
-        """Numbers of a minibatch as numbers of that of all ranks.
+        """Reduce numbers of this rank's minibatch to those of the minibatch of all ranks.
 
         Args:
-            means: over the minibatch.
-            largest: the greatest of something in the minibatch.
+            means: means over this rank's rows.
+            largest: a maximum over this rank's rows.
             share: as in `Minibatch`.
+
+        Returns:
+            The means, then the maximum.
         """
-        rows_RX = self.ranks.all_gather(
+        of_ranks = self.ranks.all_gather(
             torch.stack([*means, largest, largest.new_tensor(share)]).unsqueeze(0)
         )
-        means_X = (rows_RX[:, :-2] * rows_RX[:, -1:]).sum(0)
-        return [*means_X.tolist(), rows_RX[:, -2].max().item()]
+        shares = of_ranks[:, -1:]
+        reduced = (of_ranks[:, :-2] * shares).sum(0)
+        return [*reduced.tolist(), of_ranks[:, -2].max().item()]
 
     def explained_variance(self) -> float:
-        """The share of the variance of the rollout's returns that the critic explained."""
-        values = self.ranks.all_gather(self.rollout.values_BT).flatten()
-        returns = self.ranks.all_gather(self.rollout.returns_BT).flatten()
+        """Share of the variance of the rollout's returns that the critic explains."""
+        values = self.ranks.all_gather(self.rollout_buffer.values_BT).flatten()
+        returns = self.ranks.all_gather(self.rollout_buffer.returns_BT).flatten()
         return float(explained_variance(values.cpu().numpy(), returns.cpu().numpy()))
 
     def optimizer_step(self, loss: torch.Tensor) -> None:
-        """One step of the optimizer.
+        """Take one step of the optimizer.
 
         Args:
-            loss: of this rank's share of the minibatch; the sum over ranks is that of the minibatch.
+            loss: this rank's term of the loss; the loss is the sum over ranks.
 
         Raises:
-            NonFiniteLossError: the loss is NaN or infinite; the weights are left as they were.
+            NonFiniteLossError: the loss or its gradient is NaN or infinite; the weights are unchanged.
         """
         whole = self.ranks.all_reduce_sum(loss.detach().clone()) if self.ranks.is_distributed else loss
         if not bool(torch.isfinite(whole)):
@@ -446,14 +454,14 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
                 f"at step {self.num_timesteps}"
             )
         optimizer = self.policy.optimizer
-        # Neither the optimizer's own loop nor the policy's tree of modules: a minibatch takes milliseconds.
+        # A list is faster than optimizer.zero_grad() and policy.parameters(); a minibatch takes milliseconds.
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for parameter in parameters:
             parameter.grad = None
         torch.autograd.backward(loss)
         self.ranks.all_reduce_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
-        if not bool(torch.isfinite(norm)):  # the weights are still what they were
+        if not bool(torch.isfinite(norm)):  # the weights are still unchanged
             raise NonFiniteLossError(
                 f"the gradient became {norm.item()} in update {self.rollouts_done + 1}, "
                 f"at step {self.num_timesteps}"
@@ -463,7 +471,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
     # -- logging ------------------------------------------------------------------------------------
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """One row of metrics; docs/metrics.md describes each name."""
+        """Log one row of metrics; docs/metrics.md describes each name."""
         with self.bookkeeping:
             # A callback logs in the middle of a rollout, perhaps on one rank only.
             if not self.ranks.is_distributed:
@@ -505,12 +513,12 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         self.logger.dump(step=self.num_timesteps)
 
     def _memory_contents(self) -> tuple[int, dict[str, np.ndarray]]:
-        """Bytes held, and the ages of all memories by name in the log; of all ranks."""
+        """Bytes of all ranks' memories, and the ages of the memories by name in the log."""
         if self._memory is None:
             return 0, {}
-        ages = retained_ages(self.policy.transformer, self._memory, self.shortening.limit_B1)
+        ages = retained_ages(self.policy.transformer, self._memory, self.shortening.span_limit_B1)
         of_ranks = self.ranks.all_gather_object((self._memory.bytes_held, ages))
-        return sum(held for held, _ in of_ranks), joined_rows([ages for _, ages in of_ranks])
+        return sum(held for held, _ in of_ranks), cat_rows([ages for _, ages in of_ranks])
 
     # -- stable-baselines3's interface ------------------------------------------------------------
 

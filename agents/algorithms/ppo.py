@@ -19,8 +19,8 @@ from memory_suite.agents.policy.policy import MemoryPolicy
 class MemoryPPO(MemoryOnPolicyAlgorithm):
     """Clipped policy gradients; a minibatch is the whole rollout of some environments."""
 
-    SETTINGS = (
-        *MemoryOnPolicyAlgorithm.SETTINGS,
+    SAVED_ARGUMENTS = (
+        *MemoryOnPolicyAlgorithm.SAVED_ARGUMENTS,
         "batch_size",
         "n_epochs",
         "clip_range",
@@ -51,22 +51,22 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         Args:
             policy: "MemoryPolicy" or a class.
             env: a Gymnasium id, an environment or an SB3 VecEnv.
-            learning_rate: or a function of the progress remaining.
+            learning_rate: step size, or a function of the progress remaining (1 to 0).
             n_steps: steps of a rollout per environment; gradients are cut at its beginning.
             batch_size: steps of a minibatch: a multiple of `n_steps`.
             n_epochs: passes over a rollout.
             gamma: discount factor.
-            gae_lambda: of generalized advantage estimation.
-            clip_range: of the probability ratio.
-            clip_range_vf: of the value change; None: not clipped.
-            ent_coef: weight of the entropy.
+            gae_lambda: lambda of generalized advantage estimation.
+            clip_range: bound on the change of the probability ratio.
+            clip_range_vf: bound on the change of values; None: not clipped.
+            ent_coef: weight of the entropy bonus.
             vf_coef: weight of the value loss.
-            max_grad_norm: gradient clipping.
-            target_kl: end an update early beyond 1.5 times this.
-            memory_and_algorithm_kwargs: further arguments.
+            max_grad_norm: largest norm of the gradient; longer ones are scaled down.
+            target_kl: end an update early if the approximate KL exceeds 1.5 times this; None: never.
+            memory_and_algorithm_kwargs: arguments of `MemoryOnPolicyAlgorithm`.
 
         Raises:
-            ValueError: `batch_size` is not a whole number of rollouts, or a number is out of its range.
+            ValueError: `batch_size` is not a multiple of `n_steps`, or an argument is out of range.
         """
         super().__init__(
             policy,
@@ -97,30 +97,31 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         self.target_kl = target_kl
 
     def train(self) -> None:
-        """One update."""
+        """Update the policy with `n_epochs` passes over the rollout."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         progress = self._current_progress_remaining
         clip_range = self.clip_range(progress)
         clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)
-        sums: dict[str, float] = {}
+        totals: dict[str, float] = {}
         num_minibatches = 0
+        kl_exceeded = False
         for epoch in range(self.n_epochs):
-            for minibatch in self.rollout.minibatches(self.batch_size // self.n_steps, self.ranks):
+            for minibatch in self.rollout_buffer.minibatches(self.batch_size // self.n_steps, self.ranks):
                 loss, parts = self._loss(minibatch, epoch, clip_range, clip_range_vf)
                 if num_minibatches == 0:
                     self.logger.record("train/first_ratio_deviation", parts["ratio_deviation"])
-                if self.target_kl is not None and parts["approx_kl"] > 1.5 * self.target_kl:
+                kl_exceeded = self.target_kl is not None and parts["approx_kl"] > 1.5 * self.target_kl
+                if kl_exceeded:
                     break
                 self.optimizer_step(loss)
                 num_minibatches += 1
                 for name, value in parts.items():
-                    sums[name] = sums.get(name, 0.0) + value
-            else:
-                self._n_updates += 1
-                continue
-            break
-        for name, total in sums.items():
+                    totals[name] = totals.get(name, 0.0) + value
+            if kl_exceeded:
+                break
+            self._n_updates += 1
+        for name, total in totals.items():
             if name != "ratio_deviation":
                 self.logger.record(f"train/{name}", total / num_minibatches)
         self.logger.record("train/explained_variance", self.explained_variance())
@@ -130,22 +131,26 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
     def _loss(
         self, minibatch: Minibatch, epoch: int, clip_range: float, clip_range_vf: float | None
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """What this rank's share adds to the loss of a minibatch; the whole loss and its parts."""
-        penalty, kind, asked_BT = self.span_penalty, self.span_penalty.kind, None
-        if kind is not None and kind.use_weight:
-            # To ask what memories are good for is dear: each step is asked in one of the epochs, and counts
-            # for all.
-            kind = kind._replace(use_weight=kind.use_weight * self.n_epochs)
-            asked_T = torch.arange(epoch, epoch + self.n_steps, device=self.device) % self.n_epochs == 0
-            asked_BT = asked_T.expand_as(minibatch.is_first_BT)
+        """The loss of a minibatch.
+
+        Returns:
+            This rank's term of the loss, which is the sum over ranks, and the numbers to log.
+        """
+        spec = self.span_penalty.spec
+        ablation_mask_BT = None
+        if spec is not None and spec.use_weight:
+            # Ablation is expensive, so each step is ablated in one epoch and weighted by `n_epochs`.
+            spec = spec._replace(use_weight=spec.use_weight * self.n_epochs)
+            ablated_T = torch.arange(epoch, epoch + self.n_steps, device=self.device) % self.n_epochs == 0
+            ablation_mask_BT = ablated_T.expand_as(minibatch.episode_start_BT)
         evaluation = self.policy.evaluate_block(
             minibatch.features,
             minibatch.actions,
             minibatch.state,
-            minibatch.is_first_BT,
-            minibatch.limit_BT,
-            penalty=kind,
-            asked_BT=asked_BT,
+            minibatch.episode_start_BT,
+            minibatch.span_limit_BT,
+            penalty=spec,
+            ablation_mask_BT=ablation_mask_BT,
         )
         advantages = self.normalize_advantages(minibatch.advantages_BT, minibatch.share)
         log_ratio = evaluation.log_prob_BT - minibatch.old_log_prob_BT
@@ -159,8 +164,8 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         value_loss = F.mse_loss(minibatch.returns_BT, values)
         entropy_loss = -evaluation.entropy_BT.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        if kind is not None:
-            loss = loss + penalty.weight * evaluation.penalty
+        if spec is not None:
+            loss = loss + self.span_penalty.weight * evaluation.penalty
         with torch.no_grad():
             means = [
                 policy_loss,

@@ -1,9 +1,4 @@
-"""One rollout: what was seen and done, and the memory it began with.
-
-Shape letters:
-    B  environments
-    T  steps of the rollout
-"""
+"""The transitions of one rollout, and the memory at its beginning."""
 
 from __future__ import annotations
 
@@ -24,22 +19,22 @@ class Minibatch(NamedTuple):
 
     features: Features
     actions: Tensor
-    is_first_BT: Bool[Tensor, "B T"]
+    episode_start_BT: Bool[Tensor, "B T"]
     old_values_BT: Float[Tensor, "B T"]
     old_log_prob_BT: Float[Tensor, "B T"]
     advantages_BT: Float[Tensor, "B T"]
     returns_BT: Float[Tensor, "B T"]
     state: MemoryState
-    limit_BT: Float[Tensor, "B T"] | None
+    span_limit_BT: Float[Tensor, "B T"] | None
     share: float
-    """of the minibatch of all ranks that these rows are; 0: the row is lent and does not count"""
+    """this rank's fraction of the minibatch of all ranks; 0: a placeholder row with no weight"""
 
 
-class Rollout:
+class RolloutBuffer:
     """Transitions of `num_envs` environments over `num_steps` steps, written one step at a time."""
 
     def __init__(self, num_envs: int, num_steps: int, device: torch.device) -> None:
-        """Make room; the observation and action parts are laid out by the first step."""
+        """Allocate the buffer; that of features and actions is allocated by the first `add`."""
         self.num_envs = num_envs
         self.num_steps = num_steps
         self.device = device
@@ -47,17 +42,17 @@ class Rollout:
         def zeros(dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(num_envs, num_steps, dtype=dtype, device=device)
 
-        self.is_first_BT = zeros(torch.bool)
+        self.episode_start_BT = zeros(torch.bool)
         self.rewards_BT, self.values_BT, self.log_prob_BT = zeros(), zeros(), zeros()
         self.advantages_BT, self.returns_BT = zeros(), zeros()
-        self.limit_BT: Tensor | None = None
+        self.span_limit_BT: Tensor | None = None
         self.features: Features = {}
         self.actions: Tensor | None = None
         self.state: MemoryState | None = None
         self.position = 0
 
-    def begin(self, state: MemoryState) -> None:
-        """Start over, from this memory, which must stay as it is."""
+    def reset(self, state: MemoryState) -> None:
+        """Begin a rollout with this memory, which must not be changed afterwards."""
         self.state = state
         self.position = 0
 
@@ -65,70 +60,71 @@ class Rollout:
         self,
         features: Features,
         actions: Tensor,
-        is_first_B: Tensor,
+        episode_start_B: Tensor,
         values_B: Tensor,
         log_prob_B: Tensor,
-        limit_B1: Float[Tensor, "B 1"] | None,
+        span_limit_B1: Float[Tensor, "B 1"] | None,
     ) -> None:
-        """Store what was seen and decided; `rewards_BT` of the same step is written by the caller."""
+        """Store a step, except its rewards: the caller writes those to `rewards_BT`."""
         if self.actions is None:
-            self.actions = self._room_for(actions)
-            self.features = {name: self._room_for(part) for name, part in features.items()}
+            self.actions = self._allocate(actions)
+            self.features = {name: self._allocate(part) for name, part in features.items()}
         t = self.position
         for name, part in features.items():
             self.features[name][:, t] = part
         self.actions[:, t] = actions
-        self.is_first_BT[:, t] = is_first_B
+        self.episode_start_BT[:, t] = episode_start_B
         self.values_BT[:, t] = values_B
         self.log_prob_BT[:, t] = log_prob_B
-        if limit_B1 is not None:
-            if self.limit_BT is None:
-                self.limit_BT = torch.zeros_like(self.rewards_BT)
-            self.limit_BT[:, t : t + 1] = limit_B1
+        if span_limit_B1 is not None:
+            if self.span_limit_BT is None:
+                self.span_limit_BT = torch.zeros_like(self.rewards_BT)
+            self.span_limit_BT[:, t : t + 1] = span_limit_B1
         self.position += 1
 
-    def _room_for(self, part: Tensor) -> Tensor:
+    def _allocate(self, part: Tensor) -> Tensor:
         return torch.zeros(
             self.num_envs, self.num_steps, *part.shape[1:], dtype=part.dtype, device=self.device
         )
 
     def compute_advantages(
-        self, last_values_B: Tensor, last_is_first_B: Tensor, *, gamma: float, gae_lambda: float
+        self, last_values_B: Tensor, last_episode_start_B: Tensor, *, gamma: float, gae_lambda: float
     ) -> None:
         """Generalized advantage estimation (Schulman 2016, https://arxiv.org/abs/1506.02438, equation 16).
 
         Args:
-            last_values_B: value of the observation after the rollout.
-            last_is_first_B: True where the last step of the rollout ended an episode, so that nothing
-                of what follows belongs to it.
+            last_values_B: values of the observations after the rollout.
+            last_episode_start_B: where the last step of the rollout ended an episode, so that the observation
+                after it begins another.
             gamma: discount factor.
-            gae_lambda: lambda of the estimate.
+            gae_lambda: lambda of generalized advantage estimation.
         """
         running_B = torch.zeros_like(last_values_B)
-        next_values_B, next_is_first_B = last_values_B, last_is_first_B
+        next_values_B, next_episode_start_B = last_values_B, last_episode_start_B
         for t in reversed(range(self.num_steps)):
-            goes_on_B = (~next_is_first_B).float()
-            delta_B = self.rewards_BT[:, t] + gamma * next_values_B * goes_on_B - self.values_BT[:, t]
-            running_B = delta_B + gamma * gae_lambda * goes_on_B * running_B
+            continues_B = (~next_episode_start_B).float()
+            delta_B = self.rewards_BT[:, t] + gamma * next_values_B * continues_B - self.values_BT[:, t]
+            running_B = delta_B + gamma * gae_lambda * continues_B * running_B
             self.advantages_BT[:, t] = running_B
-            next_values_B, next_is_first_B = self.values_BT[:, t], self.is_first_BT[:, t]
+            next_values_B, next_episode_start_B = self.values_BT[:, t], self.episode_start_BT[:, t]
         torch.add(self.advantages_BT, self.values_BT, out=self.returns_BT)
 
     def minibatches(self, num_rows: int, ranks: DistributedContext = SINGLE_PROCESS) -> Iterator[Minibatch]:
-        """Random groups of `num_rows` environments each, every environment once.
+        """Yield random minibatches of `num_rows` environments each, every environment once.
 
-        Within a group they are ordered by what they remember, so that attention can take those of a
-        kind together.
+        Within a minibatch, environments are sorted by the number of memories they retain, so that attention
+        can process similar ones together.
 
-        The groups are of the environments of all `ranks`; this rank has those of its own that are in them.
-        If there are none it lends one that does not count, since every rank takes part in every step.
+        A minibatch is drawn from the environments of all `ranks`, and each rank gets its own rows of it. A
+        rank without any gets a placeholder row with no weight, since all ranks take part in every gradient
+        step.
         """
         assert self.actions is not None
         assert self.state is not None
         retained_B = self.state.retained_B
         own = ranks.rows(self.num_envs)
-        everybody = torch.randperm(ranks.world_size * self.num_envs, device=self.device)
-        for group in torch.split(everybody, num_rows):
+        permutation = torch.randperm(ranks.world_size * self.num_envs, device=self.device)
+        for group in torch.split(permutation, num_rows):
             mine = group
             if ranks.is_distributed:
                 mine = group[(group >= own.start) & (group < own.stop)] - own.start
@@ -139,12 +135,12 @@ class Rollout:
             yield Minibatch(
                 {name: part[rows] for name, part in self.features.items()},
                 self.actions[rows],
-                self.is_first_BT[rows],
+                self.episode_start_BT[rows],
                 self.values_BT[rows],
                 self.log_prob_BT[rows],
                 self.advantages_BT[rows],
                 self.returns_BT[rows],
                 self.state.select(rows).trimmed(),
-                None if self.limit_BT is None else self.limit_BT[rows],
+                None if self.span_limit_BT is None else self.span_limit_BT[rows],
                 share,
             )

@@ -13,21 +13,21 @@ from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
 from memory_suite.agents.serialization.spaces import KIND
 
 UNSAVED = "function"
-"""kind of an argument that is a function of the user's: it must be given again when loading"""
+"""kind of an argument that is the user's own function, which must be passed again when loading"""
 
 
-def encode(value: Any) -> Any:
-    """A constructor argument as plain types."""
+def to_json(value: Any) -> Any:
+    """Convert a constructor argument to plain types."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): encode(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [encode(item) for item in value]
+        return [to_json(item) for item in value]
     if isinstance(value, LinearSchedule):
         return {KIND: "linear", "start": value.start, "end": value.end, "end_fraction": value.end_fraction}
     if isinstance(value, FloatSchedule):
-        return encode(value.value_schedule)
+        return to_json(value.value_schedule)
     if isinstance(value, ConstantSchedule):
         return value.val
     if isinstance(value, SpanPenaltySettings):
@@ -43,18 +43,19 @@ def encode(value: Any) -> Any:
     return {KIND: UNSAVED, "name": repr(value)}
 
 
-def decode(value: Any) -> Any:
-    """The argument that `encode` wrote.
+def from_json(value: Any) -> Any:
+    """Convert back what `to_json` returned.
 
     Raises:
-        ValueError: it was a function, which no file can hold. The message goes on from the argument's name.
+        ValueError: the argument was a function, which no file can hold. The message continues a sentence that
+            begins with the argument's name.
     """
     if isinstance(value, list):
-        return [decode(item) for item in value]
+        return [from_json(item) for item in value]
     if not isinstance(value, dict):
         return value
     kind = value.get(KIND)
-    rest = {key: decode(item) for key, item in value.items() if key != KIND}
+    rest = {key: from_json(item) for key, item in value.items() if key != KIND}
     if kind is None:
         return rest
     if kind == "linear":

@@ -1,8 +1,8 @@
-"""How much forgetting is worth: the weight alpha of the span penalty (equation 6) during training.
+"""The weight alpha of the span penalty (equation 6) during training.
 
-A penalty that is there from the first update teaches forgetting before there is anything to
-remember: with no reward yet, Adam scales even the smallest penalty gradient up. So forgetting is a
-constrained problem: spans as short as possible *once the worst class of episodes succeeds*.
+A penalty from the first update on teaches forgetting before there is anything to remember: without reward,
+Adam scales up even the smallest gradient of the penalty. Training therefore solves a constrained problem:
+spans as short as possible, subject to success in the worst class of episodes.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from memory_suite.agents.model.retention.penalty import PenaltyForm, PenaltySpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpanPenaltySettings:
-    """How alpha is chosen."""
+    """How alpha is chosen, and which penalty it weighs."""
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
+    """"constraint": alpha follows the success rate; "fixed": it is `weight`; "none": there is no penalty"""
     form: PenaltyForm = "log"
-    """see `agents.model.retention.penalty`"""
+    """cost of a span as a function of its length (`agents.model.retention.penalty`)"""
     cap_steps: float = 64.0
-    """what one memory can cost at most, in steps, in the form "capped" """
+    """upper bound of the cost of one memory, in steps; for the form "capped" """
     use_weight: float = 100.0
-    """what the use of memories weighs against their cost (`agents.model.retention.penalty`); 0: it does not
-    count, and the task teaches spans, as in the paper"""
+    """weight of the usefulness of memories relative to their cost (`agents.model.retention.penalty`);
+    0: spans learn from the task loss, as in the paper"""
     use_margin: float = 2.0
-    """steps of span that use at an age asks for, per step of that age"""
+    """target span of a memory that is useful at an age, as a multiple of that age"""
     weight: float = 1e-4
-    """alpha itself if fixed; its first ceiling under the constraint"""
+    """alpha itself for the kind "fixed"; its first ceiling for "constraint" """
     max_weight: float = 1e-3
-    """the ceiling never rises above this"""
+    """upper bound of the ceiling"""
     growth: float = 1.03
-    """factor on the ceiling per update while the constraint holds"""
+    """factor on the ceiling, per update while the constraint holds"""
     shrinkage: float = 0.9
-    """factor on the ceiling per update while it does not"""
+    """factor on the ceiling, per update while the constraint is violated"""
     target_success: float = 0.97
-    """nothing is charged before the worst class of episodes succeeds more often than this"""
+    """the constraint: success rate that the worst class of episodes must exceed"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work; raises ValueError."""
+        """Check ranges; raises ValueError."""
         if self.weight < 0.0:
             raise ValueError(f"penalty.weight must be at least 0, got {self.weight}")
         if self.kind == "constraint" and not 0.0 < self.weight <= self.max_weight:
@@ -63,37 +64,37 @@ class SpanPenaltySettings:
 
 @dataclass(slots=True)
 class SpanPenalty:
-    """The weight over time.
+    """Alpha as a function of the success rates so far.
 
-    A ceiling creeps up while the constraint holds and falls faster while it does not. What follows from it
-    depends on what keeps a memory that the task needs.
+    A ceiling grows slowly while the constraint holds and shrinks faster while it is violated. How alpha
+    follows from it depends on whether the penalty has a usefulness term.
 
-    Where use counts (`use_weight` above 0), alpha is 0 until the constraint has held for the first time:
-    before that nothing is of use yet, and everything would be forgotten. From then on it is the ceiling,
-    whatever happens to success: what is needed is held by its use, and an agent that fails since it holds
-    too much is helped by forgetting.
+    With that term (`use_weight` above 0) alpha is 0 until the constraint has held for the first time: before
+    that no memory is useful yet, and all would be forgotten. Afterwards alpha is the ceiling, whatever the
+    success rate: the usefulness term protects the memories that the task needs, and forgetting helps an agent
+    that fails because it holds too many.
 
-    Where use does not count, alpha is the ceiling times the slack: how far the worst class lies above the
-    target, from 0 (at the target) to 1 (it never fails). The slack acts at once, so a success rate
-    that falls takes the pressure off before it reaches the target. A rule on the weight alone swings: spans
-    answer many updates late. Below the target the slack, and with it alpha, is negative (down to minus the
-    largest weight): remembering is subsidized until the class is back. The task alone brings a span that has
-    become too short back only through its ramp, which is slow, or never happens once other memories stand in
-    for it. No subsidy is paid before the constraint has held for the first time: until then there is
-    nothing to bring back.
+    Without that term alpha is the ceiling times the slack: how far the worst class lies above the target,
+    from 0 (at the target) to 1 (it never fails). The slack acts at once, so a falling success rate reduces
+    the penalty before it reaches the target. A rule on the weight alone oscillates, because spans respond
+    many updates late. Below the target the slack is negative, and so is alpha (down to minus the largest
+    weight): remembering is subsidized until the class has recovered. The task loss alone lengthens a span
+    that has become too short only through its ramp, which is slow, or not at all once other memories replace
+    it. There is no subsidy before the constraint has held for the first time: until then there is nothing to
+    recover.
     """
 
     settings: SpanPenaltySettings = field(default_factory=SpanPenaltySettings)
     ceiling: float = -1.0
-    """set from `settings.weight` at the start"""
+    """upper bound of alpha, initially `settings.weight`"""
     slack: float | None = None
-    """how far the worst class lies above the target, -1 to 1; None: not known, so nothing is charged. Where
-    use counts it is not needed and stays None"""
+    """how far the worst class lies above the target, -1 to 1; None: unknown, and alpha is 0. Always None with
+    a usefulness term"""
     has_held: bool = False
     """whether the constraint has ever held"""
 
     def __post_init__(self) -> None:
-        """Start at the settings' weight."""
+        """Set the ceiling to the settings' weight."""
         if self.ceiling < 0.0:
             self.ceiling = self.settings.weight
 
@@ -109,8 +110,8 @@ class SpanPenalty:
         return self.slack * (self.ceiling if self.slack > 0.0 else self.settings.max_weight)
 
     @property
-    def kind(self) -> PenaltySpec | None:
-        """The penalty to compute, or None while nothing is charged and the task teaches spans."""
+    def spec(self) -> PenaltySpec | None:
+        """The penalty to compute; None while there is none and spans learn from the task loss."""
         settings = self.settings
         if settings.kind == "none" or (settings.kind == "fixed" and settings.weight == 0.0):
             return None
@@ -120,7 +121,7 @@ class SpanPenalty:
         return PenaltySpec(settings.form, settings.cap_steps) if self.weight != 0.0 else None
 
     def update(self, worst_success: float | None) -> None:
-        """Once per rollout.
+        """Update alpha; call once per rollout.
 
         Args:
             worst_success: success rate of the worst class of recent episodes, in [0, 1]; None while
@@ -141,10 +142,10 @@ class SpanPenalty:
             self.ceiling = max(settings.weight, self.ceiling * settings.shrinkage)
 
     def state_dict(self) -> dict[str, float | bool | None]:
-        """What a checkpoint needs."""
+        """State for a checkpoint."""
         return {"ceiling": self.ceiling, "slack": self.slack, "has_held": self.has_held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.ceiling, self.slack = state["ceiling"], state["slack"]
         self.has_held = bool(state["has_held"])

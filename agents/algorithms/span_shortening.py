@@ -1,7 +1,7 @@
-"""Random span shortening, so that what is learned does not hang on one length (the released code).
+"""Random span shortening, a regularizer of the Expire-Span authors' released code.
 
 Spans are clamped to u * L, with u ~ U(0, 1) drawn when an episode begins and constant within it, so that
-acting and learning see the same.
+acting and training compute the same numbers.
 """
 
 from __future__ import annotations
@@ -16,41 +16,43 @@ from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 
 
 class RandomShortening:
-    """Draws the limit of each episode as it begins."""
+    """Draws the span limit of each episode when it begins."""
 
     def __init__(self, enabled: bool) -> None:
-        """Draw nothing yet; never, if not `enabled`."""
+        """Draw nothing yet; if not `enabled`, never draw."""
         self.enabled = enabled
-        self.limit_B1: Tensor | None = None
-        """of the step taken last, in steps"""
+        self.span_limit_B1: Tensor | None = None
+        """span limit of the last step, in steps"""
 
     def sample(
         self,
-        is_first_B: NDArray[np.bool_],
+        episode_start_B: NDArray[np.bool_],
         max_span: int,
         ranks: DistributedContext = SINGLE_PROCESS,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "B 1"] | None:
-        """The limits of this step: as before, drawn anew where an episode begins; None if there is none.
+        """Span limits of a step, redrawn where an episode begins; None if not enabled.
 
-        All `ranks` draw if an episode begins on any of them, so that their generators stay in step.
+        If an episode begins on any of the `ranks`, all of them draw, so that their generators stay equal.
         """
         if not self.enabled:
             return None
-        batch = len(is_first_B)
-        if self.limit_B1 is None:
-            self.limit_B1 = torch.full((batch, 1), float(max_span))
-        self.limit_B1 = self.limit_B1.to(device)  # a checkpoint's lies in memory
-        if any(ranks.any(bool(is_first_B.any()))):
-            first_B1 = torch.as_tensor(is_first_B, device=device).unsqueeze(1)
+        batch = len(episode_start_B)
+        if self.span_limit_B1 is None:
+            self.span_limit_B1 = torch.full((batch, 1), float(max_span))
+        self.span_limit_B1 = self.span_limit_B1.to(device)  # that of a checkpoint is on the CPU
+        if any(ranks.any(bool(episode_start_B.any()))):
+            redraw_B1 = torch.as_tensor(episode_start_B, device=device).unsqueeze(1)
             draw_N1 = torch.rand(ranks.world_size * batch, 1, device=device)
-            self.limit_B1 = torch.where(first_B1, draw_N1[ranks.rows(batch)] * max_span, self.limit_B1)
-        return self.limit_B1
+            self.span_limit_B1 = torch.where(
+                redraw_B1, draw_N1[ranks.rows(batch)] * max_span, self.span_limit_B1
+            )
+        return self.span_limit_B1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint needs."""
-        return {} if self.limit_B1 is None else {"limit": self.limit_B1}
+        """State for a checkpoint."""
+        return {} if self.span_limit_B1 is None else {"limit": self.span_limit_B1}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from a checkpoint."""
-        self.limit_B1 = state.get("limit")
+        """Restore the state of a checkpoint."""
+        self.span_limit_B1 = state.get("limit")

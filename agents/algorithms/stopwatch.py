@@ -1,4 +1,4 @@
-"""How long something takes that is done again and again."""
+"""Accumulates wall-clock time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class Stopwatch:
     """Adds up the wall-clock time spent inside `with stopwatch:`."""
 
     def __init__(self) -> None:
-        """Nothing is spent yet."""
+        """Start at zero."""
         self.seconds = 0.0
         self._began = 0.0
 

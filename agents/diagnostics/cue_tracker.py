@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memory_suite.agents.diagnostics.cue_retention import PendingScore, RetentionScore
+from memory_suite.agents.diagnostics.cue_retention import CueRetention, DeviceCueScore
 from memory_suite.agents.model.layer import StepReport
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import MemoryTransformer
 
 
 class CueTracker:
-    """Feeds a `RetentionScore` from the infos of environments, around each step of a policy.
+    """Feeds a `CueRetention` from the infos of environments, around each step of a policy.
 
     Call `observe` with the infos of a reset, then for each step `before_step`, the policy, the environments
     and `after_step`.
     """
 
-    def __init__(self, score: RetentionScore) -> None:
+    def __init__(self, score: CueRetention) -> None:
         """Track cues for this score; no environment has been reset yet."""
         self.score = score
         self.cue_B: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -40,10 +40,10 @@ class CueTracker:
         transformer: MemoryTransformer,
         memory: MemoryState,
         episode_start_B: NDArray[np.bool_],
-        limit_B1: Tensor | None = None,
+        span_limit_B1: Tensor | None = None,
     ) -> None:
-        """Look up which needed cues are held; arguments as `RetentionScore.before_step`."""
-        self.score.before_step(transformer, memory, episode_start_B, limit_B1)
+        """Look up which needed cues are held; arguments as `CueRetention.before_step`."""
+        self.score.before_step(transformer, memory, episode_start_B, span_limit_B1)
 
     def after_step(
         self,
@@ -54,8 +54,8 @@ class CueTracker:
         infos: Sequence[dict[str, Any]],
         *,
         playing_B: NDArray[np.bool_] | None = None,
-        limit_B1: Tensor | None = None,
-    ) -> PendingScore:
+        span_limit_B1: Tensor | None = None,
+    ) -> DeviceCueScore:
         """Score the step, then observe the next cues.
 
         Args:
@@ -65,13 +65,13 @@ class CueTracker:
             dones: [B], where the step was the last of its episode.
             infos: of the step's next observations, one per environment.
             playing_B: environments that count; None: all.
-            limit_B1: upper bound of spans in the step.
+            span_limit_B1: upper bound of spans in the step.
 
         Returns:
-            The score, still on the device; `cue_retention.settled` fetches it.
+            The score, still on the device; `cue_retention.to_host` fetches it.
         """
         pending = self.score.after_step(
-            transformer, memory, reports, self.cue_B, self.done_B, dones, playing_B, limit_B1
+            transformer, memory, reports, self.cue_B, self.done_B, dones, playing_B, span_limit_B1
         )
         self.observe(infos)
         return pending

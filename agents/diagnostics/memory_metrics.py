@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from memory_suite.agents.diagnostics.cue_retention import RetentionScore
+from memory_suite.agents.diagnostics.cue_retention import CueRetention
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.model.layer import StepReport
 from memory_suite.agents.model.settings import TransformerSettings
@@ -54,7 +54,7 @@ class MemoryStatistics:
         self._sums_B4 = torch.zeros(*shape, 4)
         self._precision: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._recall: deque[float] = deque(maxlen=RECENT_EPISODES)
-        self.retention = RetentionScore(self._num_own, recent_cues=RECENT_EPISODES)
+        self.retention = CueRetention(self._num_own, recent_cues=RECENT_EPISODES)
         self.begin_rollout()
 
     def begin_rollout(self) -> None:
@@ -64,39 +64,39 @@ class MemoryStatistics:
         self._possible: list[Tensor] = []
 
     def add(
-        self, reports: list[StepReport], is_first_B: Bool[Tensor, " B"], tag_B: Int[Tensor, " B"]
+        self, reports: list[StepReport], episode_start_B: Bool[Tensor, " B"], cue_B: Int[Tensor, " B"]
     ) -> None:
         """Add one step, of which all lies on the host."""
-        self._possible_B = torch.where(is_first_B, 0, self._possible_B)
-        if bool(is_first_B.any()):
-            self._finish_episodes(is_first_B)
+        self._possible_B = torch.where(episode_start_B, 0, self._possible_B)
+        if bool(episode_start_B.any()):
+            self._finish_episodes(episode_start_B)
         if reports:
             retained_B = torch.stack([r.retained_B for r in reports]).sum(0)
-            tagged_B = torch.stack([r.cues_B for r in reports]).sum(0)
+            cues_B = torch.stack([r.cues_B for r in reports]).sum(0)
             holds_B = retained_B > 0
             self._sums_B4 += torch.stack(
                 [
                     holds_B,
-                    tagged_B / retained_B.clamp_min(1),
+                    cues_B / retained_B.clamp_min(1),
                     self._cue_seen_B,
-                    self._cue_seen_B & (tagged_B > 0),
+                    self._cue_seen_B & (cues_B > 0),
                 ],
                 1,
             )
-        self._cue_seen_B |= tag_B > 0
+        self._cue_seen_B |= cue_B > 0
         self._reports.append(reports)
-        self._first.append(is_first_B)
+        self._first.append(episode_start_B)
         self._possible.append(self._possible_B)
         self._possible_B = self._possible_B + 1
 
-    def _finish_episodes(self, is_first_B: Tensor) -> None:
+    def _finish_episodes(self, episode_start_B: Tensor) -> None:
         """Take in the episodes that ended before this step."""
-        for held, precision, asked, recall in self._sums_B4[is_first_B].tolist():
+        for held, precision, asked, recall in self._sums_B4[episode_start_B].tolist():
             if held and asked:
                 self._precision.append(precision / held)
                 self._recall.append(recall / asked)
-        self._sums_B4[is_first_B] = 0.0
-        self._cue_seen_B &= ~is_first_B
+        self._sums_B4[episode_start_B] = 0.0
+        self._cue_seen_B &= ~episode_start_B
 
     def retained_means(self) -> list[float]:
         """Memories retained per layer, mean over the last rollout."""
@@ -172,12 +172,12 @@ class MemoryStatistics:
 
 @torch.no_grad()
 def retained_ages(
-    transformer: MemoryTransformer, state: MemoryState, limit_B1: Tensor | None
+    transformer: MemoryTransformer, state: MemoryState, span_limit_B1: Tensor | None
 ) -> dict[str, np.ndarray]:
     """Ages of all memories that the next step will see, in steps, by name in the log."""
     ages = {}
     for number, (layer, memory) in enumerate(zip(transformer.layers, state.layers, strict=False), start=1):
-        alive_FS = layer.seen(memory, state.clock_B, limit_B1)
+        alive_FS = layer.seen(memory, state.clock_B, span_limit_B1)
         age_FS = memory.expand_to_pages(state.clock_B).unsqueeze(1) - memory.slots.birth_BT
         ages[f"memory/layer{number}/age_histogram"] = age_FS[alive_FS].cpu().numpy()
     return ages

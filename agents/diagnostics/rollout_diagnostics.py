@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memory_suite.agents.diagnostics.cue_tracker import CueTracker
 from memory_suite.agents.diagnostics.memory_metrics import MemoryStatistics
-from memory_suite.agents.diagnostics.step_records import OwnStep, of_all_ranks
+from memory_suite.agents.diagnostics.step_records import LocalStep, gather_steps
 from memory_suite.agents.diagnostics.success_window import ALL, SuccessWindow
 from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.model.layer import StepReport
@@ -49,7 +49,7 @@ class RolloutDiagnostics:
         self.success_window = success_window
         self.memory = MemoryStatistics(num_envs, transformer.settings, ranks)
         self.cues = CueTracker(self.memory.retention)
-        self._steps: list[OwnStep] = []
+        self._steps: list[LocalStep] = []
 
     def reset(self, infos: Sequence[dict[str, Any]]) -> None:
         """Begin new episodes in all environments, with the infos of their resets."""
@@ -63,10 +63,10 @@ class RolloutDiagnostics:
         self.memory.begin_rollout()
 
     def before_step(
-        self, memory: MemoryState, episode_start_B: NDArray[np.bool_], limit_B1: Tensor | None
+        self, memory: MemoryState, episode_start_B: NDArray[np.bool_], span_limit_B1: Tensor | None
     ) -> None:
         """Call before the policy acts."""
-        self.cues.before_step(self._transformer, memory, episode_start_B, limit_B1)
+        self.cues.before_step(self._transformer, memory, episode_start_B, span_limit_B1)
 
     def record(
         self,
@@ -75,7 +75,7 @@ class RolloutDiagnostics:
         episode_start_B: Tensor,
         dones: NDArray[np.bool_],
         infos: Sequence[dict[str, Any]],
-        limit_B1: Tensor | None,
+        span_limit_B1: Tensor | None,
     ) -> None:
         """Record a step, after the policy and the environments acted.
 
@@ -85,15 +85,17 @@ class RolloutDiagnostics:
             episode_start_B: where the step was the first of an episode.
             dones: [B], where it was the last.
             infos: of the environments.
-            limit_B1: upper bound of spans in the step.
+            span_limit_B1: upper bound of spans in the step.
         """
         cue_B = torch.as_tensor(self.cues.cue_B, device=episode_start_B.device)
-        score = self.cues.after_step(self._transformer, memory, reports, dones, infos, limit_B1=limit_B1)
+        score = self.cues.after_step(
+            self._transformer, memory, reports, dones, infos, span_limit_B1=span_limit_B1
+        )
         ended = [
             {name: infos[row][name] for name in EPISODE_KEYS if name in infos[row]}
             for row in np.flatnonzero(dones).tolist()
         ]
-        self._steps.append(OwnStep(reports, episode_start_B, cue_B, score, ended))
+        self._steps.append(LocalStep(reports, episode_start_B, cue_B, score, ended))
 
     def flush(self) -> list[dict[str, Any]]:
         """Add the recorded steps of all ranks to the statistics.
@@ -103,8 +105,8 @@ class RolloutDiagnostics:
         """
         steps, self._steps = self._steps, []
         ended = []
-        for record in of_all_ranks(steps, self._ranks):
-            self.memory.add(record.reports, record.is_first_N, record.tag_N)
+        for record in gather_steps(steps, self._ranks):
+            self.memory.add(record.reports, record.episode_start_N, record.cue_N)
             self.memory.retention.add(record.score)
             ended.extend(record.ended)
         for info in ended:

@@ -306,13 +306,14 @@ class Probe:
         """Choice and value at the decision, one row for each edit; the recorded actions are taken."""
         policy = self.policy
         state = self.state_before(at, edits)
-        first_B = torch.full((len(edits),), at == 0, device=policy.device)
+        episode_start_B = torch.full((len(edits),), at == 0, device=policy.device)
         with policy.watching():
             for step in range(at, decision + 1):
                 tensor, _ = policy.obs_to_tensor(_repeated(self._observations[step], len(edits)))
-                answer = policy.act(policy.encoder.preprocess(tensor), state, first_B, deterministic=True)
-                state, first_B = answer.state, torch.zeros_like(first_B)
-        return choices_of(answer.distribution)[1], answer.values_B.cpu().numpy()
+                features = policy.encoder.preprocess(tensor)
+                policy_step = policy.act(features, state, episode_start_B, deterministic=True)
+                state, episode_start_B = policy_step.state, torch.zeros_like(episode_start_B)
+        return choices_of(policy_step.distribution)[1], policy_step.values_B.cpu().numpy()
 
     def _replayed_observations(self) -> tuple[list[Any], NDArray[np.float32]]:
         """What was seen at each step, by playing the recorded actions again."""

@@ -40,8 +40,8 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.agents.episodes.record import UNKNOWN_CELL, EpisodeRecord, FrameStore, LayerRecord
 from memory_suite.agents.model.layer import MemoryDetail
-from memory_suite.agents.policy.policy import Decision, MemoryPolicy
-from memory_suite.agents.serialization.spaces import told_apart
+from memory_suite.agents.policy.policy import MemoryPolicy, PolicyStep
+from memory_suite.agents.serialization.spaces import describe_difference
 
 Agent = MemoryOnPolicyAlgorithm | MemoryPolicy
 
@@ -91,21 +91,21 @@ class EpisodePlayer:
         """Number of the cue in sight; 0: none."""
         return int(self.info.get("cue", 0))
 
-    def decide(self, details: list[MemoryDetail] | None = None) -> tuple[Decision, Any]:
+    def decide(self, details: list[MemoryDetail] | None = None) -> tuple[PolicyStep, Any]:
         """What the policy does now, and that as the environment takes it; the memory takes in the step."""
         policy = self.policy
         with self._undisturbed():
             tensor, _ = policy.obs_to_tensor(self.observation)
-            decision = policy.act(
+            policy_step = policy.act(
                 policy.encoder.preprocess(tensor),
                 self.state,
                 torch.tensor([self.step == 0], device=policy.device),
-                tag_B=torch.tensor([self.cue], device=policy.device),
+                cue_B=torch.tensor([self.cue], device=policy.device),
                 deterministic=self.deterministic,
                 details=details,
             )
-        self.state = decision.state
-        return decision, policy.to_env(decision.actions)[0]
+        self.state = policy_step.state
+        return policy_step, policy.to_env(policy_step.actions)[0]
 
     def act(self, action: Any) -> float:
         """Let the environment take an action; gives the reward."""
@@ -156,8 +156,8 @@ def record_episode(
     while not player.over and (max_steps is None or player.step < max_steps):
         writer.look()
         details: list[MemoryDetail] = []
-        decision, action = player.decide(details)
-        writer.remember(decision, action, details)
+        policy_step, action = player.decide(details)
+        writer.remember(policy_step, action, details)
         writer.reward.append(player.act(action))
     writer.look()
     return writer.finish(facts or {})
@@ -203,15 +203,15 @@ class _Writer:
         self._tile = tile or self._tile
         self._places.append((*cell, *origin))
 
-    def remember(self, decision: Decision, action: Any, details: list[MemoryDetail]) -> None:
+    def remember(self, policy_step: PolicyStep, action: Any, details: list[MemoryDetail]) -> None:
         """Keep what the policy decided, and what it saw."""
-        self._choice_kind, choices = choices_of(decision.distribution)
+        self._choice_kind, choices = choices_of(policy_step.distribution)
         self._choice.append(choices[0])
         self._action.append(np.asarray(action))
-        self._value.append(decision.values_B.item())
-        self._log_prob.append(decision.log_prob_B.item())
+        self._value.append(policy_step.values_B.item())
+        self._log_prob.append(policy_step.log_prob_B.item())
         self._cue.append(self._player.cue)
-        self._span.append([report.span_BG.max().item() for report in decision.reports])
+        self._span.append([report.span_BG.max().item() for report in policy_step.reports])
         seen = []
         for detail in details:
             alive = (detail.mask_BT[0] > 0.0).cpu().numpy()
@@ -362,10 +362,10 @@ def _env_id(env: gym.Env[Any, Any]) -> str:
 
 def _check_spaces(policy: MemoryPolicy, env: gym.Env[Any, Any]) -> None:
     if env.action_space != policy.action_space:
-        theirs, ours = told_apart(env.action_space, policy.action_space)
+        theirs, ours = describe_difference(env.action_space, policy.action_space)
         raise ValueError(f"env has the action space {theirs}, but the agent was trained with {ours}")
     if policy.observation_space not in (env.observation_space, _channels_first(env.observation_space)):
-        theirs, ours = told_apart(env.observation_space, policy.observation_space)
+        theirs, ours = describe_difference(env.observation_space, policy.observation_space)
         raise ValueError(f"env has the observation space {theirs}, but the agent was trained with {ours}")
 
 

@@ -158,7 +158,7 @@ class LineEncoder(nn.Module):
         self.read_phrase = orthogonal(nn.Linear(PHRASE_LENGTH * TOKEN_SIZE, width))
         self.combine = orthogonal(nn.Linear(width, width), gain=2**0.5)
 
-    def forward(self, line: Int[Tensor, "*N L"]) -> Float[Tensor, "*N D"]:
+    def forward(self, line: Int[Tensor, "*N words"]) -> Float[Tensor, "*N D"]:
         """Embed lines."""
         vocabulary_size, width = self.word_VE.shape[0], self.combine.in_features
         line_NL = line.reshape(-1, line.shape[-1]).to(torch.int32)
@@ -186,7 +186,7 @@ class LineEncoder(nn.Module):
         return self.combine(phrase_ND).view(*line.shape[:-1], -1)
 
 
-def _argmax_dim1(values_NLD: Float[Tensor, "N L D"]) -> Int[Tensor, "N D"]:
+def _argmax_dim1(values_NLD: Float[Tensor, "N words D"]) -> Int[Tensor, "N D"]:
     """Where the largest value along dimension 1 is (nearly the largest; `values_NLD` is used up).
 
     torch's own argmax takes 50 times as long as its maximum. So the index is written into the lowest bits

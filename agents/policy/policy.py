@@ -2,12 +2,6 @@
 
 A stable-baselines3 policy whose recurrent "state" is a `MemoryState`: pass what `predict` returned
 back in, together with `episode_start`, as SB3's documentation asks of recurrent policies.
-
-Shape letters:
-    B  environments
-    T  steps of a rollout
-    D  model width
-    A  parameters of a distribution of actions
 """
 
 from __future__ import annotations
@@ -43,8 +37,8 @@ ACTOR_GAIN = 0.01
 """orthogonal gain of the action head, so that the first policy is uniform (as in SB3's PPO)"""
 
 
-class Decision(NamedTuple):
-    """What the policy does in one step."""
+class PolicyStep(NamedTuple):
+    """The policy's output in one step."""
 
     actions: Tensor
     values_B: Float[Tensor, " B"]
@@ -52,27 +46,27 @@ class Decision(NamedTuple):
     state: MemoryState
     reports: list[StepReport]
     distribution: Distribution
-    """of the actions; valid until the policy is asked again"""
+    """distribution of the actions; valid until the policy acts again"""
 
 
-class Evaluation(NamedTuple):
-    """What the policy thinks of a rollout."""
+class ActionEvaluation(NamedTuple):
+    """The policy's evaluation of a rollout's actions."""
 
     values_BT: Float[Tensor, "B T"]
     log_prob_BT: Float[Tensor, "B T"]
     entropy_BT: Float[Tensor, "B T"]
     penalty: Float[Tensor, ""]
-    """the span penalty (`BlockOutput.penalty`); 0 unless asked for"""
+    """the span penalty (`BlockOutput.penalty`); 0 without a `PenaltySpec`"""
 
 
 @contextmanager
 def _unchecked_distributions() -> Iterator[None]:
-    """Without torch's checks that what distributions are given is finite and in range.
+    """Disable torch's checks that parameters of distributions are finite and in range.
 
-    Each waits for the device. That nothing else gets in, `not_finite` sees to before a policy acts, and
-    `MemoryOnPolicyAlgorithm.optimize` before weights change.
+    Each check synchronizes with the GPU. Inputs are checked by `not_finite`, losses by
+    `MemoryOnPolicyAlgorithm.optimizer_step`.
     """
-    checks = torch.distributions.Distribution._validate_args  # torch has no public way to ask
+    checks = torch.distributions.Distribution._validate_args  # torch has no public getter
     torch.distributions.Distribution.set_default_validate_args(False)
     try:
         yield
@@ -118,12 +112,12 @@ class MemoryPolicy(BasePolicy):
             action_space: Discrete, MultiDiscrete, MultiBinary or Box.
             lr_schedule: learning rate as a function of the progress remaining (1 to 0).
             normalize_observations: divide features by their running standard deviation.
-            optimizer_class: how to learn.
-            optimizer_kwargs: its further arguments.
+            optimizer_class: class of the optimizer.
+            optimizer_kwargs: its arguments besides the learning rate.
             use_sde: must be False; state-dependent exploration is not offered.
 
         Raises:
-            ValueError: for a space or a setting that is not allowed.
+            ValueError: a space or a setting is not supported.
         """
         super().__init__(
             observation_space,
@@ -166,20 +160,20 @@ class MemoryPolicy(BasePolicy):
             self.action_net = head
         self.value_net = nn.Linear(width, 1)
         self.action_net.apply(lambda module: self.init_weights(module, gain=ACTOR_GAIN))
-        # A critic that starts at 0 everywhere: random first values would be all that the first, still
-        # unrewarded updates learn from, and can teach a policy to stay where it is (docs/results.md).
+        # The critic starts at 0 everywhere. The first updates see no reward and would learn from random
+        # values alone, which can teach a policy to stay where it is (docs/results.md).
         nn.init.zeros_(self.value_net.weight)
         nn.init.zeros_(self.value_net.bias)
         options = dict(self.optimizer_kwargs)
         if self.optimizer_class is torch.optim.Adam:
-            options.setdefault("fused", True)  # one pass over all weights instead of one per weight
-            # As SB3's PPO. With torch's 1e-8 a rare gradient after many small ones is a leap: solved tasks
-            # were unlearned within one update.
+            options.setdefault("fused", True)  # one kernel for all weights instead of one for each
+            # As in SB3's PPO. With torch's 1e-8 a rare gradient after many small ones takes a very large
+            # step: solved tasks were unlearned within one update.
             options.setdefault("eps", 1e-5)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **options)  # type: ignore[call-arg]
 
     def save(self, path: str | Path) -> None:
-        """Write the policy alone, without what its training needs, to a safe archive."""
+        """Write the policy alone, without the state of its training, to a safe archive."""
         settings = asdict(self.transformer.settings)
         data = {
             "observation_space": encode_space(self.observation_space),
@@ -190,7 +184,7 @@ class MemoryPolicy(BasePolicy):
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "auto") -> MemoryPolicy:
-        """The policy that `save` wrote; reading it runs no code. Raises ArchiveError for a damaged file."""
+        """Load a policy that `save` wrote, without running code; raises ArchiveError for a damaged file."""
         tensors, data = read_archive(Path(path))
         observations, actions = decode_space(data["observation_space"]), decode_space(data["action_space"])
         policy = cls(observations, actions, cls._dummy_schedule, **data["arguments"])
@@ -207,44 +201,46 @@ class MemoryPolicy(BasePolicy):
         self,
         features: Features,
         state: MemoryState,
-        is_first_B: Bool[Tensor, " B"],
-        limit_B1: Float[Tensor, "B 1"] | None = None,
+        episode_start_B: Bool[Tensor, " B"],
+        span_limit_B1: Float[Tensor, "B 1"] | None = None,
         *,
-        tag_B: Int[Tensor, " B"] | None = None,
+        cue_B: Int[Tensor, " B"] | None = None,
         deterministic: bool = False,
         details: list[MemoryDetail] | None = None,
         ranks: DistributedContext = SINGLE_PROCESS,
-    ) -> Decision:
+    ) -> PolicyStep:
         """Choose an action for each environment; `state` is updated in place.
 
-        `details`, if given, receives what each layer saw (see `MemoryTransformer.step`). Of several `ranks`
-        each draws for the environments of all, so that chance falls on each as if there were one rank.
+        `details`, if given, receives what each layer saw (see `MemoryTransformer.step`). With several `ranks`
+        every rank samples for the environments of all, so that samples do not depend on the number of ranks.
         """
         output = self.transformer.step(
-            self.encoder(features), state, is_first_B, limit_B1, cue_B=tag_B, details=details
+            self.encoder(features), state, episode_start_B, span_limit_B1, cue_B=cue_B, details=details
         )
         parameters = self.action_net(output.y_BD)
         if ranks.is_distributed and not deterministic:
-            everybody = self._distribution(ranks.padded(parameters)).get_actions()
-            actions = everybody[ranks.rows(len(parameters))]
+            all_actions = self._distribution(ranks.padded(parameters)).get_actions()
+            actions = all_actions[ranks.rows(len(parameters))]
             distribution = self._distribution(parameters)
         else:
             distribution = self._distribution(parameters)
             actions = distribution.get_actions(deterministic=deterministic)
         values_B = self.value_net(output.y_BD).squeeze(-1)
         log_prob_B = distribution.log_prob(actions)
-        return Decision(actions, values_B, log_prob_B, output.state, output.reports, distribution)
+        return PolicyStep(actions, values_B, log_prob_B, output.state, output.reports, distribution)
 
     @torch.no_grad()
     def predict_values(
         self,
         features: Features,
         state: MemoryState,
-        is_first_B: Bool[Tensor, " B"],
-        limit_B1: Float[Tensor, "B 1"] | None = None,
+        episode_start_B: Bool[Tensor, " B"],
+        span_limit_B1: Float[Tensor, "B 1"] | None = None,
     ) -> Float[Tensor, " B"]:
-        """The critic's value of observations given the memory, which stays as it is."""
-        output = self.transformer.step(self.encoder(features), state, is_first_B, limit_B1, write=False)
+        """The critic's values of observations given the memory, which is not changed."""
+        output = self.transformer.step(
+            self.encoder(features), state, episode_start_B, span_limit_B1, write=False
+        )
         return self.value_net(output.y_BD).squeeze(-1)
 
     @_unchecked_distributions()
@@ -253,50 +249,52 @@ class MemoryPolicy(BasePolicy):
         features: Features,
         actions: Tensor,
         state: MemoryState,
-        is_first_BT: Bool[Tensor, "B T"],
-        limit_BT: Float[Tensor, "B T"] | None = None,
+        episode_start_BT: Bool[Tensor, "B T"],
+        span_limit_BT: Float[Tensor, "B T"] | None = None,
         *,
         penalty: PenaltySpec | None = None,
-        asked_BT: Bool[Tensor, "B T"] | None = None,
-    ) -> Evaluation:
+        ablation_mask_BT: Bool[Tensor, "B T"] | None = None,
+    ) -> ActionEvaluation:
         """Values, log-probabilities and entropy of a rollout's actions, with gradients.
 
-        `penalty` and `asked_BT` are those of `MemoryTransformer.block`.
+        `penalty` and `ablation_mask_BT` are those of `MemoryTransformer.block`.
         """
         output = self.transformer.block(
             self.encoder(features),
             state,
-            is_first_BT,
-            limit_BT,
+            episode_start_BT,
+            span_limit_BT,
             penalty=penalty,
-            ablation_mask_BW=asked_BT,
+            ablation_mask_BW=ablation_mask_BT,
             need_state=False,
         )
-        batch, num_steps = is_first_BT.shape
+        batch, num_steps = episode_start_BT.shape
         distribution = self._distribution(self.action_net(output.y_BWD.flatten(0, 1)))
         log_prob_BT = distribution.log_prob(actions.flatten(0, 1)).view(batch, num_steps)
         entropy = distribution.entropy()
         assert entropy is not None  # only squashed distributions have none
         values_BT = self.value_net(output.y_BWD).squeeze(-1)
 
-        asked = distribution
-        if output.ablation is not None and asked_BT is not None and bool(asked_BT.any()):
+        ablated = distribution
+        if output.ablation is not None and ablation_mask_BT is not None and bool(ablation_mask_BT.any()):
             with torch.no_grad():
-                # A copy: a distribution is what it was made into last.
-                asked = self._distribution(self.action_net(output.y_BWD[asked_BT]), copy(self.action_dist))
+                # A copy, since SB3 distributions are changed in place.
+                ablated = self._distribution(
+                    self.action_net(output.y_BWD[ablation_mask_BT]), copy(self.action_dist)
+                )
 
         def divergence(y_ND: Tensor) -> Tensor:
             other = self._distribution(self.action_net(y_ND), copy(self.action_dist))
-            kl = kl_divergence(asked, other)
+            kl = kl_divergence(ablated, other)
             return kl if kl.dim() == 1 else kl.sum(1)
 
         charge = values_BT.new_zeros(())
         if penalty is not None:
             charge = output.penalty(penalty, divergence, num_heads=self.transformer.settings.num_heads)
-        return Evaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), charge)
+        return ActionEvaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), charge)
 
     def _distribution(
-        self, parameters: Float[Tensor, "N A"], kind: Distribution | None = None
+        self, parameters: Float[Tensor, "N parameters"], kind: Distribution | None = None
     ) -> Distribution:
         kind = self.action_dist if kind is None else kind
         if self.log_std is not None:
@@ -305,15 +303,15 @@ class MemoryPolicy(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Act on a single observation as if an episode began with it."""
-        first_B = torch.ones(_batch_size(observation), dtype=torch.bool, device=self.device)
-        state = self.initial_state(len(first_B))
+        episode_start_B = torch.ones(_batch_size(observation), dtype=torch.bool, device=self.device)
+        state = self.initial_state(len(episode_start_B))
         return self.act(
-            self.encoder.preprocess(observation), state, first_B, deterministic=deterministic
+            self.encoder.preprocess(observation), state, episode_start_B, deterministic=deterministic
         ).actions
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Act without a trace in training: what is seen counts for no statistics, and no layer is dropped."""
+        """Act without effects on training: no observation statistics are collected, no layer is dropped."""
         training, collecting = self.training, self.encoder.collecting
         self.set_training_mode(False)
         self.encoder.collecting = False
@@ -334,12 +332,13 @@ class MemoryPolicy(BasePolicy):
 
         Args:
             observation: one observation or a batch of them.
-            state: what the last call returned; None where episodes begin. Left as it is.
-            episode_start: [B] True where an episode begins with this observation; None: as `state` says.
-            deterministic: take the most likely action.
+            state: memory that the last call returned; None: empty. It is not changed.
+            episode_start: [B] True where this observation begins an episode; None: where `state` is empty.
+            deterministic: take the most likely action instead of sampling.
 
         Raises:
-            ValueError: an observation is not finite, or there are not as many of something as observations.
+            ValueError: an observation is not finite, or the numbers of observations, memories and episode
+                starts differ.
         """
         fault = not_finite(observation)
         if fault is not None:
@@ -352,19 +351,21 @@ class MemoryPolicy(BasePolicy):
                 f"state remembers {state.batch_size} environments, but {batch} observations were given"
             )
         if episode_start is None:
-            first_B = state.clock_B == 0
+            episode_start_B = state.clock_B == 0
         else:
-            first_B = torch.as_tensor(np.asarray(episode_start), device=self.device).bool().reshape(-1)
-            if len(first_B) != batch:
-                raise ValueError(f"episode_start is of {len(first_B)} environments, not of {batch}")
+            episode_start_B = (
+                torch.as_tensor(np.asarray(episode_start), device=self.device).bool().reshape(-1)
+            )
+            if len(episode_start_B) != batch:
+                raise ValueError(f"episode_start is of {len(episode_start_B)} environments, not of {batch}")
         with self.watching():
             features = self.encoder.preprocess(tensor)
-            decision = self.act(features, state, first_B, deterministic=deterministic)
-        actions = self.to_env(decision.actions)
-        return (actions if vectorized else actions.squeeze(axis=0)), decision.state
+            policy_step = self.act(features, state, episode_start_B, deterministic=deterministic)
+        actions = self.to_env(policy_step.actions)
+        return (actions if vectorized else actions.squeeze(axis=0)), policy_step.state
 
     def to_env(self, actions: Tensor) -> np.ndarray:
-        """Actions as the environments take them: of the space's shape and range, boxes clipped."""
+        """Convert actions to the shape and range of the action space; boxes are clipped."""
         shape = self.action_space.shape
         assert shape is not None
         array: np.ndarray = actions.cpu().numpy().reshape((-1, *shape))
@@ -373,11 +374,11 @@ class MemoryPolicy(BasePolicy):
                 array = array.clip(self.action_space.low, self.action_space.high)
             case spaces.Discrete() | spaces.MultiDiscrete():
                 array = array + self.action_space.start
-        return array.astype(self.action_space.dtype)  # of MultiBinary torch draws floats
+        return array.astype(self.action_space.dtype)  # torch samples floats for MultiBinary
 
 
 def not_finite(observation: object) -> str | None:
-    """What is wrong with observations of which a number is NaN or infinite; None: nothing."""
+    """Describe the first observation that has a NaN or infinite number; None if there is none."""
     parts = observation.items() if isinstance(observation, dict) else [("", observation)]
     for name, part in parts:
         values = np.asarray(part)

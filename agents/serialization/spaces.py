@@ -59,7 +59,7 @@ def decode_space(plain: Mapping[str, Any]) -> spaces.Space[Any]:
     raise ValueError(f"the file names an unknown kind of space: {kind!r}")
 
 
-def told_apart(one: spaces.Space[Any], other: spaces.Space[Any]) -> tuple[str, str]:
+def describe_difference(one: spaces.Space[Any], other: spaces.Space[Any]) -> tuple[str, str]:
     """Two spaces for a message, without the bounds of every element if they differ otherwise."""
     brief, other_brief = _brief(one), _brief(other)
     return (brief, other_brief) if brief != other_brief else (str(one), str(other))

@@ -1,7 +1,7 @@
 """Nested state (dictionaries, lists, numbers, tensors) to a flat dictionary of tensors and plain JSON.
 
-What an archive can hold without pickling: `split` takes tensors and arrays out of a tree and leaves
-markers, `join` puts them back.
+What an archive can hold without pickling: `flatten` takes tensors and arrays out of a tree and leaves
+markers, `unflatten` puts them back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 MARKER = "__tensor__"
 
 
-def split(tree: Any) -> tuple[dict[str, Tensor], Any]:
+def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
     """Separate a tree into tensors by path and JSON-able rest.
 
     Raises:
@@ -46,8 +46,8 @@ def split(tree: Any) -> tuple[dict[str, Tensor], Any]:
     return tensors, walk(tree, "")
 
 
-def join(tensors: Mapping[str, Tensor], rest: Any) -> Any:
-    """The tree that `split` took apart (tuples come back as lists).
+def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
+    """The tree that `flatten` took apart (tuples come back as lists).
 
     Raises:
         KeyError: a tensor is missing.

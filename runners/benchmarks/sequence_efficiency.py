@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from memory_suite.agents.distributed import DistributedContext
-from memory_suite.agents.serialization.state_tree import join
+from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import or_exit
 from memory_suite.configs.model import MemoryKind
@@ -260,7 +260,7 @@ def _take_turns(command: SequenceBenchmarkCommand) -> dict[str, list[float]]:
         model = make_model(config, stream, choose_device(config.device))
         trainer = SequenceTrainer(config, model, stream, DistributedContext())
         found = folder.latest_checkpoint()
-        trainer.load_state_tree(join(found.tensors, found.data)["trainer"])
+        trainer.load_state_tree(unflatten(found.tensors, found.data)["trainer"])
         trainers[memory] = trainer
     times: dict[str, list[float]] = {memory: [] for memory in trainers}
     for _ in range(command.rounds):

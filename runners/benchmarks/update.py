@@ -68,7 +68,7 @@ def _update_operations(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> f
     pairs of a step and a memory that it may see count, not what is computed and masked.
     """
     policy, ppo = config.policy, config.ppo
-    state = agent.rollout.state
+    state = agent.rollout_buffer.state
     assert state is not None
     tokens = config.num_envs * ppo.n_steps
     width = policy.width

@@ -22,13 +22,13 @@ Notify = Callable[[str], None]
 
 
 CLOSE_TIMEOUT_S = 40.0
-"""how long the end of a run waits for any mirror"""
+"""how long the end of a run waits for each background writer"""
 
 
 class BackgroundWriter(KVWriter):
-    """Runs another writer in its own thread, so that no fault of it can stop or slow training.
+    """Runs another writer in a thread of its own, so that its errors cannot stop or slow training.
 
-    If the other writer raises, the mirror is switched off. If it is so slow that the queue fills up,
+    If the other writer raises, it is switched off. If it is so slow that the queue fills up,
     rows are dropped and counted. The thread is a daemon: a writer that hangs does not keep the
     process alive.
     """
@@ -46,12 +46,12 @@ class BackgroundWriter(KVWriter):
         """Start the thread.
 
         Args:
-            make_writer: makes the writer, in the thread.
-            name: what to call it in messages.
-            notify: told when the mirror is switched off or loses rows; None: stderr.
-            queue_rows: rows that may wait.
-            close_timeout_seconds: how long `close` waits for the writer to catch up.
-            give_up: ends by force what the writer may be waiting for after that time.
+            make_writer: creates the writer; called in the thread.
+            name: name of the writer in messages.
+            notify: called when the writer is switched off or loses rows; None: print on stderr.
+            queue_rows: capacity of the queue.
+            close_timeout_seconds: how long `close` waits until the queue is empty.
+            give_up: called after that time; kills what the writer may be waiting for.
         """
         self._make_writer = make_writer
         self._name = name
@@ -64,7 +64,7 @@ class BackgroundWriter(KVWriter):
         """rows that never reached the writer because it was too slow"""
         self.is_off = False
         """whether the writer failed or was given up on"""
-        self._thread = threading.Thread(target=self._run, name=f"mirror {name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"writer {name}", daemon=True)
         self._thread.start()
 
     def write(self, key_values: Row, key_excluded: Excluded, step: int = 0) -> None:
@@ -108,7 +108,7 @@ class BackgroundWriter(KVWriter):
             writer = self._make_writer()
             while (item := self._queue.get()) is not None:
                 writer.write(*item)
-        except BaseException as error:  # also SystemExit: nothing of a mirror may reach training
+        except BaseException as error:  # also SystemExit: no error may reach training
             self._switch_off(error)
         try:
             if writer is not None:
@@ -126,7 +126,7 @@ class BackgroundWriter(KVWriter):
             )
 
     def _say(self, message: str) -> None:
-        with contextlib.suppress(Exception):  # if whoever listens fails too, there is nobody left to tell
+        with contextlib.suppress(Exception):  # an error of the listener must not reach training either
             self._notify(message)
 
 
@@ -136,5 +136,5 @@ def write_to_stderr(message: str) -> None:
 
 
 def _snapshot(value: Any) -> Any:
-    """A copy of what training may change before the mirror gets to it."""
+    """A copy, since training may change arrays before the thread writes them."""
     return to_array(value).copy() if isinstance(value, np.ndarray | torch.Tensor) else value

@@ -1,10 +1,10 @@
-"""The folder of a run: where everything is, and checkpoints that survive crashes, full disks and bit rot.
+"""The folder of a run: its files, and checkpoints that survive crashes, full disks and bit rot.
 
 config.yaml               the resolved configuration
 metrics.jsonl             one line per update
 checkpoints/step_N.zip    archives; the last few and the best one
 checkpoints/latest, best  the name of one of them
-evaluation.json           what the final evaluation found
+evaluation.json           result of the final evaluation
 videos/step_N.mp4         episodes with what the memory held, if `video_every` asks for them
 wandb/, tensorboard/, metrics.csv   mirrors of metrics.jsonl
 """
@@ -39,12 +39,12 @@ _TEMPORARY_NAME = re.compile(r".*\.tmp-(\d+)")
 
 
 class RunFolderError(ValueError):
-    """A folder that cannot be used as asked; the message says why and what to do."""
+    """A run folder that cannot be used; the message gives the reason and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """What a checkpoint holds, verified."""
+    """Verified contents of a checkpoint."""
 
     path: Path
     step: int
@@ -52,7 +52,7 @@ class Checkpoint:
     data: dict[str, Any]
     tensors: dict[str, Tensor]
     notes: list[str] = field(default_factory=list)
-    """what the user should know: which newer checkpoints were damaged and passed over"""
+    """messages for the user: newer checkpoints that were damaged and skipped"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class RunFolder:
 
     path: Path
     keep_checkpoints: int = 3
-    """so many last checkpoints are kept, and the best one"""
+    """number of latest checkpoints to keep, besides the best one"""
 
     @classmethod
     def create(cls, config: RunConfig) -> RunFolder:
@@ -97,8 +97,8 @@ class RunFolder:
         Args:
             path: the folder.
             keep_checkpoints: as in the configuration.
-            to_resume: the run will be continued here: remove what a crash left half written, and finish
-                what it left half done. Not otherwise, since the run may still be going on.
+            to_resume: the run will be resumed here, so clean up after a crash: remove temporary files and
+                repair the pointer to the best checkpoint. Do not set it while the run may be active.
 
         Raises:
             RunFolderError: it is not a run folder.
@@ -109,7 +109,7 @@ class RunFolder:
             raise RunFolderError(f"{path} is not a run folder: {reason}")
         if to_resume:
             folder._remove_temporary_files()
-            folder._point_to_the_first()
+            folder._repair_best_pointer()
         return folder
 
     @property
@@ -151,7 +151,7 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is anything to continue from."""
+        """Whether the run has a checkpoint."""
         return bool(self._steps())
 
     def save_checkpoint(
@@ -188,7 +188,7 @@ class RunFolder:
         return path
 
     def latest_checkpoint(self) -> Checkpoint:
-        """The last checkpoint that is whole; `notes` tells which newer ones are not.
+        """The latest undamaged checkpoint; `notes` names newer ones that are damaged.
 
         Raises:
             RunFolderError: there is none, or all are damaged; a run never restarts silently.
@@ -206,7 +206,7 @@ class RunFolder:
         return self._first_good(others if best is None else [best, *others], self._missing("best"))
 
     def write_config(self, config: RunConfig) -> None:
-        """Write config.yaml, at the beginning and when a resumed run is given other options."""
+        """Write config.yaml: at the start, and when a resumed run gets other options."""
         write_file_atomically(self.config_file, to_yaml(config).encode())
 
     def write_evaluation(self, result: Mapping[str, Any]) -> None:
@@ -214,7 +214,7 @@ class RunFolder:
         write_json_atomically(self.evaluation_file, result)
 
     def _first_good(self, paths: list[Path], problems: list[str]) -> Checkpoint:
-        """The first that can be loaded; `problems` is what is known to be wrong already."""
+        """The first checkpoint that can be loaded; `problems` are messages about earlier candidates."""
         if not (paths or problems):
             raise RunFolderError(
                 f"{self.path} has no checkpoint yet: the run ended before the first was written"
@@ -258,7 +258,7 @@ class RunFolder:
         return path if path is not None and path.is_file() else None
 
     def _missing(self, pointer: str) -> list[str]:
-        """What to say if a pointer names a checkpoint that is gone."""
+        """A message if a pointer names a missing checkpoint."""
         path = self._named_by(pointer)
         if path is None or path.is_file():
             return []
@@ -273,7 +273,7 @@ class RunFolder:
         return self.checkpoints / name if _CHECKPOINT_NAME.fullmatch(name) else None
 
     def _prune(self, step: int) -> None:
-        """Remove old checkpoints, and later ones that a resume from an earlier one has abandoned."""
+        """Remove old checkpoints, and later ones that a resume from an earlier step abandoned."""
         steps = self._steps()
         best = self._pointed_to("best")
         past = sorted((path for path in steps if steps[path] <= step), key=lambda path: steps[path])
@@ -281,14 +281,14 @@ class RunFolder:
         for path in steps.keys() - kept:
             path.unlink(missing_ok=True)
 
-    def _point_to_the_first(self) -> None:
-        """A first checkpoint is the best one so far, also if a crash came before `best` could say so."""
+    def _repair_best_pointer(self) -> None:
+        """Point `best` to the only checkpoint if a crash came before that."""
         steps = self._steps()
         if len(steps) == 1 and not (self.checkpoints / "best").exists():
             self._point("best", *steps)
 
     def _remove_temporary_files(self) -> None:
-        """Remove what processes that are gone left half written."""
+        """Remove partly written files of processes that have ended."""
         for folder in (self.path, self.checkpoints):
             for path in folder.glob("*.tmp-*"):
                 match = _TEMPORARY_NAME.fullmatch(path.name)
@@ -301,12 +301,12 @@ def _checkpoint_name(step: int) -> str:
 
 
 def write_json_atomically(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file that is never half there; raises ValueError for NaN and infinity."""
+    """Write a JSON file atomically; raises ValueError for NaN and infinity."""
     write_file_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _free_name(path: Path) -> Path:
-    """The path itself or, if another run took it in the same second, with a number."""
+    """The path, with a number appended if another run took it in the same second."""
     candidate, number = path, 2
     while candidate.exists():
         candidate, number = path.with_name(f"{path.name}-{number}"), number + 1

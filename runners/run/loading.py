@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from memory_suite.agents.serialization.state_tree import join
+from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs.run_config import RunConfig, decided, from_yaml
 from memory_suite.runners.run.folder import Checkpoint, RunFolder, RunFolderError
 
@@ -61,7 +61,7 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig) -> None:
     Raises:
         RunFolderError: names the file and the first option that differs.
     """
-    saved = join(checkpoint.tensors, checkpoint.data)["runner"].get("config", {})  # absent in older ones
+    saved = unflatten(checkpoint.tensors, checkpoint.data)["runner"].get("config", {})  # absent in older ones
     for option, value in decided(config).items():
         if saved.get(option, value) != value:
             raise RunFolderError(

@@ -1,4 +1,4 @@
-"""What the user sees of a run: facts before it, a live panel (or log lines) during it, a table after it."""
+"""Progress display of a run: facts at the start, a live panel or log lines, and a final table."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _RATE_UPDATES = 50
 
 
 class Snapshot(Protocol):
-    """Where a run stands after an update."""
+    """Progress of a run after an update."""
 
     @property
     def steps(self) -> int:
-        """So far, in the display's unit."""
+        """Steps done, in the display's unit."""
 
     def lines(self) -> list[str]:
-        """What else there is to show."""
+        """Further lines to show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgressSnapshot:
-    """Where the training of an agent stands after an update."""
+    """Progress of an agent's training after an update."""
 
     steps: int
     """environment steps so far"""
@@ -57,7 +57,7 @@ class ProgressSnapshot:
     """alpha of the span penalty; None: no penalty"""
 
     def lines(self) -> list[str]:
-        """How well it does, and what it remembers."""
+        """Success or return, memories retained, and penalty weight."""
         lines = []
         if self.success is not None:
             worst = self.worst_success
@@ -95,12 +95,12 @@ class ProgressDisplay:
 
         Args:
             total_steps: steps at which training ends.
-            unit: what the steps are.
-            rank: of several processes, which this is; the first shows the run, the others only their faults.
+            unit: name of a step.
+            rank: rank of this process; rank 0 shows progress, the others only their errors.
             console: where to print; None: standard output.
             clock: seconds, for tests.
         """
-        self.console = _PatientConsole(highlight=False) if console is None else console
+        self.console = _PipeSafeConsole(highlight=False) if console is None else console
         self.console.quiet = self.console.quiet or rank > 0
         self._rank = rank
         self._total_steps = total_steps
@@ -114,17 +114,17 @@ class ProgressDisplay:
         self._text = self._printed_text = "starting"
 
     def start_at(self, steps: int) -> None:
-        """Measure the rate from now on, when a resumed run has done this number of steps already."""
+        """Measure the rate from now on; `steps` were done before a resume."""
         self._points.clear()
         self._points.append((self._clock(), steps))
 
     def announce(self, facts: Mapping[str, object]) -> None:
-        """Print what the run is about to do, one fact a line, aligned with the facts printed before."""
+        """Print facts about the run, one a line, aligned with earlier ones."""
         self._name_width = max(self._name_width, *map(len, facts))
         self._print_rows(facts, self._name_width)
 
     def summary_table(self, rows: Mapping[str, object]) -> None:
-        """Print what the run found, one row a line."""
+        """Print the results of the run, one row a line."""
         self._print_rows(rows, max(map(len, rows), default=0))
 
     def note(self, message: str) -> None:
@@ -132,14 +132,14 @@ class ProgressDisplay:
         self.console.print(self._printable(message), soft_wrap=True)
 
     def fault(self, message: str) -> None:
-        """Print what ended this process; on any rank, since the others may know nothing of it, or be gone."""
+        """Print the error that ended this process, on any rank."""
         if self._rank == 0:
             self.note(message)
         else:
             sys.stderr.write(f"rank {self._rank}: {message}\n")
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show where the run stands, if it is time to."""
+        """Show a snapshot, at most once per refresh interval."""
         now = self._clock()
         self._points.append((now, snapshot.steps))
         self._text = "\n".join(self._lines(snapshot))
@@ -198,13 +198,13 @@ class ProgressDisplay:
             self.note(f"{name:<{width}}  {value}")
 
     def _printable(self, text: str) -> Text:
-        """The text, with what the terminal cannot encode (in a path, say) written as an escape."""
+        """The text, with characters that the terminal cannot encode escaped."""
         encoding = self.console.encoding
         return Text(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-class _PatientConsole(Console):
-    """A console whose reader may go away (`| head`): training must not end because of it."""
+class _PipeSafeConsole(Console):
+    """A console that survives a closed pipe (`| head`), so that training continues."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

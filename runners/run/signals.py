@@ -1,6 +1,6 @@
-"""Signals that ask a run to save and leave, or to save and go on.
+"""Signals that request a checkpoint, or a checkpoint and exit.
 
-SIGINT and SIGTERM only set a flag: the loop finishes its update, saves and leaves with `EXIT_SAVED`.
+SIGINT and SIGTERM only set a flag: the loop finishes its update, saves and exits with `EXIT_SAVED`.
 A second one ends the process at once with exit code 128 + signal number (130 for SIGINT, 143 for
 SIGTERM), without saving; the last checkpoint stays. SIGUSR1 asks for a checkpoint now.
 
@@ -22,10 +22,10 @@ EXIT_SAVED = 75
 """Exit code of a run that was interrupted and saved (EX_TEMPFAIL: start it again, with --resume)."""
 
 ECHO_SECONDS = 2.0
-"""for several processes: a signal so soon after another insists on nothing"""
+"""with several processes: a signal within this time of another counts as the same request"""
 
 _SHOW_CURSOR = b"\x1b[?25h\n"
-"""Terminal sequence that undoes what a live display does."""
+"""terminal sequence that shows the cursor again after a live display"""
 _SAVE_SIGNALS = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none
 _STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -34,9 +34,9 @@ class GracefulStop:
     """Context manager that turns signals into flags; use it in the main thread."""
 
     def __init__(self, ranks: DistributedContext = SINGLE_PROCESS) -> None:
-        """Nothing is asked for yet; `ranks` are the processes of the run, of which this is one."""
+        """No request yet; `ranks` are the processes of the run."""
         self.stop_signal: signal.Signals | None = None
-        """the signal that asked to save and leave"""
+        """the signal that requested saving and exit"""
         self._ranks = ranks
         self._echo_seconds = ECHO_SECONDS if ranks.is_distributed else 0.0
         self._asked_at = 0.0
@@ -45,16 +45,16 @@ class GracefulStop:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether to save and leave after this update."""
+        """Whether to save and exit after this update."""
         return self.stop_signal is not None
 
     def take_save_request(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
+        """Whether a checkpoint was requested since the last call."""
         requested, self._save_requested = self._save_requested, False
         return requested
 
     def leave_together(self) -> None:
-        """Wait for the other ranks, and heed no signal any more.
+        """Wait for the other ranks, then ignore further signals.
 
         All is saved, and every process ends with the exit code that says so. `torchrun` ends the others as
         soon as one has left.
@@ -89,7 +89,7 @@ class GracefulStop:
                 return
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), _SHOW_CURSOR)
-            os._exit(128 + number)  # no clean-up: whoever asks twice does not want to wait
+            os._exit(128 + number)  # no clean-up: a second signal means now
         self._asked_at = time.monotonic()
         self.stop_signal = signal.Signals(number)
 

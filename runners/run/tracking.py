@@ -1,4 +1,4 @@
-"""What happened, update by update: metrics.jsonl is the truth, everything else mirrors it.
+"""Logging of a run: metrics.jsonl is authoritative, all other formats mirror it.
 
 All are writers of stable-baselines3's logger. `MetricsFile` is written before training goes on.
 Weights & Biases, TensorBoard and CSV each live behind a `BackgroundWriter`, in a thread of their own: if
@@ -54,7 +54,7 @@ def make_logger(
     resume_offset: int | None = None,
     notify: Notify | None = None,
 ) -> RunLogger:
-    """The logger of a run: metrics.jsonl, and the mirrors that the configuration asks for.
+    """The logger of a run: metrics.jsonl, and the mirrors that the configuration enables.
 
     Args:
         folder: where everything is written.
@@ -94,7 +94,7 @@ class _CsvMirror(KVWriter):
     """stable-baselines3's CSV file, of scalars only, with the rows from before a resume."""
 
     def __init__(self, path: Path, rows_before: list[Row]) -> None:
-        """Write the file anew."""
+        """Rewrite the file from the beginning."""
         self._writer = CSVOutputFormat(str(path))
         for row in rows_before:
             self.write(row, {})

@@ -10,7 +10,7 @@ import torch
 from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.agents.model.settings import TransformerSettings
-from memory_suite.agents.serialization.state_tree import join
+from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs.model import MemoryConfig, ModelConfig
 from memory_suite.configs.sequence_schema import SequenceConfig
 from memory_suite.envs.streams.stream import Stream
@@ -98,7 +98,7 @@ def load_weights(model: SequenceModel, checkpoint: Checkpoint) -> None:
     Raises:
         ValueError: they are of a model of another size, or for another task.
     """
-    weights = join(checkpoint.tensors, checkpoint.data)["trainer"]["model"]
+    weights = unflatten(checkpoint.tensors, checkpoint.data)["trainer"]["model"]
     expected = {name: list(part.shape) for name, part in model.state_dict().items()}
     found = {name: list(part.shape) for name, part in weights.items()}
     for name in sorted(expected.keys() | found.keys()):

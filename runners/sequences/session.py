@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from memory_suite.agents.algorithms.stopwatch import Stopwatch
-from memory_suite.agents.serialization.state_tree import join, split
+from memory_suite.agents.serialization.state_tree import flatten, unflatten
 from memory_suite.configs.run_config import decided
 from memory_suite.configs.sequence_schema import SequenceConfig
 from memory_suite.envs.streams.stream import Stream
@@ -114,7 +114,7 @@ class Session:
         for note in best.notes:
             self._display.note(note)
         model = self._trainer.model
-        model.load_state_dict(join(best.tensors, best.data)["trainer"]["model"])
+        model.load_state_dict(unflatten(best.tensors, best.data)["trainer"]["model"])
         return evaluate(
             model,
             self._valid_stream(),
@@ -203,7 +203,7 @@ class Session:
         }
         if self._reached:
             runner["reached_accuracy"] = self._config.held_out.stop_accuracy
-        tensors, data = split({"trainer": tree, "runner": runner})
+        tensors, data = flatten({"trainer": tree, "runner": runner})
         self._folder.save_checkpoint(self._trainer.tokens, tensors, data, is_best=is_best)
 
 

@@ -1,4 +1,4 @@
-"""Run members with a number of attempts at a time, and decide what follows when one ends."""
+"""Scheduler of attempts: starts, retries and stops them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Attempt(Protocol):
 
     @property
     def exit_code(self) -> int | None:
-        """None while it goes on; negative: the signal that killed it."""
+        """None while it runs; negative: the signal that killed it."""
 
     @property
     def reason(self) -> str:
@@ -40,16 +40,16 @@ def run_attempts(
     retries: int,
     poll_seconds: float = POLL_SECONDS,
 ) -> None:
-    """Bring every member to its end, or as far as it can be brought.
+    """Run attempts until every member has finished, failed too often, or a stop is requested.
 
     Args:
         sweep: the folder.
         start: starts an attempt at the member of a name.
-        watch: is told what happens, and knows what is left.
-        stop: once it is requested, every attempt is asked to save and leave, and none is started.
-        workers: attempts at a time; None: all.
-        retries: a member is given up after so many attempts in a row that got no further.
-        poll_seconds: time between two looks at the attempts.
+        watch: receives events and knows which members are unfinished.
+        stop: when requested, running attempts save and exit, and no new ones start.
+        workers: number of attempts at a time; None: all.
+        retries: number of consecutive attempts without progress after which a member is given up.
+        poll_seconds: time between two polls of the attempts.
     """
     waiting = deque(watch.left())
     running: dict[str, _Running] = {}
@@ -59,7 +59,7 @@ def run_attempts(
         if stop.stop_requested and not stopping:
             stopping = True
             waiting.clear()
-            watch.note("stopping: every member saves and leaves; the same command goes on later")
+            watch.note("stopping: every member saves and exits; rerun the same command to continue")
             for attempt in running.values():
                 attempt.process.stop()
         while waiting and (workers is None or len(running) < workers):

@@ -1,4 +1,4 @@
-"""What every command of a sweep does: write members down, run them, make tables and pictures."""
+"""Main function of all sweep commands: add members, run them, write tables and figures."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Draw = Callable[[Sequence[TableRow], str], "Figure"]
-"""Makes the picture of a table's rows, with a caption."""
+"""draws the rows of a table, with a caption"""
 
 
 Backend = Callable[[Watch, GracefulStop], None]
-"""Brings the members that a watch knows of to their end, or until it is asked to stop."""
+"""runs the unfinished members of a watch until they end or a stop is requested"""
 
 
 def run_sweep(
     sweep: Sweep, members: Sequence[Member], options: SweepOptions, draw: Draw, *, online: bool = False
 ) -> int:
-    """Train what is left of the members, then write tables and pictures of what is finished.
+    """Train the unfinished members, then write tables and figures of the finished ones.
 
-    A mistake ends the program with exit code 2, before anything is trained.
+    An invalid option ends the program with exit code 2, before training starts.
 
     Args:
         sweep: the folder.
-        members: all that the command asks for.
-        options: of the command.
-        draw: the picture.
-        online: whether a W&B sweep is to be registered and run, not only written.
+        members: members of this command.
+        options: options of the command.
+        draw: draws the figure.
+        online: register and run a W&B sweep instead of only writing its definition.
 
     Returns:
         0: all is finished, or handed over to agents; 75: interrupted and saved; 1: some member failed.
@@ -101,10 +101,10 @@ def _make_backend(sweep: Sweep, left: Sequence[Member], options: SweepOptions, o
 
 
 def _redraw(sweep: Sweep, draw: Draw, columns: Iterable[str]) -> list[Path]:
-    """Tables and pictures of what is finished; pictures of table.csv, if that is all there is.
+    """Write tables and figures of the finished members, or figures of table.csv if it is all there is.
 
     Raises:
-        SweepError: there is neither, or it is of a sweep over other `columns`.
+        SweepError: there is neither, or the sweep varies other `columns`.
     """
     results.check_packages()
     collected = results.collect(sweep)
@@ -120,13 +120,13 @@ def _write_results(sweep: Sweep, rows: Sequence[TableRow], draw: Draw) -> list[P
 
 
 def _write_pictures(sweep: Sweep, rows: Sequence[TableRow], draw: Draw) -> list[Path]:
-    """Draw rows of a table, for screens and for papers."""
+    """Draw the rows of a table as PNG and PDF."""
     figure = draw(rows, _caption(rows))
     return [sweep.write(f"{sweep.path.name}.{form}", image_bytes(figure, form)) for form in ("png", "pdf")]
 
 
 def _caption(rows: Sequence[TableRow]) -> str:
-    """What was held equal, in small print."""
+    """The figure's caption: environment, statistic, seeds and episodes."""
     seeds = sorted({len(group) for group in results.groups(rows).values()})
     episodes = sorted({int(row["episodes"] or 0) for row in rows})
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"

@@ -1,4 +1,4 @@
-"""Pictures of sweeps: success against memory held, and success of lengths trained on at lengths tested on."""
+"""Figures of sweeps: success by memory held, and success by training and test length."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def draw_memory_curves(rows: Sequence[TableRow], caption: str) -> Figure:
     """Score against mean memory held, in rows and in bytes: one curve per memory, a point per size.
 
     Args:
-        rows: of a table, with the columns `memory` and `size`.
-        caption: small print below.
+        rows: table rows with the columns `memory` and `size`.
+        caption: text below the figure.
     """
     with paper_style():
         return _memory_curves(rows, caption)
@@ -90,7 +90,7 @@ def _curve(axis: Axes, points: Sequence[TableRow], score: str, held: str, **look
 
 
 def _chance_line(axis: Axes, points: Sequence[TableRow], score: str, name: str, color: str) -> None:
-    """What is reached without memory, which a logarithmic axis of memory cannot show as a point."""
+    """Draw the memory-free baseline as a line, since a logarithmic axis has no zero."""
     for point in points:
         axis.axhline(_number(point[f"{score}_iqm"]), color=color, linestyle="--", linewidth=1.0, label=name)
         if point[f"{score}_iqm_low"] is not None:
@@ -102,8 +102,8 @@ def draw_length_maps(rows: Sequence[TableRow], caption: str) -> Figure:
     """Score of agents trained on one range of lengths and tested on another: a heat map per memory.
 
     Args:
-        rows: of a table, with the columns `memory`, `train_min`, `train_max`, `test_min` and `test_max`.
-        caption: small print below.
+        rows: table rows with the columns `memory`, `train_min`, `train_max`, `test_min` and `test_max`.
+        caption: text below the figure.
     """
     with paper_style():
         return _length_maps(rows, caption)

@@ -1,10 +1,10 @@
-"""The folder of a sweep: which members it has, and how far each of them is.
+"""The folder of a sweep: its members and their progress.
 
-members/NAME.yaml, .json    a member's configuration; its columns in the table and its further evaluations
+members/NAME.yaml, .json    a member's configuration; its columns in the table and its test settings
 runs/NAME/                  its run folder, as `train_agent.py` makes it
-evaluations/NAME/WHAT.json  its further evaluations
-logs/NAME.txt               what its processes printed
-locks/NAME                  held by the process that trains it, and its number
+evaluations/NAME/WHAT.json  results of its test settings
+logs/NAME.txt               output of its processes
+locks/NAME                  lock and id of the process that trains it
 table.*, summary.*, options.yaml, *.png, *.pdf   results (`runners.sweeps.results`, `runners.sweeps.figures`)
 """
 
@@ -27,18 +27,18 @@ HOUSEKEEPING = (
     *("run", "resume", "track", "tensorboard", "csv", "checkpoint_every", "keep_checkpoints"),
     *("threads", "device", "vectorization"),
 )
-"""Options that change where and how a member runs, not what it learns."""
+"""options that do not affect what a member learns"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluation:
-    """A question asked of a trained member, besides its own evaluation."""
+class TestSetting:
+    """Environment arguments on which a trained member is tested, besides its own evaluation."""
 
     name: str
     columns: dict[str, Scalar]
-    """of the table, for the rows that answer it"""
+    """values of the table's columns in the rows of this setting"""
     env_args: dict[str, Scalar]
-    """arguments of the environment, over those of the member's own evaluation"""
+    """environment arguments; they override those of the member's own evaluation"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +46,11 @@ class Member:
     """One run of a sweep."""
 
     name: str
-    """of its folder"""
+    """name of its run folder"""
     columns: dict[str, Scalar | None]
-    """what sets it apart, as columns of the table"""
+    """values of the varied options, as columns of the table"""
     config: TrainConfig
-    evaluations: tuple[Evaluation, ...] = ()
+    test_settings: tuple[TestSetting, ...] = ()
 
 
 class SweepError(ValueError):
@@ -64,10 +64,10 @@ class Sweep:
     path: Path
 
     def add(self, members: Iterable[Member]) -> None:
-        """Write down members; those that are there already keep their configuration.
+        """Add members to the folder; existing members keep their configuration.
 
         Raises:
-            SweepError: members of another question or environment are there, or one with other options.
+            SweepError: the folder holds another sweep or environment, or a member with other options.
         """
         there = self.members()
         for member in members:
@@ -86,14 +86,14 @@ class Sweep:
                     name=known.name,
                     columns=known.columns,
                     config=known.config,
-                    evaluations=_together(known.evaluations, member.evaluations),
+                    test_settings=_together(known.test_settings, member.test_settings),
                 )
             else:
                 self._config_file(member.name).parent.mkdir(parents=True, exist_ok=True)
                 write_file_atomically(self._config_file(member.name), to_yaml(member.config).encode())
             facts = {
                 "columns": member.columns,
-                "evaluations": [asdict(evaluation) for evaluation in member.evaluations],
+                "test_settings": [asdict(setting) for setting in member.test_settings],
             }
             write_json_atomically(self._facts_file(member.name), facts)
 
@@ -108,8 +108,8 @@ class Sweep:
             config = from_yaml(self._config_file(name))
         except (OSError, ValueError) as error:
             raise SweepError(f"{self.path} has no member {name!r} that can be read: {error}") from error
-        evaluations = tuple(Evaluation(**evaluation) for evaluation in facts["evaluations"])
-        return Member(name=name, columns=facts["columns"], config=config, evaluations=evaluations)
+        test_settings = tuple(TestSetting(**setting) for setting in facts["test_settings"])
+        return Member(name=name, columns=facts["columns"], config=config, test_settings=test_settings)
 
     def members(self) -> list[Member]:
         """Every member, by its columns."""
@@ -118,7 +118,7 @@ class Sweep:
         return sorted(members, key=lambda member: [_sortable(value) for value in member.columns.values()])
 
     def train_words(self, name: str) -> list[str]:
-        """What to tell `train_agent.py` so that it begins a member, or goes on with it."""
+        """Options of `train_agent.py` that start or resume a member."""
         if self.checkpoint_step(name) is not None:
             return ["--resume", str(self.run_path(name))]
         return ["--config", str(self._config_file(name)), "--run", str(self.run_path(name))]
@@ -127,14 +127,14 @@ class Sweep:
         """A member's run folder."""
         return self.path / "runs" / name
 
-    def evaluation_file(self, name: str, evaluation: Evaluation | None = None) -> Path:
-        """Where the answer to a question is, once there is one; None: the member's own evaluation."""
-        if evaluation is None:
+    def evaluation_file(self, name: str, setting: TestSetting | None = None) -> Path:
+        """Path of the result for a test setting; None: the member's own evaluation."""
+        if setting is None:
             return RunFolder(self.run_path(name)).evaluation_file
-        return self.path / "evaluations" / name / f"{evaluation.name}.json"
+        return self.path / "evaluations" / name / f"{setting.name}.json"
 
     def log_file(self, name: str) -> Path:
-        """What the processes of a member print."""
+        """Log of a member's processes."""
         return self.path / "logs" / f"{name}.txt"
 
     def lock_file(self, name: str) -> Path:
@@ -147,14 +147,14 @@ class Sweep:
 
     def is_finished(self, member: Member) -> bool:
         """Whether nothing is left to do for a member."""
-        return self.has_trained(member.name) and not self.evaluations_left(member)
+        return self.has_trained(member.name) and not self.tests_left(member)
 
-    def evaluations_left(self, member: Member) -> list[Evaluation]:
-        """The questions not yet answered."""
+    def tests_left(self, member: Member) -> list[TestSetting]:
+        """Test settings without a result yet."""
         return [
-            evaluation
-            for evaluation in member.evaluations
-            if not self.evaluation_file(member.name, evaluation).is_file()
+            setting
+            for setting in member.test_settings
+            if not self.evaluation_file(member.name, setting).is_file()
         ]
 
     def checkpoint_step(self, name: str) -> int | None:
@@ -165,9 +165,9 @@ class Sweep:
         return max((int(step) for step in steps if step.isdecimal()), default=None)
 
     def progress(self, member: Member) -> tuple[int, int]:
-        """How far a member is: larger is further. Two attempts that end at the same got nowhere."""
+        """Finished tests and checkpoint step of a member, to compare before and after an attempt."""
         step = self.checkpoint_step(member.name)
-        done = len(member.evaluations) - len(self.evaluations_left(member)) + self.has_trained(member.name)
+        done = len(member.test_settings) - len(self.tests_left(member)) + self.has_trained(member.name)
         return done, -1 if step is None else step
 
     def last_update(self, name: str) -> Row:
@@ -189,11 +189,11 @@ class Sweep:
         return {}
 
     def training_seconds(self, name: str) -> float:
-        """Wall-clock of the updates that count, over all attempts."""
+        """Training time in seconds over all attempts, without updates that a resume discarded."""
         total = seconds = 0.0
         iterations = 0
         for row in read_metrics(RunFolder(self.run_path(name)).metrics_file):
-            if row["time/iterations"] <= iterations:  # another process went on, and counts from 1 again
+            if row["time/iterations"] <= iterations:  # a resumed attempt counts from 1 again
                 total += seconds
             iterations, seconds = row["time/iterations"], row["time/time_elapsed"]
         return total + seconds
@@ -203,7 +203,7 @@ class Sweep:
         return int(self.last_update(name).get(STEP_KEY, 0))
 
     def write(self, name: str, content: bytes) -> Path:
-        """Write a result of the sweep, so that it is never half there."""
+        """Write a result file of the sweep atomically."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file_atomically(path, content)
@@ -230,7 +230,7 @@ class Sweep:
 
 
 def flat_options(config: TrainConfig) -> dict[str, Any]:
-    """Every option that says what is learned, by its path in the tree: `memory.size`."""
+    """Options that affect learning, by their path, such as `memory.size`."""
     return {
         option: value
         for option, value in _flat(to_dict(config))
@@ -246,17 +246,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _together(known: tuple[Evaluation, ...], wanted: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
-    names = {evaluation.name for evaluation in wanted}
-    return (*(evaluation for evaluation in known if evaluation.name not in names), *wanted)
+def _together(known: tuple[TestSetting, ...], wanted: tuple[TestSetting, ...]) -> tuple[TestSetting, ...]:
+    names = {setting.name for setting in wanted}
+    return (*(setting for setting in known if setting.name not in names), *wanted)
 
 
 def _sortable(value: Scalar | None) -> tuple[int, float, str]:
-    """Nothing, then numbers by size, then words."""
+    """Sort key: None first, then numbers, then strings."""
     if value is None:
         return (0, 0.0, "")
     return (2, 0.0, value) if isinstance(value, str) else (1, float(value), "")
 
 
 _TAIL_BYTES = 65_536
-"""Enough for the last row of a metrics.jsonl."""
+"""number of bytes at the end of metrics.jsonl that hold its last row"""

@@ -1,4 +1,4 @@
-"""What the commands of sweeps share on their command lines."""
+"""Command-line options that all sweeps share."""
 
 from __future__ import annotations
 
@@ -20,58 +20,58 @@ from memory_suite.runners.sweeps.folder import Member, SweepError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepOptions:
-    """Options of every sweep; every other option is one of train_agent.py's, the same for all members."""
+    """Options of every sweep. Other options are passed to train_agent.py and apply to all members."""
 
     env: str | None = None
     """short name of a memory environment, or any Gymnasium id; none: what --config says, or corridor-long"""
     seeds: int = 5
-    """runs of each kind: seeds 0, 1, ..."""
+    """number of runs for each setting: seeds 0, 1, ..."""
     run: Path | None = None
-    """folder of the sweep; the same command on the same folder goes on where it stopped, another one adds
-    members. none: a folder under runs/ named after the environment"""
+    """folder of the sweep. Repeating a command continues it; another command on the same folder adds members.
+    none: a folder under runs/ named after the environment"""
     backend: Literal["local", "ray", "slurm", "wandb"] = "local"
-    """where members run: in processes of this machine, on Ray, on Slurm, in agents of a W&B sweep"""
+    """where members run: local processes, Ray, Slurm, or agents of a W&B sweep"""
     workers: int | None = None
-    """members at a time; none: as many as there are cores (local), or all that are left"""
+    """number of members that run at a time; none: one per core (local), or all unfinished members"""
     retries: int = 3
-    """a member whose process dies so many times in a row without getting further is given up; what it has
-    reached stays, and the next call tries it again"""
+    """give up on a member after this many consecutive failures without progress. Its checkpoint is kept;
+    rerun to retry"""
     address: str | None = None
-    """of the Ray cluster to use ("auto": the one of this machine); none: a fresh one on this machine"""
+    """address of the Ray cluster ("auto": the one this machine belongs to); none: start one here"""
     slurm_executor: Literal["slurm", "local"] = "slurm"
-    """submitit's executor; "local" tries everything without a cluster"""
+    """executor of submitit; "local" runs jobs on this machine, for tests"""
     slurm_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="slurm-arg")] = (
         field(default_factory=dict)
     )
     """parameter of submitit, such as slurm_partition=long or timeout_min=600; repeatable"""
     redraw: bool = False
-    """train nothing: make the tables from what is finished, or take table.csv alone, and draw"""
+    """do not train; make tables and figures from finished members, or figures from table.csv alone"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         for name in ("seeds", "workers", "retries"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.address is not None and self.backend != "ray":
-            raise ValueError(f"address is of the Ray cluster, but backend is {self.backend}")
+            raise ValueError(f"address belongs to backend ray, but backend is {self.backend}")
         if self.slurm_args and self.backend != "slurm":
-            raise ValueError(f"slurm_args are submitit's, but backend is {self.backend}")
+            raise ValueError(f"slurm_args belong to backend slurm, but backend is {self.backend}")
         if self.run is not None and self.run.exists() and not self.run.is_dir():
             raise ValueError(f"run: {self.run} is a file, not a folder")
 
     def folder(self, question: str, env: str) -> Path:
-        """Where the sweep is or will be."""
+        """Path of the sweep's folder."""
         name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in env)
         return (self.run or RUNS / f"{question}-{name}").absolute()
 
 
 def given_options(training_words: Sequence[str], reserved: Iterable[str]) -> set[str]:
-    """The options among words meant for training.
+    """Names of the training options on the command line.
 
     Args:
-        training_words: given for all members.
-        reserved: options that the sweep sets, and which can therefore not be given.
+        training_words: options for all members.
+        reserved: options that the sweep sets itself.
 
     Raises:
         ValueError: an option is unknown or reserved.
@@ -86,9 +86,9 @@ def given_options(training_words: Sequence[str], reserved: Iterable[str]) -> set
 def member_config(
     options: SweepOptions, training_words: Sequence[str], settings: Mapping[str, Scalar]
 ) -> TrainConfig:
-    """The configuration of a member: preset, then what the user gave for all, then what sets it apart.
+    """The configuration of a member: preset, then options for all members, then its own settings.
 
-    A value that is refused ends the program with exit code 2.
+    An invalid value ends the program with exit code 2.
     """
     env = [] if options.env is None else ["--env", options.env]
     words = [word for option, value in settings.items() for word in (f"--{option}", str(value))]
@@ -96,7 +96,7 @@ def member_config(
 
 
 def check_environments(members: Iterable[Member]) -> None:
-    """Make every environment once, so that a mistake shows before anything is trained.
+    """Create every environment once, so that mistakes show before training starts.
 
     Raises:
         ValueError: names what is wrong with an environment or its arguments.
@@ -104,7 +104,7 @@ def check_environments(members: Iterable[Member]) -> None:
     seen: set[str] = set()
     for member in members:
         config = member.config
-        asked = [config.evaluation_env_args | evaluation.env_args for evaluation in member.evaluations]
+        asked = [config.evaluation_env_args | setting.env_args for setting in member.test_settings]
         for arguments in (dict(config.env_args), config.evaluation_env_args, *asked):
             key = repr((config.env, sorted(arguments.items())))
             if key not in seen:

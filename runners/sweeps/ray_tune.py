@@ -1,7 +1,7 @@
 """Members as trials of Ray Tune (https://docs.ray.io/en/latest/tune), on one machine or a cluster.
 
-On a cluster the sweep's folder must lie where every node sees it, and so must the checkout. If a process or
-a node dies, Tune runs the trial again, wherever there is room, and it goes on from its last checkpoint.
+On a cluster the sweep's folder and the checkout must be on a file system that all nodes share. If a process
+or a node dies, Tune reruns the trial on any free node, and it resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def connect(address: str | None, cores: int | None, *, show_output: bool = False
     """Join a cluster, or start one on this machine.
 
     Args:
-        address: of the cluster; None: a fresh one on this machine.
-        cores: that a fresh one may use; None: all.
+        address: address of the cluster; None: start one on this machine.
+        cores: number of cores that a new cluster may use; None: all.
         show_output: show what tasks print.
 
     Raises:
-        SweepError: there is no Ray Tune, or the cluster cannot be used.
+        SweepError: Ray Tune is missing, or the cluster cannot be used.
     """
     if importlib.util.find_spec("ray") is None:
         raise SweepError('backend ray needs Ray Tune: pip install -c constraints.txt -e ".[ray]"')
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other one prints tables of its own
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the members' own files say it all
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints its own tables
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the members' files hold the same data
     import ray
 
     try:
@@ -59,28 +59,28 @@ def run_trials(
     workers: int | None,
     retries: int,
 ) -> None:
-    """Bring every member to its end, or as far as it can be brought; leaves the cluster.
+    """Run every member as a trial, then leave the cluster.
 
     Args:
         sweep: the folder.
-        watch: is told what happens, and knows what is left.
-        stop: once it is requested, Tune ends; members save and leave.
-        threads: cores that a trial takes.
-        workers: trials at a time; None: as many as there is room for.
-        retries: a trial that fails is run again so many times.
+        watch: receives events and knows which members are unfinished.
+        stop: when requested, Tune ends, and members save and exit.
+        threads: number of cores of a trial.
+        workers: number of trials at a time; None: as many as fit.
+        retries: number of times that a failed trial is rerun.
     """
     import ray
     from ray import tune
 
     class TellWatch(tune.Callback):
-        """Passes on what Tune knows."""
+        """Forwards Tune's events to the watch."""
 
         def __reduce__(self) -> tuple[type[Any], tuple[()]]:
-            return tune.Callback, ()  # Tune stores its callbacks, and a stored one has nobody to tell
+            return tune.Callback, ()  # Tune pickles its callbacks; a stored one needs no watch
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             if stop.stop_requested:
-                signal.raise_signal(signal.SIGINT)  # how Tune is asked to end
+                signal.raise_signal(signal.SIGINT)  # Tune ends on SIGINT
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             watch.started(trial.config["member"])
@@ -118,7 +118,7 @@ def run_trials(
 
 
 def _last_line(file: str | None) -> str:
-    """The end of a traceback: what was raised."""
+    """Last line of a traceback: the exception."""
     if file is None or not Path(file).is_file():
         return "its trial failed"
     lines = Path(file).read_text(errors="replace").strip().splitlines()

@@ -1,8 +1,8 @@
-"""What a sweep found, as tables: every run in one row, and every kind of run with its interval.
+"""Tables of a sweep: one row per run, and one row per setting with confidence intervals.
 
-table.csv, table.parquet        tidy: a row for every run (and every question asked of it)
-summary.csv, summary.parquet    a row for every kind of run: seeds together, with intervals
-options.yaml                    what was equal for all runs, and what was not
+table.csv, table.parquet        tidy: a row for every run (and every test setting)
+summary.csv, summary.parquet    a row for every setting: all seeds, with intervals
+options.yaml                    options equal in all runs, and options that differ
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from memory_suite.configs.command_line import Scalar
-from memory_suite.runners.sweeps.folder import Evaluation, Member, Sweep, SweepError, flat_options
+from memory_suite.runners.sweeps.folder import Member, Sweep, SweepError, TestSetting, flat_options
 from memory_suite.runners.sweeps.robust_statistics import (
     Estimate,
     Statistic,
@@ -31,19 +31,19 @@ from memory_suite.runners.sweeps.robust_statistics import (
 TableRow = dict[str, Scalar | None]
 
 RUN_COLUMNS = ("run", "seed", "env", "episodes")
-"""Columns that say what a run is, besides those that the sweep varies."""
+"""columns that identify a run, besides those that the sweep varies"""
 MEASURES = (
     *("success", "success_low", "success_high", "return_mean", "length_mean"),
     *("rows_held", "rows_possible", "bytes_held", "cue_recall", "cue_precision"),
     *("steps", "training_seconds"),
 )
-"""Columns that say how a run did; docs/sweeps.md explains them."""
+"""columns of results; docs/sweeps.md explains them"""
 
 _MISSING_PACKAGE = 'the tables and pictures of a sweep need {}: pip install -c constraints.txt -e ".[sweep]"'
 
 
 def check_packages() -> None:
-    """Refuse to train for days and then fail to write the result.
+    """Check that the packages for tables and figures are installed, before training starts.
 
     Raises:
         SweepError: a package is missing.
@@ -54,25 +54,25 @@ def check_packages() -> None:
 
 
 def collect(sweep: Sweep) -> list[TableRow]:
-    """A row for every answered question, in the order of the members.
+    """A row for every result, in the order of the members.
 
-    A member with further evaluations has a row for each of them, any other one for its own.
+    A member with test settings has a row for each of them; any other member has one row.
     """
     rows: list[TableRow] = []
     for member in sweep.members():
-        for evaluation in member.evaluations or (None,):
-            if sweep.has_trained(member.name) and sweep.evaluation_file(member.name, evaluation).is_file():
-                rows.append(_row(sweep, member, evaluation))
+        for setting in member.test_settings or (None,):
+            if sweep.has_trained(member.name) and sweep.evaluation_file(member.name, setting).is_file():
+                rows.append(_row(sweep, member, setting))
     return rows
 
 
-def _row(sweep: Sweep, member: Member, evaluation: Evaluation | None) -> TableRow:
-    result = json.loads(sweep.evaluation_file(member.name, evaluation).read_bytes())
+def _row(sweep: Sweep, member: Member, setting: TestSetting | None) -> TableRow:
+    result = json.loads(sweep.evaluation_file(member.name, setting).read_bytes())
     low, high = result["success_ci95"] or (None, None)
     return {
         "run": member.name,
         **member.columns,
-        **({} if evaluation is None else evaluation.columns),
+        **({} if setting is None else setting.columns),
         "env": member.config.env,
         "episodes": result["episodes"],
         "success": result["success_rate"],
@@ -91,17 +91,17 @@ def _row(sweep: Sweep, member: Member, evaluation: Evaluation | None) -> TableRo
 
 
 def varied_columns(rows: Sequence[TableRow]) -> list[str]:
-    """The columns that the sweep varies, in their order; the seed is none of them."""
+    """Columns that the sweep varies, in order, without the seed."""
     return [column for column in rows[0] if column not in (*RUN_COLUMNS, *MEASURES)] if rows else []
 
 
 def score_column(rows: Sequence[TableRow]) -> str:
-    """What the runs are compared by: success, or the return where the environment knows no success."""
+    """Column of the score: success, or the return if the environment does not report success."""
     return "success" if all(row["success"] is not None for row in rows) else "return_mean"
 
 
 def groups(rows: Sequence[TableRow]) -> dict[tuple[Scalar | None, ...], list[TableRow]]:
-    """Rows that differ in nothing but the seed, by the values of the varied columns."""
+    """Rows that differ only in the seed, by the values of the varied columns."""
     columns = varied_columns(rows)
     found: dict[tuple[Scalar | None, ...], list[TableRow]] = {}
     for row in rows:
@@ -110,7 +110,7 @@ def groups(rows: Sequence[TableRow]) -> dict[tuple[Scalar | None, ...], list[Tab
 
 
 def summary(rows: Sequence[TableRow]) -> list[TableRow]:
-    """A row for every group: interquartile mean of the score, means of what was held and spent."""
+    """A row for every group: interquartile mean of the score, means of memory and cost."""
     score = score_column(rows)
     columns = varied_columns(rows)
     summaries: list[TableRow] = []
@@ -136,14 +136,14 @@ _STATISTICS: tuple[tuple[str, Statistic], ...] = (
 
 
 def _estimated(group: Sequence[TableRow], column: str, name: str, statistic: Statistic) -> TableRow:
-    """A statistic of a column and the ends of its interval; a sweep has one environment, so one stratum."""
+    """A statistic of a column and its interval; a sweep has one environment, so one stratum."""
     found: Estimate = estimate([[float(row[column] or 0.0) for row in group]], statistic)
     low, high = (None if math.isnan(end) else end for end in (found.low, found.high))
     return {name: found.value, f"{name}_low": low, f"{name}_high": high}
 
 
 def write_tables(sweep: Sweep, rows: Sequence[TableRow]) -> list[Path]:
-    """Write table and summary as CSV and Parquet, and the options; gives their paths."""
+    """Write table and summary as CSV and Parquet, and the options; return their paths."""
     written: list[Path] = []
     for name, table in (("table", rows), ("summary", summary(rows))):
         written.append(sweep.write(f"{name}.csv", _csv(table).encode()))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 20_000
-"""of the bootstrap: the interval's ends are then certain to about 1% of its width"""
+"""number of bootstrap resamples; the interval's ends are then exact to about 1% of its width"""
 CONFIDENCE = 0.95
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -28,11 +28,11 @@ Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A statistic of some scores, and between which values it may lie."""
+    """A statistic of scores, with its confidence interval."""
 
     value: float
     low: float
-    """NaN, like `high`, where an interval cannot be known: with fewer than two runs"""
+    """NaN, like `high`, with fewer than two runs"""
     high: float
 
 
@@ -73,9 +73,9 @@ def estimate(
     Args:
         strata: the scores of each stratum's runs, at least one each.
         statistic: what to estimate.
-        confidence: of the interval.
-        resamples: K.
-        seed: of the draws; the same scores then give the same interval.
+        confidence: coverage of the interval.
+        resamples: number of bootstrap resamples, K.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: a stratum has no score, or a score is not finite.

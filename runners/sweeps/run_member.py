@@ -1,4 +1,4 @@
-"""Train one member of a sweep, or go on with it: what agents of a Weights & Biases sweep call.
+"""Train or resume one member of a sweep; agents of a Weights & Biases sweep call this script.
 
     python runners/sweeps/run_member.py --sweep runs/memory-corridor-long --member expire-span-64-seed0
 
@@ -27,7 +27,7 @@ from memory_suite.runners.sweeps.worker import train_member
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemberCommand:
-    """Train one member of a sweep, or go on with it."""
+    """Train or resume one member of a sweep."""
 
     sweep: Path
     """folder of the sweep"""
@@ -36,11 +36,11 @@ class MemberCommand:
     track: Literal["offline", "online", "disabled"] | None = None
     """Weights & Biases; none: as the sweep says"""
     leave_with_stdin: bool = False
-    """save and leave when standard input ends, as it does when the process that holds it dies"""
+    """save and exit when standard input closes, as it does when the parent process dies"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do what is left to do for a member."""
+    """Do the remaining work of a member."""
     command = command_line.parse(MemberCommand, argv)
     if command.leave_with_stdin:
         threading.Thread(target=_leave_with_stdin, daemon=True).start()
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _leave_with_stdin() -> None:
-    while os.read(0, 1024):  # not through sys.stdin, whose lock the interpreter wants at its exit
+    while os.read(0, 1024):  # not through sys.stdin: the interpreter needs its lock to exit
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,6 +1,6 @@
 """Members as Slurm jobs, through submitit (https://github.com/facebookincubator/submitit).
 
-The sweep's folder must lie where every node sees it, and so must the checkout and its Python. A job that
+The sweep's folder, the checkout and its Python must be on a file system that all nodes share. A job that
 reaches its time limit or is preempted saves and ends; it is then submitted again and goes on.
 """
 
@@ -21,21 +21,21 @@ from memory_suite.runners.sweeps.worker import print_into_log, train_member, why
 
 POLL_SECONDS = {"slurm": 5.0, "local": 0.2}
 _DEFAULTS: dict[str, Scalar] = {"timeout_min": 24 * 60, "cpus_per_task": 1}
-"""submitit's own time limit is 5 minutes."""
+"""defaults; the time limit of submitit is 5 minutes"""
 
 
 def make_start(
     sweep: Sweep, executor: Literal["slurm", "local"], arguments: Mapping[str, Scalar]
 ) -> Callable[[Sweep, str], SlurmAttempt]:
-    """How to start attempts at the members of a sweep.
+    """A function that submits an attempt at a member.
 
     Args:
         sweep: the folder.
-        executor: of submitit.
+        executor: executor of submitit.
         arguments: parameters of submitit's executor.
 
     Raises:
-        SweepError: there is no submitit or no Slurm here, or it does not know a parameter.
+        SweepError: submitit or Slurm is missing, or a parameter is unknown.
     """
     if importlib.util.find_spec("submitit") is None:
         raise SweepError('backend slurm needs submitit: pip install -c constraints.txt -e ".[sweep]"')
@@ -67,7 +67,7 @@ class SlurmAttempt:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it waits or runs; 1 also for a job that was lost."""
+        """None while it waits or runs; 1 if the job was lost."""
         if not self.job.done():
             return None
         try:
@@ -82,13 +82,13 @@ class SlurmAttempt:
         return f"job {self.job.job_id} {self.job.state}, {ended}"
 
     def stop(self) -> None:
-        """Cancel the job, which asks it to save and leave."""
+        """Cancel the job; it saves and exits."""
         self.job.cancel(check=False)
 
 
 def _attempt(sweep: Sweep, name: str) -> int:
-    """The job."""
-    # Slurm announces the end of the time with SIGUSR2; train_agent saves and leaves at SIGTERM.
+    """Main function of a job."""
+    # Slurm announces the time limit with SIGUSR2; training saves and exits on SIGTERM.
     signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     print_into_log(sweep, name)
     try:

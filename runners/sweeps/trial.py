@@ -1,4 +1,4 @@
-"""What a trial of Ray Tune does, without importing torch: only the process that it starts needs it."""
+"""A trial of Ray Tune. It does not import torch: only the process that it starts needs it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MEMBER_SCRIPT = Path(__file__).resolve().with_name("run_member.py")
 
 
 def run_trial(settings: dict[str, str]) -> None:
-    """One attempt at a member, in a process of its own, which may take signals and ends with this one.
+    """Run one attempt at a member in a child process, which handles signals and ends with this process.
 
     Raises:
-        RuntimeError: the process has died or failed.
+        RuntimeError: the process was killed or failed.
     """
     command = [
         sys.executable,

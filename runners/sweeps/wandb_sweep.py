@@ -1,7 +1,7 @@
 """Members as runs of a Weights & Biases sweep: its server hands them out, agents anywhere train them.
 
-What an agent trains is a member of the sweep's folder, so that it resumes, and so that the tables are the
-same as with every other backend. The folder must lie where every agent sees it.
+An agent trains a member of the sweep's folder, so that runs resume and the tables are the same as with every
+other backend. The folder must be on a file system that all agents share.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFINITION = "wandb_sweep.yaml"
 
 
 def definition(sweep: Sweep, members: Sequence[Member]) -> dict[str, Any]:
-    """The sweep as W&B wants it: a grid over the names of the members."""
+    """Definition of the W&B sweep: a grid over the names of the members."""
     return {
         "name": sweep.path.name,
         "project": PROJECT,
@@ -43,10 +43,10 @@ def definition(sweep: Sweep, members: Sequence[Member]) -> dict[str, Any]:
 def make_backend(
     sweep: Sweep, left: Sequence[Member], *, agents: int, online: bool
 ) -> Callable[[Watch, GracefulStop], None]:
-    """Write the definition of what is left; online, also register it, to be run by agents on this machine.
+    """Write a definition of the unfinished members; online, also register it and run agents on this machine.
 
     Raises:
-        SweepError: there is no account, or the server cannot be reached.
+        SweepError: no account is configured, or the server cannot be reached.
     """
     text = yaml.safe_dump(definition(sweep, left), sort_keys=False, width=1000)
     path = sweep.write(DEFINITION, text.encode())
@@ -72,7 +72,7 @@ def _tell(path: Path, watch: Watch, stop: GracefulStop) -> None:
 
 
 def _run_agents(sweep: Sweep, number: str, agents: int, watch: Watch, stop: GracefulStop) -> None:
-    """Until the server has nothing left to hand out; agents take signals themselves."""
+    """Run agents until the server has no members left; agents handle signals themselves."""
     command = [sys.executable, "-m", "wandb", "agent", "--project", PROJECT, number]
     processes = [subprocess.Popen(command) for _ in range(agents)]
     for process in processes:

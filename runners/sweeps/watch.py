@@ -1,4 +1,4 @@
-"""What the user sees of a sweep: a live table on a terminal, a line for every event elsewhere."""
+"""Display of a sweep: a live table on a terminal, one line for each event elsewhere."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ WAITING, RUNNING, FINISHED, FAILED, STOPPED = "waiting", "running", "finished", 
 
 
 class Watch:
-    """Told by a backend what happens to members; use it as a context manager.
+    """Receives events from a backend and displays the members' progress; use it as a context manager.
 
-    Everything but that is read from the members' own files, so it is the same for all backends.
+    Progress is read from the members' files, so it is the same for all backends.
     """
 
     def __init__(self, sweep: Sweep, members: Sequence[Member], *, console: Console | None = None) -> None:
-        """Members that are finished already count as finished."""
+        """Finished members keep that state; the others wait."""
         self._sweep = sweep
         self._members = {member.name: member for member in members}
         self._display = ProgressDisplay(0, console=console)
         self.states = {member.name: FINISHED if sweep.is_finished(member) else WAITING for member in members}
-        """of every member"""
+        """state of each member"""
         self._began = time.monotonic()
         self._finished_before = self.count(FINISHED)
         self._started: dict[str, tuple[float, int]] = {}
@@ -41,11 +41,11 @@ class Watch:
         self._live: Live | None = None
 
     def left(self) -> list[Member]:
-        """Members that are not finished, in their order."""
+        """Unfinished members, in order."""
         return [member for name, member in self._members.items() if self.states[name] != FINISHED]
 
     def count(self, state: str) -> int:
-        """Members in a state."""
+        """Number of members in a state."""
         return sum(known == state for known in self.states.values())
 
     def started(self, name: str) -> None:
@@ -56,14 +56,14 @@ class Watch:
         self._line(f"{name}: " + ("begins" if step is None else f"goes on from step {step:,}"))
 
     def finished(self, name: str) -> None:
-        """Nothing is left to do for a member."""
+        """A member has finished."""
         self.states[name] = FINISHED
         success, rows = self._outcome(name)
         shown = "" if success is None else f", success {success:.1%}"
         self._line(f"{name}: finished{shown}, {rows:.1f} rows held ({self.headline()})")
 
     def retrying(self, name: str, reason: str) -> None:
-        """An attempt has died, and another one will follow."""
+        """An attempt has failed and will be retried."""
         self.states[name] = WAITING
         self.note(f"{name}: {reason}; it will be tried again")
 
@@ -73,7 +73,7 @@ class Watch:
         self.note(f"{name}: given up, {reason}; see {self._sweep.log_file(name)}")
 
     def stopped(self, name: str) -> None:
-        """A member was asked to save and leave, and has."""
+        """A member has saved and exited on request."""
         self.states[name] = STOPPED
         self._line(f"{name}: saved at step {self._sweep.checkpoint_step(name) or 0:,}")
 
@@ -82,7 +82,7 @@ class Watch:
         self._display.note(message)
 
     def headline(self) -> str:
-        """All members in a line."""
+        """One line about all members."""
         finished = self.count(FINISHED)
         parts = [f"{finished} of {len(self.states)} finished"]
         parts += [f"{self.count(state)} {state}" for state in (RUNNING, FAILED, STOPPED) if self.count(state)]
@@ -95,7 +95,7 @@ class Watch:
         return ", ".join(parts)
 
     def table(self) -> RenderableType:
-        """The live table: what runs now, then what is known of each group of members (seeds together)."""
+        """The live table: running members, then finished members grouped over seeds."""
         now = Table(box=None, pad_edge=False, header_style="bold")
         for title in ("running", "steps", "steps/s", "success", "rows held"):
             now.add_column(title, justify="left" if title == "running" else "right")
@@ -147,7 +147,7 @@ class Watch:
         self._display.note(self.headline())
 
     def _line(self, message: str) -> None:
-        """What the live table shows anyway is printed only where there is none."""
+        """Print a line, unless a live table already shows its content."""
         if self._live is None:
             self.note(message)
 

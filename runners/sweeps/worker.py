@@ -1,4 +1,4 @@
-"""Train one member of a sweep: begin, or go on where the last attempt ended."""
+"""Attempts on this machine: train a member from the start or from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import torch
 from memory_suite.configs.agent_schema import load
 from memory_suite.configs.command_line import or_exit
 from memory_suite.runners.run.folder import write_json_atomically
-from memory_suite.runners.sweeps.folder import Evaluation, Member, Sweep, SweepError
+from memory_suite.runners.sweeps.folder import Member, Sweep, SweepError, TestSetting
 from memory_suite.runners.training import evaluate_run, run
 from memory_suite.runners.training.evaluate_run import EvaluateCommand
 
@@ -32,17 +32,18 @@ except ImportError:  # Windows: nothing keeps two sweeps out of one folder
     fcntl = None  # type: ignore[assignment]
 
 LOCK_SECONDS = 60.0
-"""An attempt waits so long for an earlier one that is still saving."""
+"""how long an attempt waits for an earlier one that is still saving"""
 
-_PRELOADED = ["torch", "stable_baselines3", "minigrid", "gymnasium", __name__]
+_PRELOADED = ["torch", "stable_baselines3", "minigrid", "gymnasium"]
+"""third-party packages only: the fork server might import another installed copy of this project"""
 
 
 def train_member(sweep: Sweep, name: str, extra_words: Sequence[str] = ()) -> int:
-    """Train and evaluate a member, as far as that is not done yet; takes signals like `train_agent.py`.
+    """Do the remaining training and evaluation of a member; handles signals like `train_agent.py`.
 
     Args:
         sweep: the folder.
-        name: the member's.
+        name: name of the member.
         extra_words: options of train_agent.py for this attempt only, such as `--track online`.
 
     Returns:
@@ -56,19 +57,19 @@ def train_member(sweep: Sweep, name: str, extra_words: Sequence[str] = ()) -> in
         if not sweep.has_trained(name):
             words = sweep.train_words(name)
             if words[0] != "--resume":
-                # What is there has no checkpoint, so nothing is lost.
+                # The folder has no checkpoint, so nothing is lost.
                 shutil.rmtree(sweep.run_path(name), ignore_errors=True)
             code = run.train(load([*words, *extra_words]))
             if code != 0:
                 return code
-        for evaluation in sweep.evaluations_left(member):
-            _evaluate(sweep, member, evaluation)
+        for setting in sweep.tests_left(member):
+            _evaluate(sweep, member, setting)
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class LocalAttempt:
-    """A process of this machine that trains a member and prints into its log."""
+    """A local process that trains a member and prints into its log."""
 
     sweep: Sweep
     name: str
@@ -76,7 +77,7 @@ class LocalAttempt:
 
     @classmethod
     def start(cls, sweep: Sweep, name: str) -> LocalAttempt:
-        """Begin; when the process that called this ends, the attempt is asked to save and leave."""
+        """Start an attempt; it saves and exits when the calling process ends."""
         sweep.log_file(name).parent.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
@@ -87,7 +88,7 @@ class LocalAttempt:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it goes on; negative: the signal that killed it."""
+        """None while it runs; negative: the signal that killed it."""
         return self.process.exitcode
 
     @property
@@ -101,7 +102,7 @@ class LocalAttempt:
 
 
 def why_it_ended(sweep: Sweep, name: str, exit_code: int | None) -> str:
-    """The end of an attempt in words, with the last line of its log."""
+    """Reason why an attempt ended, with the last line of its log."""
     if exit_code is not None and exit_code < 0:
         try:
             reason = f"killed by {signal.Signals(-exit_code).name}"
@@ -115,7 +116,7 @@ def why_it_ended(sweep: Sweep, name: str, exit_code: int | None) -> str:
 
 
 def print_into_log(sweep: Sweep, name: str) -> None:
-    """Send what this process prints, and what libraries in it print, into the log of a member."""
+    """Redirect this process's output, including that of C libraries, into the log of a member."""
     log = os.open(sweep.log_file(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -125,9 +126,9 @@ def print_into_log(sweep: Sweep, name: str) -> None:
 
 
 def _attempt(sweep: Sweep, name: str) -> None:
-    """The process of an attempt."""
+    """Main function of an attempt's process."""
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C is for the sweep, which asks each member once; asked twice, they would not save
+        os.setsid()  # Ctrl-C goes to the sweep, which signals members once; twice would skip saving
     print_into_log(sweep, name)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     sys.exit(or_exit(lambda: train_member(sweep, name)))
@@ -140,7 +141,7 @@ def _leave_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _evaluate(sweep: Sweep, member: Member, evaluation: Evaluation) -> None:
+def _evaluate(sweep: Sweep, member: Member, setting: TestSetting) -> None:
     chosen = member.config.evaluation
     torch.set_num_threads(member.config.threads)
     result, _ = evaluate_run.run(
@@ -149,19 +150,19 @@ def _evaluate(sweep: Sweep, member: Member, evaluation: Evaluation) -> None:
             episodes=chosen.episodes,
             seed=chosen.seed,
             deterministic=chosen.deterministic,
-            env_args=evaluation.env_args,
+            env_args=setting.env_args,
             threads=member.config.threads,
             device=member.config.device,
         )
     )
-    file = sweep.evaluation_file(member.name, evaluation)
+    file = sweep.evaluation_file(member.name, setting)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(file, result.to_json())
 
 
 @contextlib.contextmanager
 def _only_one(lock: Path) -> Iterator[None]:
-    """Keep other processes out; the lock goes with the process, however it ends."""
+    """Hold an exclusive lock; the system releases it when the process ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         deadline = time.monotonic() + LOCK_SECONDS
@@ -172,7 +173,7 @@ def _only_one(lock: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     owner = lock.read_text(encoding="utf-8").strip()
-                    raise SweepError(f"process {owner} has been training {lock.name} all the time") from None
+                    raise SweepError(f"process {owner} is still training {lock.name}") from None
                 time.sleep(0.1)
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")

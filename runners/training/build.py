@@ -15,8 +15,8 @@ from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.agents.algorithms.ppo import MemoryPPO
 from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
-from memory_suite.agents.serialization.spaces import told_apart
-from memory_suite.agents.serialization.state_tree import join
+from memory_suite.agents.serialization.spaces import describe_difference
+from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs.agent_schema import A2CConfig, PPOConfig, TrainConfig
 from memory_suite.configs.run_config import to_dict
 from memory_suite.envs.make import make_vec_env
@@ -84,7 +84,7 @@ def make_training_env(
 
 
 def make_evaluation_env(config: TrainConfig, num_envs: int, seed: int) -> VecEnv:
-    """The environments to be judged on."""
+    """The evaluation environments."""
     return wrap_for_sb3(make_vec_env(config.env, num_envs, seed, config.evaluation_env_args))
 
 
@@ -101,7 +101,7 @@ def check_spaces(env: VecEnv, other: VecEnv | MemoryOnPolicyAlgorithm, what: str
     """
     for name in ("observation_space", "action_space"):
         if getattr(env, name) != getattr(other, name):
-            space, other_space = told_apart(getattr(env, name), getattr(other, name))
+            space, other_space = describe_difference(getattr(env, name), getattr(other, name))
             raise ValueError(f"{what} has the {name} {space}, but {other_what} {other_space}")
 
 
@@ -159,7 +159,7 @@ def restore_agent(
 
     The checkpoint may have been written by another number of `ranks`.
     """
-    tree: Mapping[str, Any] = join(checkpoint.tensors, checkpoint.data)
+    tree: Mapping[str, Any] = unflatten(checkpoint.tensors, checkpoint.data)
     agent_tree = tree["agent"]
     classes = {cls.__name__: cls for cls in ALGORITHMS.values()}
     name = agent_tree["algorithm"]
@@ -172,5 +172,5 @@ def restore_agent(
 
 def curriculum_stage(checkpoint: Checkpoint) -> int | None:
     """Where the curriculum stood when the checkpoint was written; None: there is none."""
-    stage: int | None = join(checkpoint.tensors, checkpoint.data)["runner"]["stage"]
+    stage: int | None = unflatten(checkpoint.tensors, checkpoint.data)["runner"]["stage"]
     return stage

@@ -1,4 +1,4 @@
-"""What happens between updates: checkpoints, progress, and the decision to stop."""
+"""Callback of a training run: checkpoints, progress, curriculum, videos, and the decision to stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.agents.episodes.recorder import record_episode
 from memory_suite.agents.serialization.random_state import random_state, set_random_state
-from memory_suite.agents.serialization.state_tree import split
+from memory_suite.agents.serialization.state_tree import flatten
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.configs.command_line import LARGEST_SEED
 from memory_suite.configs.run_config import decided
@@ -25,8 +25,8 @@ from memory_suite.runners.run.wandb_writer import NOT_MEDIA, VideoFile
 from memory_suite.runners.training.build import make_training_env
 from memory_suite.runners.training.evaluation import EvaluationInterrupted, evaluate_as_configured
 
-FILM_STEPS = 500
-"""a video shows no more steps of its episode"""
+VIDEO_STEPS = 500
+"""longest part of an episode that a video shows"""
 
 
 @dataclass(slots=True)
@@ -38,9 +38,9 @@ class Outcome:
 
 
 class TrainingCallback(BaseCallback):
-    """Runs after every update, when the state of the run belongs to whole updates.
+    """Runs between updates, where a checkpoint resumes exactly.
 
-    Of several ranks all decide, and decide the same; the first one writes and shows.
+    All ranks reach the same decisions; rank 0 writes files and updates the display.
     """
 
     model: MemoryOnPolicyAlgorithm
@@ -54,7 +54,7 @@ class TrainingCallback(BaseCallback):
         stop: GracefulStop,
         runner_state: dict[str, Any] | None = None,
     ) -> None:
-        """Begin, or go on with the `runner_state` of a checkpoint; only the first rank has a `logger`."""
+        """Start fresh, or continue from the `runner_state` of a checkpoint; only rank 0 has a `logger`."""
         super().__init__()
         self.outcome = Outcome()
         self._config = config
@@ -62,43 +62,43 @@ class TrainingCallback(BaseCallback):
         self._run_logger = logger
         self._display = display
         self._stop = stop
-        self._films_failed = False
+        self._videos_failed = False
         self._best_score: list[float] = [] if runner_state is None else list(runner_state["best_score"])
         self._saved_step = -1 if runner_state is None else int(runner_state["step"])
         self.was_solved = runner_state is not None and runner_state["solved_by"] == self._goal
-        """the checkpoint is of a run that had already reached what it is asked to reach"""
+        """whether the run had already reached its goal when the checkpoint was written"""
         self.outcome.solved = self.was_solved
-        self._judged: float | None = None
-        self._was_judging = runner_state is not None and bool(runner_state.get("judging", False))
+        self._success: float | None = None
+        self._was_evaluating = runner_state is not None and bool(runner_state.get("evaluating", False))
         self._stage: int | None = None
         if config.curriculum.argument is not None:
             self._stage = config.curriculum.start if runner_state is None else int(runner_state["stage"])
 
     def _on_rollout_start(self) -> None:
-        resumed = self.model.num_timesteps == self._saved_step and not self._was_judging
+        resumed = self.model.num_timesteps == self._saved_step and not self._was_evaluating
         if resumed or self.model.rollouts_done == 0:
-            self._grow()  # saved when training ended, before there was a next rollout
+            self._advance_curriculum()  # saved when training ended, before there was a next rollout
             return
-        self._show()
+        self._update_display()
         self.outcome.solved = self._is_solved()
         ranks = self.model.ranks
         self.outcome.interrupted, save = ranks.any(self._stop.stop_requested, self._stop.take_save_request())
-        self._grow()
+        self._advance_curriculum()
         self.model.stop_training = self.outcome.solved or self.outcome.interrupted
         due = self.model.rollouts_done % self._config.checkpoint_every == 0
-        if save or due or self.model.stop_training or self._judged is not None:
+        if save or due or self.model.stop_training or self._success is not None:
             self.save()
         every = self._config.video_every
         if every and self.model.rollouts_done % every == 0 and not self.model.stop_training:
             if ranks.is_main:
-                self._film()
-            if ranks.is_distributed:  # the episode was played with the first rank's generators
+                self._record_video()
+            if ranks.is_distributed:  # the episode used the generators of rank 0
                 device = self.model.device
                 set_random_state(ranks.broadcast(random_state(device)), device)
 
     def _on_training_end(self) -> None:
         if self.model.rollouts_done and self.model.num_timesteps != self._saved_step:
-            self._show()
+            self._update_display()
             self.outcome.solved = self._is_solved()
             self.save()
 
@@ -107,7 +107,7 @@ class TrainingCallback(BaseCallback):
 
     @property
     def _goal(self) -> list[float | None]:
-        """What counts as solved."""
+        """Thresholds that define a solved task."""
         stop = self._config.stop
         return [
             stop.success,
@@ -116,7 +116,7 @@ class TrainingCallback(BaseCallback):
         ]
 
     def save(self) -> None:
-        """Write a checkpoint of everything, on all ranks."""
+        """Write a checkpoint; call it on all ranks."""
         with self.model.bookkeeping:
             self._write_checkpoint()
 
@@ -130,7 +130,7 @@ class TrainingCallback(BaseCallback):
         agent = self.model.state_tree(with_training_state=True)
         if self._run_logger is None:
             return
-        tensors, data = split(
+        tensors, data = flatten(
             {
                 "agent": agent,
                 "runner": {
@@ -140,16 +140,16 @@ class TrainingCallback(BaseCallback):
                     "threads": self._config.threads,
                     "solved_by": self._goal if self.outcome.solved else None,
                     "stage": self._stage,
-                    "judging": self._was_judging,
+                    "evaluating": self._was_evaluating,
                     "config": decided(self._config),
                 },
             }
         )
         self._folder.save_checkpoint(step, tensors, data, is_best=is_best)
 
-    def _film(self) -> None:
-        """Record an episode and show it; a fault here switches the videos off, and training goes on."""
-        if self._films_failed:
+    def _record_video(self) -> None:
+        """Record a video of an episode; an error switches videos off, and training continues."""
+        if self._videos_failed:
             return
         step, seed = self.model.num_timesteps, self._config.evaluation.seed
         path = self._folder.videos / f"step_{step:09d}.mp4"
@@ -160,7 +160,7 @@ class TrainingCallback(BaseCallback):
                     self.model,
                     env,
                     seed=seed,
-                    max_steps=FILM_STEPS,
+                    max_steps=VIDEO_STEPS,
                     contents=False,
                     facts={"env_name": self._config.env, "env_args": self._config.evaluation_env_args},
                 )
@@ -169,7 +169,7 @@ class TrainingCallback(BaseCallback):
             path.parent.mkdir(exist_ok=True)
             render(record, path)
         except Exception as error:
-            self._films_failed = True
+            self._videos_failed = True
             path.unlink(missing_ok=True)
             self._display.note(f"videos are switched off ({type(error).__name__}: {error}); training goes on")
             return
@@ -179,29 +179,29 @@ class TrainingCallback(BaseCallback):
     def _retained(self) -> list[float]:
         return self.model.diagnostics.memory.retained_means()
 
-    def _forgettable(self) -> list[float]:
-        """Memories retained per layer, if training can make them fewer."""
+    def _learned_retained(self) -> list[float]:
+        """Mean number of retained memories per layer; empty if spans are not learned."""
         return self._retained() if self.model.policy.transformer.learns_spans else []
 
     def _score(self) -> list[float]:
-        """The larger the better: success up to what counts as solved, then as few memories as possible."""
+        """Checkpoint ranking (higher is better): capped success first, then fewer memories."""
         enough = self._config.stop.success or 1.0
         worst = self.model.success_window.worst()
         stage = float(self._stage or 0)  # a harder task before success
         if worst is not None:
-            judged = [] if self._config.stop.evaluation_success is None else [self._judged or 0.0]
-            return [stage, 1.0, *judged, min(worst, enough), -float(np.sum(self._forgettable()))]
+            evaluated = [] if self._config.stop.evaluation_success is None else [self._success or 0.0]
+            return [stage, 1.0, *evaluated, min(worst, enough), -float(np.sum(self._learned_retained()))]
         episodes = list(self.model.ep_info_buffer or [])
         return [stage, 0.0, float(np.mean([episode["r"] for episode in episodes]))] if episodes else [stage]
 
     @property
     def _last_stage(self) -> int | None:
-        """The value at which the curriculum ends; None: there is none."""
+        """Last value of the curriculum's argument; None: no curriculum."""
         argument = self._config.curriculum.argument
         return None if argument is None else int(self._config.env_args[argument])
 
-    def _grow(self) -> None:
-        """The next stage of the curriculum, if this one is solved."""
+    def _advance_curriculum(self) -> None:
+        """Move to the next stage of the curriculum if this one is solved."""
         curriculum, last = self._config.curriculum, self._last_stage
         worst = self.model.success_window.worst()
         if self._stage is None or last is None or self._stage == last:
@@ -209,9 +209,9 @@ class TrainingCallback(BaseCallback):
         if worst is None or worst < curriculum.success or not self._forgets(curriculum.retained):
             return
         self._stage = curriculum.after(self._stage, last)
-        self._best_score = []  # of an easier task
+        self._best_score = []  # those of an easier task do not compare
         before = self.model.env
-        seed = (self._config.seed + self.model.num_timesteps) % LARGEST_SEED  # not the episodes once played
+        seed = (self._config.seed + self.model.num_timesteps) % LARGEST_SEED  # new episodes
         self.model.change_env(make_training_env(self._config, self._stage, seed, self.model.ranks))
         if before is not None:
             before.close()
@@ -227,38 +227,38 @@ class TrainingCallback(BaseCallback):
         return self._forgets(stop.retained) and self._passes_evaluation()
 
     def _passes_evaluation(self) -> bool:
-        """Whether the episodes of the evaluation are solved too, if that is asked for and it is time to look.
+        """Whether the evaluation succeeds too, if `stop.evaluation_success` asks for one in this update.
 
-        An interruption ends the look, and the resumed run begins with it: it goes on as if never interrupted.
+        If a signal interrupts the evaluation, the resumed run repeats it.
         """
         wanted, model = self._config.stop.evaluation_success, self.model
-        self._judged, self._was_judging = None, False
+        self._success, self._was_evaluating = None, False
         if wanted is None:
             return True
         if model.rollouts_done % self._config.stop.evaluation_every:
             return False
         if model.ranks.is_main:
             try:
-                self._judged = self._evaluated()
+                self._success = self._evaluation_success()
             except EvaluationInterrupted:
-                self._was_judging = True
-        self._judged, self._was_judging = model.ranks.broadcast((self._judged, self._was_judging))
-        if self._judged is None:
+                self._was_evaluating = True
+        self._success, self._was_evaluating = model.ranks.broadcast((self._success, self._was_evaluating))
+        if self._success is None:
             return False
-        self._display.note(f"{model.num_timesteps:,} steps: success {self._judged:.1%} in evaluation")
-        return self._judged >= wanted
+        self._display.note(f"{model.num_timesteps:,} steps: success {self._success:.1%} in evaluation")
+        return self._success >= wanted
 
-    def _evaluated(self) -> float:
-        """Success in as many episodes as after training; those are others."""
+    def _evaluation_success(self) -> float:
+        """Success rate in evaluation episodes; their seed differs from the final evaluation's."""
         seed = (self._config.evaluation.seed + 1) % LARGEST_SEED
         result = evaluate_as_configured(self.model, self._config, seed, self._stop)
         return result.success_rate or 0.0
 
-    def _forgets(self, most: float | None) -> bool:
-        """Whether no layer retains more memories than that on average."""
-        return most is None or max(self._forgettable(), default=0.0) <= most
+    def _forgets(self, max_retained: float | None) -> bool:
+        """Whether every layer retains at most this many memories on average; None: no limit."""
+        return max_retained is None or max(self._learned_retained(), default=0.0) <= max_retained
 
-    def _show(self) -> None:
+    def _update_display(self) -> None:
         successes = list(self.model.ep_success_buffer or [])
         ended = [(episode["r"], episode["l"]) for episode in self.model.ep_info_buffer or []]
         self._display.update(

@@ -14,19 +14,19 @@ from memory_suite.runners.training.trained_agent import AgentOptions
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateCommand(AgentOptions):
-    """Judge a trained agent on unseen episodes."""
+    """Evaluate a trained agent on unseen episodes."""
 
     run: Path
     """run folder of the agent"""
     episodes: int = 1000
-    """how many episodes"""
+    """number of episodes"""
     seed: int = 12345
     """seeds the environments and the sampled actions"""
     json: Path | None = None
     """also write the result to this file"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         AgentOptions.__post_init__(self)
         command_line.check_at_least_1(self, "episodes")
         command_line.check_seed(self.seed)
@@ -34,10 +34,10 @@ class EvaluateCommand(AgentOptions):
 
 
 def run(command: EvaluateCommand) -> tuple[EvaluationResult, str]:
-    """Do what the command says; gives the result and the environment's name.
+    """Run the evaluation; return its result and the environment's name.
 
     Raises:
-        ValueError: the run, the environment or its arguments are not as they must be.
+        ValueError: the run, the environment or its arguments are invalid.
     """
     trained = command.open(command.run)
     num_envs = min(command.episodes, MAX_ENVS)

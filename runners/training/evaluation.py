@@ -21,10 +21,10 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
-from memory_suite.agents.diagnostics.cue_retention import RetentionScore, settled
+from memory_suite.agents.diagnostics.cue_retention import CueRetention, to_host
 from memory_suite.agents.diagnostics.cue_tracker import CueTracker
 from memory_suite.agents.diagnostics.success_window import EPISODE_BASICS
-from memory_suite.agents.policy.policy import Decision, MemoryPolicy
+from memory_suite.agents.policy.policy import MemoryPolicy, PolicyStep
 from memory_suite.agents.serialization.random_state import random_state, set_random_state
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.runners.run.signals import GracefulStop
@@ -92,15 +92,15 @@ class EvaluationResult:
     slack_mean: float | None
     """steps for which a cue would be kept beyond its last use"""
     steps_per_second: float
-    """of all environments together, environment and agent"""
+    """throughput of all environments, including the agent"""
     by_step: list[Interval] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types."""
+        """The result in JSON's types."""
         return asdict(self)
 
     def rows(self, env: str) -> dict[str, object]:
-        """The result as rows for people."""
+        """The result as rows of a table."""
         policy = "most likely" if self.deterministic else "sampled"
         rows: dict[str, object] = {
             "evaluation": f"{self.episodes} unseen episodes of {env}, {policy} actions"
@@ -149,10 +149,10 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 def evaluate_as_configured(
     agent: MemoryOnPolicyAlgorithm, config: TrainConfig, seed: int, stop: GracefulStop
 ) -> EvaluationResult:
-    """Play the episodes that a run's `evaluation` asks for, from a seed.
+    """Evaluate with the options in a run's `evaluation` group.
 
     Raises:
-        EvaluationInterrupted: a signal asked to leave.
+        EvaluationInterrupted: a signal requested exit.
     """
 
     def on_step(steps: int, episodes: int) -> None:
@@ -186,51 +186,51 @@ def evaluate(
     """Play `episodes` episodes.
 
     Args:
-        agent: whose policy acts; it is not trained, and its memory and all random generators are left alone.
+        agent: its policy acts; its memory and all random generators keep their state.
         env: a fresh environment; of several, the first play one more if they do not divide `episodes`.
-        episodes: how many.
-        seed: of the environments and of the sampled actions.
+        episodes: number of episodes.
+        seed: seed of the environments and of the sampled actions.
         deterministic: take the most likely action.
-        on_step: told the steps taken and the episodes finished.
+        on_step: called with the numbers of steps taken and episodes finished.
     """
     device = agent.device
     before = random_state(device)
     torch.manual_seed(seed)
     try:
         with agent.policy.watching():
-            played = _play(agent.policy, env, episodes, seed, deterministic, on_step)
+            played = _run_episodes(agent.policy, env, episodes, seed, deterministic, on_step)
             return _summarize(played, agent.policy, env, seed, deterministic)
     finally:
         set_random_state(before, device)
 
 
 @dataclass(slots=True)
-class _Played:
-    """What playing the episodes left."""
+class _Episodes:
+    """Finished episodes and what was measured while playing them."""
 
     finished: list[dict[str, Any]]
     """info of the last step of each episode"""
-    costs: _Costs
-    cues: RetentionScore
+    costs: _Accumulator
+    cues: CueRetention
     steps: int
     """steps of each environment"""
     seconds: float
 
 
-def _play(
+def _run_episodes(
     policy: MemoryPolicy,
     env: VecEnv,
     episodes: int,
     seed: int,
     deterministic: bool,
     on_step: Callable[[int, int], None] | None,
-) -> _Played:
+) -> _Episodes:
     num_envs = env.num_envs
     env.seed(seed)
     observation: Any = env.reset()
     memory = policy.initial_state(num_envs)
-    costs = _Costs(len(memory.layers), num_envs)
-    cues = CueTracker(RetentionScore(num_envs))
+    costs = _Accumulator(len(memory.layers), num_envs)
+    cues = CueTracker(CueRetention(num_envs))
     cues.observe(getattr(env, "reset_infos", [{}] * num_envs))
     starts = np.ones(num_envs, dtype=bool)
     age_B = np.zeros(num_envs, dtype=np.int64)
@@ -243,22 +243,22 @@ def _play(
         age_B[starts] = 0
         cues.before_step(policy.transformer, memory, starts)
         acting = time.perf_counter()
-        decision = policy.act(
+        policy_step = policy.act(
             policy.encoder.preprocess(policy.obs_to_tensor(observation)[0]),
             memory,
             torch.as_tensor(starts, device=policy.device),
-            tag_B=torch.as_tensor(cues.cue_B, device=policy.device),
+            cue_B=torch.as_tensor(cues.cue_B, device=policy.device),
             deterministic=deterministic,
         )
-        memory = decision.state
-        actions = policy.to_env(decision.actions)
-        costs.add(decision, age_B, playing_B, time.perf_counter() - acting)
+        memory = policy_step.state
+        actions = policy.to_env(policy_step.actions)
+        costs.add(policy_step, age_B, playing_B, time.perf_counter() - acting)
         age_B += 1
         observation, _, dones, infos = env.step(actions)
         pending = cues.after_step(
-            policy.transformer, memory, decision.reports, dones, infos, playing_B=playing_B
+            policy.transformer, memory, policy_step.reports, dones, infos, playing_B=playing_B
         )
-        cues.score.add(*settled([pending]))
+        cues.score.add(*to_host([pending]))
         step += 1
         for row in np.flatnonzero(dones & playing_B):
             finished.append(infos[row])
@@ -267,11 +267,11 @@ def _play(
         if on_step is not None:
             on_step(step * num_envs, len(finished))
     costs.finish()
-    return _Played(finished, costs, cues.score, step, time.perf_counter() - began)
+    return _Episodes(finished, costs, cues.score, step, time.perf_counter() - began)
 
 
 def _summarize(
-    played: _Played, policy: MemoryPolicy, env: VecEnv, seed: int, deterministic: bool
+    played: _Episodes, policy: MemoryPolicy, env: VecEnv, seed: int, deterministic: bool
 ) -> EvaluationResult:
     finished, totals = played.finished, played.costs.totals
     outcomes = [bool(info["is_success"]) for info in finished if "is_success" in info]
@@ -323,7 +323,7 @@ def _metric_means(finished: list[dict[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean(group)) for name, group in sorted(values.items())}
 
 
-class _Costs:
+class _Accumulator:
     """Memories held and time per step, over all steps and over intervals of them."""
 
     def __init__(self, num_layers: int, num_envs: int) -> None:
@@ -333,15 +333,15 @@ class _Costs:
         self._interval = _Totals(num_layers)
         self._first_step, self._end_step = 0, FIRST_INTERVAL_STEPS
 
-    def add(self, decision: Decision, age_B: np.ndarray, playing_B: np.ndarray, seconds: float) -> None:
+    def add(self, policy_step: PolicyStep, age_B: np.ndarray, playing_B: np.ndarray, seconds: float) -> None:
         """Add a step that took the agent so many seconds."""
         shape = (-1, self._num_envs)
-        retained_LB = np.array([report.retained_B.cpu().numpy() for report in decision.reports])
-        tagged_LB = np.array([report.cues_B.cpu().numpy() for report in decision.reports])
-        bytes_held = decision.state.bytes_held / self._num_envs
+        retained_LB = np.array([report.retained_B.cpu().numpy() for report in policy_step.reports])
+        cues_LB = np.array([report.cues_B.cpu().numpy() for report in policy_step.reports])
+        bytes_held = policy_step.state.bytes_held / self._num_envs
         for part in (self.totals, self._interval):
             part.add(
-                retained_LB.reshape(shape), tagged_LB.reshape(shape), age_B, playing_B, bytes_held, seconds
+                retained_LB.reshape(shape), cues_LB.reshape(shape), age_B, playing_B, bytes_held, seconds
             )
         if self.totals.steps == self._end_step:
             self._close_interval()
@@ -373,7 +373,7 @@ class _Totals:
     def add(
         self,
         retained_LB: np.ndarray,
-        tagged_LB: np.ndarray,
+        cues_LB: np.ndarray,
         age_B: np.ndarray,
         playing_B: np.ndarray,
         bytes_held: float,
@@ -383,7 +383,7 @@ class _Totals:
         self.retained_L += retained_LB.sum(1)
         self.retained_max_L = np.maximum(self.retained_max_L, retained_LB.max(1, initial=0))
         self.possible += float(age_B[playing_B].sum())
-        self.tagged += int(tagged_LB[:, playing_B].sum())
+        self.tagged += int(cues_LB[:, playing_B].sum())
         self.rows += int(playing_B.sum())
         self.bytes += bytes_held
         self.seconds += seconds

@@ -1,4 +1,4 @@
-"""A training run of an agent from a configuration to its evaluation."""
+"""A training run of an agent: from its configuration to its final evaluation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from memory_suite.runners.training.evaluation import (
 )
 
 REMEMBERS_ALL = 0.9
-"""share of its possible memories above which an agent counts as one that has not begun to forget"""
+"""share of the possible memories above which an agent counts as not forgetting yet"""
 
 
 def train(config: TrainConfig) -> int:
@@ -59,7 +59,7 @@ def train(config: TrainConfig) -> int:
     try:
         ranks.init_process_group(device)
         return _run(config, env, ranks)
-    except RankLostError as lost:  # before there was anything to continue, or at the very end
+    except RankLostError as lost:  # before the first checkpoint, or at the very end
         sys.stderr.write(f"rank {ranks.rank}: error: {lost}\n")
         return 1
 
@@ -67,7 +67,7 @@ def train(config: TrainConfig) -> int:
 def _run(config: TrainConfig, env: VecEnv, ranks: DistributedContext) -> int:
     folder = or_exit(lambda: ranks.run_on_main(lambda: open_run_folder(config)))
     display = ProgressDisplay(config.total_steps, rank=ranks.rank)
-    # Before the agent is built: its optimizer is the first, and imports the compiler of torch for a second.
+    # Before the agent is built: creating its optimizer imports torch's compiler, which takes a second.
     display.announce(_task_facts(config))
     agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder, ranks))
     display.start_at(agent.num_timesteps)
@@ -115,25 +115,27 @@ def _run(config: TrainConfig, env: VecEnv, ranks: DistributedContext) -> int:
 
 
 def _still_remembers_all(config: TrainConfig, result: EvaluationResult) -> bool:
-    """Whether an agent that could forget has not begun to."""
+    """Whether an agent with learned spans still retains nearly all memories."""
     if not config.memory.learns_spans or config.penalty.kind == "none":
         return False
     return max(result.retained_mean) > REMEMBERS_ALL * result.possible_mean
 
 
 def _check_evaluation(config: TrainConfig, env: VecEnv) -> None:
-    """Find out before training whether the agent can be judged after it."""
-    judge = make_evaluation_env(config, 1, config.evaluation.seed)
+    """Check before training that the evaluation environment fits the agent."""
+    eval_env = make_evaluation_env(config, 1, config.evaluation.seed)
     try:
-        check_spaces(judge, env, "eval_env_args: the evaluation environment", "the training environment has")
+        check_spaces(
+            eval_env, env, "eval_env_args: the evaluation environment", "the training environment has"
+        )
     finally:
-        judge.close()
+        eval_env.close()
 
 
 def _fresh_or_restored(
     config: TrainConfig, env: VecEnv, folder: RunFolder, ranks: DistributedContext
 ) -> tuple[MemoryOnPolicyAlgorithm, dict[str, Any] | None, list[str]]:
-    """The agent, what the callback had saved beside it, and what the user should know."""
+    """The agent, the callback's saved state (None for a fresh run), and notes for the user."""
     if config.resume is None:
         return make_agent(config, env, ranks), None, []
     checkpoint = ranks.run_on_main(lambda: load_checkpoint(folder, config, "latest"))
@@ -144,7 +146,7 @@ def _fresh_or_restored(
     agent, runner_state = restore_agent(checkpoint, env, config.device, ranks)
     notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
     if not agent.resumes_exactly:
-        seed = (config.seed + agent.num_timesteps) % command_line.LARGEST_SEED  # not those once played
+        seed = (config.seed + agent.num_timesteps) % command_line.LARGEST_SEED  # new episodes
         env.seed(seed + ranks.rows(env.num_envs).start)
         notes.append(
             f"{config.env} cannot save its state: its episodes begin anew, so this is no exact continuation"

@@ -1,4 +1,4 @@
-"""What the commands that show or probe single episodes share: which run, which environment, which episode."""
+"""Trained agents and episodes: options and loading shared by the commands that show or probe episodes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from memory_suite.runners.training.build import restore_agent
 
 @dataclass(frozen=True, slots=True)
 class TrainedAgent:
-    """An agent out of a run folder, and the environment it is to be seen in."""
+    """An agent from a run folder, with the environment to play."""
 
     agent: MemoryOnPolicyAlgorithm
     config: TrainConfig
@@ -43,11 +43,11 @@ class TrainedAgent:
         env_args: Mapping[str, Scalar] | None = None,
         device: str = "cpu",
     ) -> TrainedAgent:
-        """Read a checkpoint.
+        """Load an agent from a checkpoint.
 
         Args:
             run: run folder.
-            checkpoint: which of its checkpoints.
+            checkpoint: which checkpoint to load.
             env: another environment than the one trained on.
             env_args: its arguments; without `env` they replace some of those of the evaluation.
             device: where the policy computes.
@@ -87,25 +87,25 @@ class TrainedAgent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgentOptions:
-    """Which agent plays, and where: what the commands that play episodes have in common."""
+    """Options for the agent and its environment, shared by the commands that play episodes."""
 
     checkpoint: Which = "best"
-    """which of the run's checkpoints"""
+    """checkpoint of the run to load"""
     deterministic: bool = False
     """take the most likely action instead of sampling"""
     env: str | None = None
-    """another environment than the one trained on; none: the same"""
+    """environment to play; none: the one trained on"""
     env_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="env-arg")] = field(
         default_factory=dict
     )
     """argument of the environment, such as length=100; repeatable"""
     threads: int = 1
-    """torch's threads"""
+    """number of torch threads"""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """where the policy computes"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         command_line.check_at_least_1(self, "threads")
 
     def open(self, run: Path) -> TrainedAgent:
@@ -118,7 +118,7 @@ class AgentOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeOptions(AgentOptions):
-    """Which episode is shown: a recorded one, or one that a trained agent plays now."""
+    """Options for the episode to show: a recorded one, or one that a trained agent plays now."""
 
     run: Path | None = None
     """run folder of the agent"""
@@ -127,11 +127,11 @@ class EpisodeOptions(AgentOptions):
     seed: int = 0
     """seeds the environment and the sampled actions"""
     max_steps: int | None = None
-    """stop after so many steps; none: at the end of the episode"""
+    """maximum number of steps; none: play to the end of the episode"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        AgentOptions.__post_init__(self)  # super() does not know a class with slots
+        """Validate the options."""
+        AgentOptions.__post_init__(self)  # super() fails in a dataclass with slots
         command_line.check_seed(self.seed)
         if (self.run is None) == (self.record is None):
             raise ValueError("give either run (plays an episode) or record (shows a recorded one)")

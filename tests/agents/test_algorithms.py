@@ -193,7 +193,7 @@ def test_acting_equals_learning_with_every_memory(kind: str) -> None:
     assert rows[-1]["rollout/ep_len_mean"] < 40
     learns = kind == "adaptive-span"
     assert rows[-1]["memory/penalty_weight"] == (1e-4 if learns else 0.0)
-    assert (model.shortening.limit_B1 is not None) == learns
+    assert (model.shortening.span_limit_B1 is not None) == learns
     if kind == "none":
         assert rows[-1]["memory/bytes_held"] == 8 * 8
         return
@@ -212,8 +212,8 @@ def test_truncation_bootstraps_from_the_final_observation_given_the_memory() -> 
     model.policy.optimizer.param_groups[0]["lr"] = 0.0
     model.lr_schedule = lambda _: 0.0
     model.learn(32)
-    assert float(model.rollout.is_first_BT.float().mean()) == pytest.approx(1 / 3, abs=0.05)
-    torch.testing.assert_close(model.rollout.advantages_BT, torch.zeros(2, 16), atol=1e-5, rtol=0)
+    assert float(model.rollout_buffer.episode_start_BT.float().mean()) == pytest.approx(1 / 3, abs=0.05)
+    torch.testing.assert_close(model.rollout_buffer.advantages_BT, torch.zeros(2, 16), atol=1e-5, rtol=0)
 
 
 def test_the_value_at_a_truncation_is_asked_with_the_memory_of_that_moment() -> None:
@@ -222,7 +222,7 @@ def test_the_value_at_a_truncation_is_asked_with_the_memory_of_that_moment() -> 
     torch.nn.init.normal_(model.policy.value_net.weight, generator=torch.Generator().manual_seed(0))
     model.lr_schedule = lambda _: 0.0
     model.learn(4)
-    rollout, policy = model.rollout, model.policy
+    rollout, policy = model.rollout_buffer, model.policy
     state, nobody = policy.initial_state(1), torch.zeros(1, dtype=torch.bool)
     for t in range(4):
         features = {name: part[:, t] for name, part in rollout.features.items()}
@@ -368,7 +368,7 @@ def test_each_step_is_asked_once_for_the_use_of_memories(
     evaluate = model.policy.evaluate_block
 
     def watched(*arguments: Any, **options: Any) -> Any:
-        asked.append(options["asked_BT"])
+        asked.append(options["ablation_mask_BT"])
         weights.add(options["penalty"].use_weight)
         return evaluate(*arguments, **options)
 

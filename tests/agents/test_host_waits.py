@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
 from memory_suite.agents.diagnostics import rollout_diagnostics
-from memory_suite.agents.diagnostics.step_records import OwnStep, StepRecord, of_all_ranks
+from memory_suite.agents.diagnostics.step_records import LocalStep, StepRecord, gather_steps
 from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS
@@ -35,8 +35,8 @@ def counted_looks() -> Iterator[Counter[str]]:
     """How often the host looked at a tensor, until a rollout's steps were fetched for statistics."""
     counts: Counter[str] = Counter()
 
-    def fetched(steps: Sequence[OwnStep], ranks: DistributedContext) -> list[StepRecord]:
-        records = list(of_all_ranks(steps, ranks))
+    def fetched(steps: Sequence[LocalStep], ranks: DistributedContext) -> list[StepRecord]:
+        records = list(gather_steps(steps, ranks))
         patch.undo()
         return records
 
@@ -50,7 +50,7 @@ def counted_looks() -> Iterator[Counter[str]]:
     with pytest.MonkeyPatch.context() as patch:
         for name in LOOKS:
             patch.setattr(torch.Tensor, name, counting(name, getattr(torch.Tensor, name)))
-        patch.setattr(rollout_diagnostics, "of_all_ranks", fetched)
+        patch.setattr(rollout_diagnostics, "gather_steps", fetched)
         yield counts
 
 

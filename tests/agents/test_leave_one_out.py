@@ -243,7 +243,7 @@ def test_an_effect_is_what_the_action_would_change_by(action: str) -> None:
     dearer = EFFECT._replace(use_weight=5.0 * 3)  # each step asked in one of three parts
     parts = [
         policy.evaluate_block(
-            features, actions, state, first, None, penalty=dearer, asked_BT=asked_T.expand(batch, -1)
+            features, actions, state, first, None, penalty=dearer, ablation_mask_BT=asked_T.expand(batch, -1)
         ).penalty
         for asked_T in (torch.arange(part, part + steps) % 3 == 0 for part in range(3))
     ]

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from memory_suite.agents.algorithms.ppo import MemoryPPO
-from memory_suite.agents.diagnostics.cue_retention import RetentionScore
+from memory_suite.agents.diagnostics.cue_retention import CueRetention
 from memory_suite.agents.diagnostics.memory_metrics import retained_ages
 from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.layer import MemoryDetail
@@ -160,7 +160,7 @@ def outputs(
     found = []
     for t in range(x.shape[1]):
         now = {name: None if value is None else value[:, t] for name, value in inputs.items()}
-        limit = now.pop("limit_B1", None)
+        limit = now.pop("span_limit_B1", None)
         found.append(
             model.step(x[:, t], state, first[:, t], None if limit is None else limit[:, None], **now)
         )
@@ -205,19 +205,19 @@ def test_steps_in_pages_equal_steps_in_rows(
     first = torch.rand(batch, before + steps, generator=generator) < rate
     first[:, 0] = True
     first[2, before - 1] = first[1, before] = True
-    tag_B = torch.randint(0, 3, (batch, steps), generator=generator)
-    limit_B1 = None
+    cue_B = torch.randint(0, 3, (batch, steps), generator=generator)
+    span_limit_B1 = None
     if limited and kind != "transformer-xl":
-        limit_B1 = torch.randint(1, 40, (batch, 1), generator=generator).double().expand(batch, steps)
+        span_limit_B1 = torch.randint(1, 40, (batch, 1), generator=generator).double().expand(batch, steps)
     state = model.block(x[:, :before], model.initial_state(batch), first[:, :before]).state
     assert state is not None
     x, first = x[:, before:], first[:, before:]
-    rows = outputs(model, state.clone(), x, first, cue_B=tag_B, limit_B1=limit_B1)
+    rows = outputs(model, state.clone(), x, first, cue_B=cue_B, span_limit_B1=span_limit_B1)
     with pages_always(page_slots):
         start = model.for_acting(state)
         assert all(isinstance(memory, PagedStore) for memory in start.layers)
         was = [contents(memory.to_rows()) for memory in state.layers], state.clock_B.tolist()
-        pages = outputs(model, start, x, first, cue_B=tag_B, limit_B1=limit_B1)
+        pages = outputs(model, start, x, first, cue_B=cue_B, span_limit_B1=span_limit_B1)
         assert all(isinstance(memory, PagedStore) for memory in pages[-1].state.layers)
         for mine, theirs in zip(pages, rows, strict=True):
             torch.testing.assert_close(mine.y_BD, theirs.y_BD)
@@ -225,7 +225,7 @@ def test_steps_in_pages_equal_steps_in_rows(
                 torch.testing.assert_close(report, expected)
         assert was == ([contents(memory.to_rows()) for memory in state.layers], state.clock_B.tolist())
         assert pages[-1].state.steps_since_compaction == rows[-1].state.steps_since_compaction
-        limit = None if limit_B1 is None else limit_B1[:, :1]
+        limit = None if span_limit_B1 is None else span_limit_B1[:, :1]
         mine, theirs = model.compact(pages[-1].state, limit), model.compact(rows[-1].state, limit)
     for memory, other in zip(mine.layers, theirs.layers, strict=True):
         tags, expected = (
@@ -362,7 +362,7 @@ def test_cues_are_found_in_pages() -> None:
     with pages_always():
         start = paged_state(model)
         for state in (start.clone(), start.to_rows().clone()):
-            score = RetentionScore(3)
+            score = CueRetention(3)
             for t in range(9):  # several memories of each cue, in several pages
                 cue_B = np.array([1 + t % 2, 0, 2])
                 done_B = np.array([1, 0, 2]) if t == 8 else np.zeros(3, dtype=np.int64)
@@ -449,6 +449,6 @@ def test_a_rollout_that_was_stopped_in_the_middle_goes_on(tmp_path: Path) -> Non
         assert isinstance(model._memory.layers[0], PagedStore)
         model.save(tmp_path / "state", with_training_state=True)
         model.learn(16 * 4, reset_num_timesteps=False)
-        assert model.rollout.state is not None
-        assert all(isinstance(memory, RowStore) for memory in model.rollout.state.layers)
+        assert model.rollout_buffer.state is not None
+        assert all(isinstance(memory, RowStore) for memory in model.rollout_buffer.state.layers)
     MemoryPPO.load(tmp_path / "state", env=vec(lambda: RepeatFirst(9)), device="cpu").learn(16 * 4)

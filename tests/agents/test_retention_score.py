@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from memory_suite import MemoryPPO
-from memory_suite.agents.diagnostics.cue_retention import RetentionScore, settled
+from memory_suite.agents.diagnostics.cue_retention import CueRetention, to_host
 from memory_suite.agents.diagnostics.cue_tracker import info_numbers
 from memory_suite.agents.episodes.recorder import record_episode
 from memory_suite.agents.model.settings import TransformerSettings
@@ -108,12 +108,12 @@ def test_the_score_is_what_a_recount_gives(numbers: int, tells: bool, max_span: 
     assert result.slack_mean == pytest.approx(np.mean(slack))
 
 
-def by_hand(span: float, ramp: int, steps: int, done_at: int | None) -> RetentionScore:
+def by_hand(span: float, ramp: int, steps: int, done_at: int | None) -> CueRetention:
     """A cue at step 0, and nothing else that counts."""
     settings = TransformerSettings(width=4, num_layers=1, num_heads=1, max_span=100, ramp=ramp)
     model = MemoryTransformer(settings).eval()
     model.layers[0].retention.predictor.bias.data.fill_(np.log(span / (100 - span)))
-    score, state = RetentionScore(1), model.initial_state(1)
+    score, state = CueRetention(1), model.initial_state(1)
     for t in range(steps):
         first = np.array([t == 0])
         score.before_step(model, state, first)
@@ -122,7 +122,7 @@ def by_hand(span: float, ramp: int, steps: int, done_at: int | None) -> Retentio
         state = output.state
         done = np.array([int(t == done_at)])
         pending = score.after_step(model, state, output.reports, tag, done, np.array([t == steps - 1]))
-        score.add(*settled([pending]))
+        score.add(*to_host([pending]))
     return score
 
 
@@ -141,7 +141,7 @@ def test_by_hand() -> None:
 
 
 def test_the_state_can_be_saved() -> None:
-    score, other = by_hand(10.5, 4, steps=16, done_at=6), RetentionScore(1)
+    score, other = by_hand(10.5, 4, steps=16, done_at=6), CueRetention(1)
     other.load_state_dict(score.state_dict())
     assert other.state_dict().keys() == score.state_dict().keys()
     assert (other.recall(), other.premature_rate(), other.slack_mean()) == (1.0, 0.0, 8.0)
@@ -155,18 +155,18 @@ def test_each_row_has_its_own_limit_of_spans() -> None:
     """A cue in three rows at step 0, done at step 2 in one of them. Limit 6 and ramp 4: seen up to age 9."""
     settings = TransformerSettings(width=4, num_layers=1, num_heads=1, max_span=100, ramp=4)
     model = MemoryTransformer(settings).eval()
-    limit_B1 = torch.tensor([[3.0], [8.0], [6.0]])
+    span_limit_B1 = torch.tensor([[3.0], [8.0], [6.0]])
     for row, slack in enumerate((4, 9, 7)):
-        score, state = RetentionScore(3), model.initial_state(3)
+        score, state = CueRetention(3), model.initial_state(3)
         for t in range(3):
             first, tag = np.full(3, t == 0), np.full(3, int(t == 0))
-            score.before_step(model, state, first, limit_B1)
+            score.before_step(model, state, first, span_limit_B1)
             output = model.step(
-                torch.zeros(3, 4), state, torch.as_tensor(first), limit_B1, cue_B=torch.as_tensor(tag)
+                torch.zeros(3, 4), state, torch.as_tensor(first), span_limit_B1, cue_B=torch.as_tensor(tag)
             )
             state, done = output.state, (np.arange(3) == row) * int(t == 2)
             pending = score.after_step(
-                model, state, output.reports, tag, done, np.zeros(3, bool), limit_B1=limit_B1
+                model, state, output.reports, tag, done, np.zeros(3, bool), span_limit_B1=span_limit_B1
             )
-            score.add(*settled([pending]))
+            score.add(*to_host([pending]))
         assert (score.premature_rate(), score.slack_mean()) == (0.0, slack)

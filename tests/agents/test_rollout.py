@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memory_suite.agents.algorithms.rollout_buffer import Rollout
+from memory_suite.agents.algorithms.rollout_buffer import RolloutBuffer
 
 
-def rollout_of(rewards: Tensor, values: Tensor, is_first: Tensor) -> Rollout:
-    rollout = Rollout(*rewards.shape, torch.device("cpu"))
+def rollout_of(rewards: Tensor, values: Tensor, is_first: Tensor) -> RolloutBuffer:
+    rollout = RolloutBuffer(*rewards.shape, torch.device("cpu"))
     rollout.rewards_BT.copy_(rewards)
     rollout.values_BT.copy_(values)
-    rollout.is_first_BT.copy_(is_first)
+    rollout.episode_start_BT.copy_(is_first)
     return rollout
 
 

@@ -26,7 +26,7 @@ def test_nothing_is_charged_before_success_is_known_and_high() -> None:
     for success in (None, 0.0, 0.5, 0.9, None):
         penalty.update(success)
         assert penalty.weight == 0.0
-        assert penalty.kind is None
+        assert penalty.spec is None
     assert penalty.ceiling == 1e-4, "the ceiling waits as well"
 
 
@@ -52,7 +52,7 @@ def test_a_fixed_weight_stays_whatever_happens() -> None:
     for success in (None, 0.0, 1.0):
         penalty.update(success)
         assert penalty.weight == 3e-5
-    assert SpanPenalty(SpanPenaltySettings(kind="none")).kind is None
+    assert SpanPenalty(SpanPenaltySettings(kind="none")).spec is None
 
 
 def test_the_weight_settles_where_spans_still_suffice() -> None:
@@ -95,12 +95,12 @@ def test_by_effect_forgetting_begins_with_success_and_then_goes_on() -> None:
     for success in (None, 0.4):
         penalty.update(success)
         assert penalty.weight == 0.0
-        assert penalty.kind == task_does_not_teach
+        assert penalty.spec == task_does_not_teach
     counts = PenaltySpec("log", use_weight=300.0, use_margin=3.0)
     for success, weight in ((1.0, 1.5e-4), (None, 1.5e-4), (1.0, 2.25e-4), (0.4, 2.025e-4), (None, 2.025e-4)):
         penalty.update(success)
         assert penalty.weight == penalty.ceiling == pytest.approx(weight)
-        assert penalty.kind == counts
+        assert penalty.spec == counts
     for _ in range(100):
         penalty.update(1.0)
     assert penalty.weight == 1e-2
@@ -113,7 +113,7 @@ def test_by_effect_forgetting_begins_with_success_and_then_goes_on() -> None:
 def test_without_a_penalty_the_task_teaches_spans(change: dict[str, Any]) -> None:
     penalty = by_effect(**change)
     penalty.update(1.0)
-    assert penalty.kind is None
+    assert penalty.spec is None
 
 
 @pytest.mark.parametrize("make", [by_effect, by_the_task])
@@ -186,19 +186,19 @@ def test_a_fixed_weight_knows_no_largest() -> None:
 
 def test_limits_are_constant_within_an_episode() -> None:
     shortening = RandomShortening(enabled=True)
-    everybody, nobody = np.ones(500, dtype=bool), np.zeros(500, dtype=bool)
-    limit_B1 = shortening.sample(everybody, 100)
-    assert limit_B1 is not None
-    assert 0.0 <= float(limit_B1.min()) < 20.0 < 80.0 < float(limit_B1.max()) <= 100.0
+    all_start, nobody = np.ones(500, dtype=bool), np.zeros(500, dtype=bool)
+    span_limit_B1 = shortening.sample(all_start, 100)
+    assert span_limit_B1 is not None
+    assert 0.0 <= float(span_limit_B1.min()) < 20.0 < 80.0 < float(span_limit_B1.max()) <= 100.0
     again_B1 = shortening.sample(nobody, 100)
     assert again_B1 is not None
-    assert torch.equal(again_B1, limit_B1)
+    assert torch.equal(again_B1, span_limit_B1)
     one = nobody.copy()
     one[3] = True
     other_B1 = shortening.sample(one, 100)
     assert other_B1 is not None
-    assert (other_B1 != limit_B1).squeeze(1).tolist() == one.tolist()
-    assert RandomShortening(enabled=False).sample(everybody, 100) is None
+    assert (other_B1 != span_limit_B1).squeeze(1).tolist() == one.tolist()
+    assert RandomShortening(enabled=False).sample(all_start, 100) is None
 
 
 def test_use_can_hold_an_adaptive_span_however_long() -> None:

@@ -23,7 +23,7 @@ import torch._dynamo  # the first optimizer imports it, which takes longer than 
 
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.agents.serialization.archive import read_archive
-from memory_suite.agents.serialization.state_tree import join, split
+from memory_suite.agents.serialization.state_tree import flatten, unflatten
 from memory_suite.configs import command_line
 from memory_suite.envs.vec_env import GymnasiumVecEnv
 from memory_suite.runners import train_agent, train_sequence
@@ -70,16 +70,16 @@ def resume_without(words: Sequence[str], part: str, stale: str) -> int:
 
     def latest_checkpoint(self: RunFolder) -> Checkpoint:
         checkpoint = latest(self)
-        tree = join(checkpoint.tensors, checkpoint.data)
+        tree = unflatten(checkpoint.tensors, checkpoint.data)
         tensors, stored = read_archive(stale)
         *path, name = part.split("/")
-        inner, older = tree, join(tensors, stored["content"])
+        inner, older = tree, unflatten(tensors, stored["content"])
         for key in path:
             inner, older = (
                 node[int(key)] if isinstance(node, list) else node[key] for node in (inner, older)
             )
         inner[name] = older[name]
-        tensors, data = split(tree)
+        tensors, data = flatten(tree)
         return replace(checkpoint, tensors=tensors, data=data)
 
     RunFolder.latest_checkpoint = latest_checkpoint  # type: ignore[method-assign]

@@ -363,7 +363,7 @@ class _Keeper(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         assert isinstance(self.model, MemoryPPO)
-        rollout, policy = self.model.rollout, self.model.policy
+        rollout, policy = self.model.rollout_buffer, self.model.policy
         features = policy.encoder.preprocess(policy.obs_to_tensor(np.arange(NUM_OBSERVATIONS))[0])
         state, nobody = policy.initial_state(NUM_OBSERVATIONS), torch.zeros(NUM_OBSERVATIONS).bool()
         value_of = policy.predict_values(features, state, nobody)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_suite.agents.serialization.archive import read_archive
-from memory_suite.agents.serialization.state_tree import join, split
+from memory_suite.agents.serialization.state_tree import flatten, unflatten
 from tests.faults import children
 from tests.faults.harness import TRAINERS, Child, Figure, Reference, bits
 
@@ -37,7 +37,7 @@ CONSTANT = {
     "agents": {
         *("agent/algorithm", "agent/settings", "agent/observation_space", "agent/action_space"),
         *("agent/n_envs", "agent/counters/_episode_num", "agent/counters/_total_timesteps"),
-        *("runner/threads", "runner/solved_by", "runner/stage", "runner/config", "runner/judging"),
+        *("runner/threads", "runner/solved_by", "runner/stage", "runner/config", "runner/evaluating"),
         "agent/span_penalty/slack",
     },
     "sequences": {
@@ -98,8 +98,8 @@ def omissions(run: Path) -> dict[str, list[tuple[Path, Path]]]:
 def _parts_in(path: Path) -> dict[str, tuple[dict[str, bytes], Any]]:
     tensors, stored = read_archive(path)
     parts: dict[str, tuple[dict[str, bytes], Any]] = {}
-    for name, value in parts_of(join(tensors, stored["content"])):
-        inner, data = split({"part": value})
+    for name, value in parts_of(unflatten(tensors, stored["content"])):
+        inner, data = flatten({"part": value})
         parts[name] = ({key: bits(tensor) for key, tensor in inner.items()}, data)
     return parts
 

@@ -211,12 +211,12 @@ def test_another_kind_of_sweep_is_not_drawn(finished: Sweep, capsys: pytest.Capt
         ("--resume runs/a", "resume is set by the sweep"),
         ("--seeds 0", "seeds must be at least 1, got 0"),
         ("--backend loca", "backend must be one of local, ray, slurm, wandb"),
-        ("--address auto", "address is of the Ray cluster, but backend is local"),
+        ("--address auto", "address belongs to backend ray, but backend is local"),
         ("--total-stepps 5", "total-stepps is not an option; did you mean total_steps?"),
         ("--total-steps 5", "total_steps (5) must be at least one rollout"),
         ("--env-arg min_length=1", "min_length must be at least view_size (3)"),
         ("--backend slurm --slurm-executor local --slurm-arg partitoin=a", "partitoin"),
-        ("--slurm-arg a=1", "slurm_args are submitit's, but backend is local"),
+        ("--slurm-arg a=1", "slurm_args belong to backend slurm, but backend is local"),
         ("--redraw", "cannot be read"),
     ],
 )
@@ -417,7 +417,7 @@ def test_the_exact_length_of_a_preset_does_not_win_over_those_of_the_sweep() -> 
     command, training_words = command_line.parse_known(sweep_length.SweepLengthCommand, words)
     member = sweep_length.make_members(command, training_words)[0]
     judged: Any = member.config.evaluation_env_args
-    bounds = [CorridorRules(**(judged | one.env_args)).bounds for one in member.evaluations]
+    bounds = [CorridorRules(**(judged | one.env_args)).bounds for one in member.test_settings]
     assert [CorridorRules(**judged).bounds, *bounds] == [(3, 9), (3, 5), (12, 12)]
 
 
@@ -436,7 +436,7 @@ def test_the_exact_length_may_be_what_is_swept() -> None:
     member = sweep_length.make_members(command, training_words)[0]
     judged: Any = member.config.evaluation_env_args
     assert member.config.env_args["length"] == judged["length"] == 7
-    assert CorridorRules(**(judged | member.evaluations[0].env_args)).bounds == (9, 9)
+    assert CorridorRules(**(judged | member.test_settings[0].env_args)).bounds == (9, 9)
 
 
 def test_lengths_are_tested_and_drawn(tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ def test_lengths_are_tested_and_drawn(tmp_path: Path) -> None:
         assert (arguments["min_length"], arguments["max_length"]) == (3, 5)
     rows = read_table(sweep.path / "table.csv")
     assert [(row["test_min"], row["test_max"]) for row in rows] == [(3, 5), (12, 12)]
-    for row, evaluation in zip(rows, member.evaluations, strict=True):
+    for row, evaluation in zip(rows, member.test_settings, strict=True):
         result = json.loads(sweep.evaluation_file(member.name, evaluation).read_bytes())
         assert (row["success"], row["length_mean"]) == (result["success_rate"], result["length_mean"])
     own = json.loads(sweep.evaluation_file(member.name).read_bytes())

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from memory_suite.agents.serialization.state_tree import join, split
+from memory_suite.agents.serialization.state_tree import flatten, unflatten
 from memory_suite.envs.streams.collision import (
     CHUNK_FRAMES,
     FRAME_TOKENS,
@@ -468,8 +468,8 @@ def test_rows_of_episodes_continue_exactly() -> None:
     rules = CollisionRules(max_episode_frames=50, lesson_frames=500, lesson_begins=0.5)
     stream, other = (GeneratedStream(rules, num_rows=3, seed=4) for _ in range(2))
     stream.read(1_003)
-    tensors, rest = split(stream.state_dict())
-    other.load_state_dict(join(tensors, json.loads(json.dumps(rest))))
+    tensors, rest = flatten(stream.state_dict())
+    other.load_state_dict(unflatten(tensors, json.loads(json.dumps(rest))))
     for ours, theirs in zip(stream.read(5_000), other.read(5_000), strict=True):
         assert np.array_equal(ours, theirs)
 

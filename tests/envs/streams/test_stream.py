@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memory_suite.agents.serialization.state_tree import join, split
+from memory_suite.agents.serialization.state_tree import flatten, unflatten
 from memory_suite.envs.streams.oracle import window_errors
 from memory_suite.envs.streams.stream import IGNORE, SPLITS, UNKNOWN, Block, Stream
 from memory_suite.envs.streams.tasks import HELD_OUT_TOKENS, TASKS, make_stream
@@ -54,8 +54,8 @@ def assert_same(first: Block, second: Block) -> None:
 
 def saved(stream: Stream) -> dict[str, Any]:
     """Its state as a checkpoint gives it back."""
-    tensors, rest = split(stream.state_dict())
-    return join(tensors, json.loads(json.dumps(rest, allow_nan=False)))  # type: ignore[no-any-return]
+    tensors, rest = flatten(stream.state_dict())
+    return unflatten(tensors, json.loads(json.dumps(rest, allow_nan=False)))  # type: ignore[no-any-return]
 
 
 def test_blocks_have_their_shapes_types_and_ranges(make: Make) -> None:
