@@ -1,4 +1,4 @@
-"""The page of diagnostics, and videos on their way into Weights & Biases."""
+"""The report of a run, and its videos in Weights & Biases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from memory_suite.agents.serialization.archive import read_archive
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.runners import report, train_agent
-from memory_suite.runners.report import RunData, _rebinned
+from memory_suite.runners.rendering.run_data import RunData, rebin_histogram
 from memory_suite.runners.run.folder import RunFolder
 from memory_suite.runners.run.metrics_file import histogram, read_metrics
 from memory_suite.runners.training import callback as training_callback
@@ -34,31 +34,31 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def filmed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("filmed") / "run"
+def run_with_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("videos") / "run"
     words = [*WORDS, "--video-every", "2", "--track", "offline", "--csv", "--tensorboard"]
     assert train_agent.main([*words, "--run", str(run)]) == 0
     return run
 
 
-def test_videos_arrive_in_the_offline_run(filmed_run: Path) -> None:
-    made = sorted((filmed_run / "videos").iterdir())
+def test_videos_are_in_the_offline_run(run_with_videos: Path) -> None:
+    made = sorted((run_with_videos / "videos").iterdir())
     assert made[0].name == "step_000000256.mp4"
-    arrived = sorted(filmed_run.glob("wandb/offline-run-*/files/media/videos/media/episode_*.mp4"))
+    arrived = sorted(run_with_videos.glob("wandb/offline-run-*/files/media/videos/media/episode_*.mp4"))
     assert [path.read_bytes() for path in arrived] == [path.read_bytes() for path in made]
     with av.open(str(arrived[0])) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264"
         assert sum(1 for _ in container.decode(stream)) > 3
-    (log,) = filmed_run.glob("wandb/offline-run-*/run-*.wandb")
+    (log,) = run_with_videos.glob("wandb/offline-run-*/run-*.wandb")
     content = log.read_bytes()
     for name in (b"media/episode", b"memory/layer2/age_histogram", b"memory/attention_saved"):
         assert name in content, "it is in the run's own file, not only beside it"
 
 
-def test_filming_does_not_change_training(filmed_run: Path, tmp_path: Path) -> None:
+def test_videos_do_not_change_training(run_with_videos: Path, tmp_path: Path) -> None:
     assert train_agent.main([*WORDS, "--track", "disabled", "--run", str(tmp_path / "run")]) == 0
-    ours, theirs = weights(filmed_run), weights(tmp_path / "run")
+    ours, theirs = weights(run_with_videos), weights(tmp_path / "run")
     assert all(torch.equal(part, theirs[name]) for name, part in ours.items())
 
 
@@ -75,7 +75,7 @@ def test_a_video_that_fails_does_not_stop_training(
     assert (shown.out + shown.err).count("videos are switched off (OSError: no space left)") == 1
 
 
-def test_the_page_stands_alone_and_has_every_panel(short_run: Path, tmp_path: Path) -> None:
+def test_the_page_has_every_chart_and_no_external_link(short_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     assert report.main(["--run", str(short_run), "--out", str(out)]) == 0
     page = out.read_text()
@@ -89,8 +89,8 @@ def test_the_page_stands_alone_and_has_every_panel(short_run: Path, tmp_path: Pa
     assert "Final evaluation" in page and "slack mean" in page
 
 
-def test_a_run_in_an_environment_with_a_mission_in_words_is_shown_and_filmed(tmp_path: Path) -> None:
-    """What agents observe of MiniGrid is not what `gymnasium.make` gives."""
+def test_a_minigrid_run_has_an_episode_and_a_video(tmp_path: Path) -> None:
+    """MiniGrid's mission text is not part of the agent's observation."""
     run, out = tmp_path / "run", tmp_path / "report.html"
     words = ["--env", "MiniGrid-MemoryS7-v0", *WORDS[2:], "--video-every", "2", "--track", "disabled"]
     assert train_agent.main([*words, "--evaluation.episodes", "2", "--run", str(run)]) == 0
@@ -128,7 +128,7 @@ def test_long_tails_get_geometric_bins() -> None:
 
 
 def test_counts_are_spread_over_new_bins() -> None:
-    shares = _rebinned(np.array([2.0, 6.0]), np.array([0.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 8.0]))
+    shares = rebin_histogram(np.array([2.0, 6.0]), np.array([0.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 8.0]))
     np.testing.assert_allclose(shares, [0.25, 0.375, 0.375])
 
 
