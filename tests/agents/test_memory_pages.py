@@ -370,13 +370,13 @@ def test_cues_are_found_in_pages() -> None:
                 output = model.step(x[t], state, torch.as_tensor(nobody), cue_B=torch.as_tensor(cue_B))
                 state = output.state
                 pending = score.after_step(model, state, output.reports, cue_B, done_B, nobody)
-            found.append((pending.held_BC.tolist(), pending.later_RU.tolist()))
+            found.append((pending.held_BN.tolist(), pending.later_steps.tolist()))
             ages = retained_ages(model, state, None)
             found[-1] += (sorted(np.concatenate(list(ages.values())).tolist()),)
     assert found[0] == found[1]
-    held_BC, later_RU, _ = found[0]
-    assert held_BC == [[True, True], [False, False], [False, True]]
-    assert max(map(max, later_RU)) > 10
+    held_BN, later_steps, _ = found[0]
+    assert held_BN == [[True, True], [False, False], [False, True]]
+    assert max(map(max, later_steps)) > 10
 
 
 def test_pooled_memories_stay_in_rows() -> None:
