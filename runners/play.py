@@ -1,8 +1,8 @@
-"""Play an environment yourself, to find out what it asks of a memory.
+"""Play an environment yourself, to see what it demands of memory.
 
     python runners/play.py --env portal-short --seed 3 --env-arg rooms=3
 
-In a window with the arrow keys; environments of text in the terminal, by typing the number of an action.
+Pictures are played in a window with the arrow keys, text in the terminal by typing the number of an action.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from memory_suite.envs.registration import resolve
 from memory_suite.envs.window import Window
 
 LEAVE = ("escape", "q")
-"""keys, and words in the terminal, that end the program"""
-AGAIN = "r"
-"""key, and word, that begins another episode"""
+"""keys, or words in the terminal, that end the program"""
+RESTART = "r"
+"""key, or word in the terminal, that starts another episode"""
 MINIGRID_KEYS = {
     "left": Actions.left,
     "right": Actions.right,
@@ -47,7 +47,7 @@ MINIGRID_KEYS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlayCommand:
-    """Play an environment yourself, to find out what it asks of a memory."""
+    """Play an environment yourself, to see what it demands of memory."""
 
     env: str = "portal-short"
     """short name or Gymnasium id"""
@@ -56,18 +56,18 @@ class PlayCommand:
     )
     """argument of the environment, such as rooms=3; repeatable"""
     seed: int | None = None
-    """of the first episode; none: another one each time"""
+    """seed of the first episode; none: a random one"""
     screen: Literal["auto", "window", "terminal"] = "auto"
-    """where to play; auto: text in the terminal, pictures in a window"""
+    """where to play; auto: the terminal for text, a window for pictures"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         if self.seed is not None:
             command_line.check_seed(self.seed)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Play until the player has had enough."""
+    """Play until the player leaves."""
     command = command_line.parse(PlayCommand, argv)
     try:
         or_exit(lambda: run(command))
@@ -77,14 +77,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(command: PlayCommand) -> None:
-    """Do what the command says.
+    """Carry out the command.
 
     Raises:
-        ValueError: the environment or its arguments are not as they must be, or there is no screen.
+        ValueError: the environment or its arguments are invalid, or there is no screen.
     """
-    bare = _make(command, None)
-    modes = bare.metadata.get("render_modes", [])
-    bare.close()
+    without_rendering = _make(command, None)
+    modes = without_rendering.metadata.get("render_modes", [])
+    without_rendering.close()
     in_terminal = command.screen == "terminal" or (command.screen == "auto" and "ansi" in modes)
     mode = "ansi" if in_terminal else "rgb_array"
     if mode not in modes:
@@ -107,9 +107,9 @@ def run(command: PlayCommand) -> None:
 
 
 def play_in_window(env: gym.Env[Any, Any], seed: int | None, window: Window) -> None:
-    """Show pictures and take keys until the window is closed."""
+    """Show the environment and take keys until the window is closed."""
     actions = key_actions(env)
-    print(f"Keys: {', '.join(actions)}; {AGAIN} for another episode; {' or '.join(LEAVE)} to leave.")
+    print(f"Keys: {', '.join(actions)}; {RESTART} for another episode; {' or '.join(LEAVE)} to leave.")
     game = Game(env, seed)
     while True:
         window.show(np.asarray(env.render()))
@@ -117,8 +117,8 @@ def play_in_window(env: gym.Env[Any, Any], seed: int | None, window: Window) -> 
         key = window.next_key()
         if key is None or key in LEAVE:
             break
-        if key == AGAIN or game.ended:
-            game.begin()
+        if key == RESTART or game.ended:
+            game.start()
         elif key in actions:
             game.act(actions[key])
             if game.ended:
@@ -127,11 +127,11 @@ def play_in_window(env: gym.Env[Any, Any], seed: int | None, window: Window) -> 
 
 
 def play_in_terminal(env: gym.Env[Any, Any], seed: int | None) -> None:
-    """Print what there is to see and read the number of an action; enter alone is action 0."""
+    """Print the environment and read the number of an action; enter alone is the first action."""
     space = env.action_space
     assert isinstance(space, spaces.Discrete)
     low, high = int(space.start), int(space.start + space.n - 1)
-    print(f"Type an action, {low} to {high} (enter alone: {low}); {AGAIN} for another episode; q to leave.")
+    print(f"Type an action, {low} to {high} (enter alone: {low}); {RESTART} for another episode; q to leave.")
     game = Game(env, seed)
     print(env.render())
     while True:
@@ -141,12 +141,12 @@ def play_in_terminal(env: gym.Env[Any, Any], seed: int | None) -> None:
             return
         if word in LEAVE:
             return
-        if word == AGAIN:
-            game.begin()
+        if word == RESTART:
+            game.start()
         else:
             action = low if not word else int(word) if word.lstrip("-").isdecimal() else None
             if action is None or not low <= action <= high:
-                print(f"{word!r} is no action; type a number from {low} to {high}, {AGAIN} or q")
+                print(f"{word!r} is no action; type a number from {low} to {high}, {RESTART} or q")
                 continue
             reward = game.act(action)
             if reward:
@@ -154,28 +154,28 @@ def play_in_terminal(env: gym.Env[Any, Any], seed: int | None) -> None:
             if game.ended:
                 print(env.render())
                 print(game.summary())
-                game.begin()
+                game.start()
         print(env.render())
 
 
 class Game:
-    """The episode being played, and its score."""
+    """The episode being played, and its return."""
 
     def __init__(self, env: gym.Env[Any, Any], seed: int | None) -> None:
-        """Begin the first episode."""
+        """Start the first episode."""
         self.env = env
         self.episode = 0
         self._seed = seed
-        self.begin()
+        self.start()
 
-    def begin(self) -> None:
-        """Begin the next episode."""
+    def start(self) -> None:
+        """Start the next episode."""
         _, info = self.env.reset(seed=self._seed)
         self._seed = None
-        self._present = set(info)
+        self._reset_names = set(info)
         self.episode += 1
         self.steps, self.total, self.ended = 0, 0.0, False
-        self._final: dict[str, Any] = {}
+        self._final_info: dict[str, Any] = {}
 
     def act(self, action: int) -> float:
         """Take one step and return its reward."""
@@ -184,14 +184,14 @@ class Game:
         self.total += float(reward)
         self.ended = terminated or truncated
         if self.ended:
-            # What only the last info has is about the episode as a whole.
-            self._final = {name: value for name, value in info.items() if name not in self._present}
+            # Entries that only the last info has describe the whole episode.
+            self._final_info = {name: value for name, value in info.items() if name not in self._reset_names}
         return float(reward)
 
     def summary(self) -> str:
-        """The score in a line."""
+        """Return, steps and outcome in one line."""
         parts = [f"episode {self.episode}: return {self.total:.3f} after {self.steps} steps"]
-        for name, value in self._final.items():
+        for name, value in self._final_info.items():
             if name == "is_success":
                 parts.append("success" if value else "no success")
             elif isinstance(value, bool | int | float | str | np.generic):
@@ -200,7 +200,7 @@ class Game:
 
 
 def key_actions(env: gym.Env[Any, Any]) -> dict[str, int]:
-    """Action by key: what the environment says itself, MiniGrid's own, or the digits."""
+    """Action of each key: from the environment's `keys_to_action`, MiniGrid's keys, or the digits."""
     if env.has_wrapper_attr("keys_to_action"):
         own: Mapping[str, int] = env.get_wrapper_attr("keys_to_action")
         return {key: int(action) for key, action in own.items()}

@@ -1,4 +1,4 @@
-"""Play one episode and write down what the agent's memory held at every step.
+"""Play one episode and record the agent's memory at every step.
 
 python runners/record_episode.py --run runs/NAME --seed 7 --out episode.npz
 """
@@ -20,28 +20,28 @@ from memory_suite.runners.training.trained_agent import AgentOptions
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordCommand(AgentOptions):
-    """Play one episode and write down what the agent's memory held at every step."""
+    """Play one episode and record the agent's memory at every step."""
 
     run: Path
     """run folder of the agent"""
     out: Path = Path("episode.npz")
     """file to write; docs/recording.md describes it"""
     seed: int = 0
-    """seeds the environment and the sampled actions"""
+    """seed of the environment and of the sampled actions"""
     max_steps: int | None = None
-    """stop after so many steps; none: at the end of the episode"""
+    """maximum number of steps; none: play to the end of the episode"""
     pictures: bool = True
-    """keep the environment's pictures"""
+    """record the environment's pictures"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         AgentOptions.__post_init__(self)
         command_line.check_seed(self.seed)
         command_line.check_output(self.out, "out")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Play, write the file."""
+    """Play the episode, write the file."""
     command = command_line.parse(RecordCommand, argv)
     trained = or_exit(lambda: command.open(command.run))
     record = or_exit(

@@ -1,4 +1,4 @@
-"""Show what an agent remembers in an episode: a video, a GIF, or the whole episode on one sheet.
+"""Draw an episode and the agent's memory: a video, a GIF, or the whole episode on one sheet.
 
 python runners/render_episode.py --run runs/NAME --out episode.mp4 --seed 7
 """
@@ -21,17 +21,17 @@ from memory_suite.runners.training.trained_agent import EpisodeOptions
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderCommand(EpisodeOptions):
-    """Show what an agent remembers in an episode."""
+    """Draw an episode and the agent's memory."""
 
     out: Path = Path("episode.mp4")
     """file to write: .mp4, .gif, or .png (the whole episode on one sheet)"""
     layer: int | None = None
-    """show only this layer's memories, from 1; none: all layers'"""
+    """number of the layer to show, from 1; none: all"""
     fps: float = 10.0
     """pictures per second"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         EpisodeOptions.__post_init__(self)
         command_line.check_output(self.out, "out")
         if self.out.suffix not in (".mp4", ".gif", ".png"):

@@ -1,4 +1,4 @@
-"""Look into an episode in the browser: scrub through time, point at memories, play.
+"""Open an episode in the browser: move through time, inspect memories, play.
 
 python runners/view_episode.py --run runs/NAME --seed 7
 """
@@ -23,15 +23,15 @@ from memory_suite.runners.training.trained_agent import EpisodeOptions
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewCommand(EpisodeOptions):
-    """Look into an episode in the browser."""
+    """Open an episode in the browser."""
 
     out: Path = Path("episode.html")
-    """file to write; it needs neither network nor server"""
+    """file to write; it works without network and server"""
     no_open: bool = False
     """only write the file"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         EpisodeOptions.__post_init__(self)
         command_line.check_output(self.out, "out")
 

@@ -167,17 +167,19 @@ def test_text_is_played_in_the_terminal(
         (["--seed", "-1"], "seed must lie in"),
     ],
 )
-def test_mistakes_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_are_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         play.main(words)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_window_that_nobody_would_see_is_refused(
+def test_an_invisible_window_is_refused(
     echo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SDL takes such a driver by itself where there is no display."""
+    """SDL chooses such a driver where there is no display."""
     monkeypatch.delenv("SDL_VIDEODRIVER")
     for name, hint in (("portal-short", ""), (echo, "; --screen terminal needs none")):
         press("q")
@@ -188,7 +190,7 @@ def test_a_window_that_nobody_would_see_is_refused(
         assert said in capsys.readouterr().err
 
 
-def test_without_a_screen_it_says_so() -> None:
+def test_a_missing_screen_is_an_error() -> None:
     environment = {"PATH": "/usr/bin:/bin", "SDL_VIDEODRIVER": "nowhere"}
     command = [sys.executable, str(ROOT / "runners" / "play.py")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
