@@ -1,8 +1,8 @@
-"""From words to dataclasses: command line, YAML and plain dicts go through this one parser.
+"""The parser of options: command line, YAML files and plain dicts become dataclasses.
 
-An **option** is a field, named by its path in the tree (`memory.max_span`); a **setting** is an option
-with a value and the place it came from. Later settings win. Whatever is wrong is a ValueError that
-names the option, the file it was read from and what is allowed.
+An **option** is a field, named by its path in the tree (`memory.max_span`). Of several values of an option
+the last one wins. A mistake raises a ValueError that names the option, the file it was read from and what is
+allowed.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from tyro.constructors import PrimitiveConstructorSpec
 T = TypeVar("T")
 
 Scalar = bool | int | float | str
-"""What an option of a mapping (such as `env_args`) may hold."""
+"""Value in a mapping option such as `env_args`."""
 
 EXIT_USAGE = 2
-"""Exit code after a mistake in the command line or in a YAML file (as argparse's)."""
+"""Exit code after a mistake in the command line or in a YAML file (as in argparse)."""
 EXIT_INTERRUPTED = 130
-"""Exit code after Ctrl-C where there was nothing to save (128 + SIGINT, as shells have it)."""
+"""Exit code after Ctrl-C with nothing to save (128 + SIGINT, as in shells)."""
 EXIT_BROKEN_PIPE = 141
-"""Exit code when nobody reads what a command prints (128 + SIGPIPE)."""
+"""Exit code when the reader of the output has closed it (128 + SIGPIPE)."""
 LARGEST_SEED = 2**32 - 1
-"""NumPy takes no larger one."""
+"""NumPy accepts no larger seed."""
 
 
-def _no_parser(words: list[str]) -> dict[str, Scalar]:
-    raise NotImplementedError(f"tyro only shows options, it does not parse {words}")
+def _no_parser(argv: list[str]) -> dict[str, Scalar]:
+    raise NotImplementedError(f"tyro only shows options, it does not parse {argv}")
 
 
 REPEATABLE: PrimitiveConstructorSpec[dict[str, Scalar]] = PrimitiveConstructorSpec(
@@ -63,11 +63,11 @@ REPEATABLE: PrimitiveConstructorSpec[dict[str, Scalar]] = PrimitiveConstructorSp
         " ".join(f"{key}={value}" for key, value in mapping.items()) or "none"
     ],
 )
-"""How --help shows an option that may be given many times and fills a mapping."""
+"""Shows a repeatable option that fills a mapping in --help."""
 
 
 class _ShortRepr(reprlib.Repr):
-    """Values in messages: whole, a few lines of YAML whose aliases repeat each other fill the memory."""
+    """Shortened values for messages: a few lines of YAML with nested aliases can expand to gigabytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class _ShortRepr(reprlib.Repr):
         self.maxlevel = 3
 
     def repr_int(self, x: int, level: int) -> str:
-        """Python refuses to spell out the longest."""
+        """Python refuses to print the longest integers."""
         return repr(x) if abs(x) < 10**100 else "an integer of more than 100 digits"
 
 
@@ -85,8 +85,8 @@ _TRUTH = {"true": True, "false": False}
 _NOTHING = ("none", "null")
 
 
-class Setting(NamedTuple):
-    """One option and what it was set to."""
+class OptionValue(NamedTuple):
+    """A value given for an option."""
 
     option: str
     """path in the tree, with underscores: `memory.max_span`; for a mapping also its key: `env_args.length`"""
@@ -95,40 +95,40 @@ class Setting(NamedTuple):
     """the file it was read from; None: the command line"""
 
 
-def parse(kind: type[T], argv: Sequence[str] | None = None) -> T:
+def parse(schema: type[T], argv: Sequence[str] | None = None) -> T:
     """Build a dataclass from the command line; a mistake ends the program with exit code 2.
 
     Args:
-        kind: dataclass whose fields are the options.
+        schema: dataclass whose fields are the options.
         argv: words after the program's name; None: those of this process.
 
     Returns:
         The dataclass, checked.
     """
-    words = sys.argv[1:] if argv is None else argv
-    if asks_for_help(words):
-        show_help(kind)
-    return or_exit(lambda: build(kind, settings_from_words(words, options_of(kind))))
+    argv = sys.argv[1:] if argv is None else argv
+    if asks_for_help(argv):
+        show_help(schema)
+    return exit_on_error(lambda: build(schema, values_from_argv(argv, options_of(schema))))
 
 
-def parse_known(kind: type[T], argv: Sequence[str] | None = None) -> tuple[T, list[str]]:
-    """As `parse`, and the words that are options of something else, each with its values."""
-    words = sys.argv[1:] if argv is None else argv
-    if asks_for_help(words):
-        show_help(kind)
-    options = options_of(kind)
+def parse_known(schema: type[T], argv: Sequence[str] | None = None) -> tuple[T, list[str]]:
+    """Like `parse`; also returns the words of unknown options, each with its values."""
+    argv = sys.argv[1:] if argv is None else argv
+    if asks_for_help(argv):
+        show_help(schema)
+    options = options_of(schema)
     own: list[str] = []
     others: list[str] = []
     current = own
-    for word in words:
+    for word in argv:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].replace("-", "_")
             current = own if name in options or f"{name}s" in options else others
         current.append(word)
-    return parse(kind, own), others
+    return parse(schema, own), others
 
 
-def or_exit(action: Callable[[], T]) -> T:
+def exit_on_error(action: Callable[[], T]) -> T:
     """Run `action`; a ValueError becomes one message on stderr and exit code 2, without a traceback."""
     try:
         return action()
@@ -138,7 +138,7 @@ def or_exit(action: Callable[[], T]) -> T:
 
 
 def run(main: Callable[[], int]) -> int:
-    """A command's exit code, a refusal's too; Ctrl-C before the command handles it itself is no traceback."""
+    """Run a command and return its exit code; Ctrl-C before the command handles it causes no traceback."""
     try:
         return main()
     except SystemExit as leaving:
@@ -161,13 +161,13 @@ def check_at_least_1(command: object, *names: str) -> None:
 
 
 def check_seed(seed: int, option: str = "seed") -> None:
-    """Raise ValueError for a seed that NumPy would not take."""
+    """Raise ValueError for a seed that NumPy does not accept."""
     if not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"{option} must lie in [0, {LARGEST_SEED}], got {seed}")
 
 
 def check_output(path: Path | None, option: str = "json") -> None:
-    """Raise ValueError, before any work is done, if a file cannot be written where it should be."""
+    """Raise ValueError if an output file cannot be written, before any work is done."""
     if path is None:
         return
     if path.is_dir():
@@ -176,25 +176,25 @@ def check_output(path: Path | None, option: str = "json") -> None:
         raise ValueError(f"{option}: there is no folder {path.parent}")
 
 
-def asks_for_help(words: Sequence[str]) -> bool:
+def asks_for_help(argv: Sequence[str]) -> bool:
     """Whether -h or --help is among the words."""
-    return "-h" in words or "--help" in words
+    return "-h" in argv or "--help" in argv
 
 
-def show_help(kind: type[T], default: T | None = None) -> NoReturn:
-    """Print every option of `kind` with its explanation and leave with exit code 0."""
+def show_help(schema: type[T], default: T | None = None) -> NoReturn:
+    """Print every option of `schema` with its explanation and exit with code 0."""
     if default is None:
-        tyro.cli(kind, args=["--help"], config=(tyro.conf.FlagConversionOff,))
+        tyro.cli(schema, args=["--help"], config=(tyro.conf.FlagConversionOff,))
     else:
-        tyro.cli(kind, args=["--help"], default=default, config=(tyro.conf.FlagConversionOff,))
-    raise AssertionError("tyro leaves after --help")
+        tyro.cli(schema, args=["--help"], default=default, config=(tyro.conf.FlagConversionOff,))
+    raise AssertionError("tyro exits after --help")
 
 
-def options_of(kind: type[Any], prefix: str = "") -> dict[str, Any]:
+def options_of(schema: type[Any], prefix: str = "") -> dict[str, Any]:
     """Every option of a dataclass tree and its type."""
     options: dict[str, Any] = {}
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
+    hints = get_type_hints(schema)
+    for field in dataclasses.fields(schema):
         if dataclasses.is_dataclass(hints[field.name]):
             options.update(options_of(hints[field.name], f"{prefix}{field.name}."))
         else:
@@ -202,7 +202,7 @@ def options_of(kind: type[Any], prefix: str = "") -> dict[str, Any]:
     return options
 
 
-def settings_from_words(words: Sequence[str], options: Mapping[str, Any]) -> list[Setting]:
+def values_from_argv(argv: Sequence[str], options: Mapping[str, Any]) -> list[OptionValue]:
     """Read `--memory.max-span 64`, `--memory.max_span=64`, `--csv`, `--sizes 16 32`, `--env-arg length=10`.
 
     A group that has an option called kind may stand for it: `--memory none` is `--memory.kind none`.
@@ -210,38 +210,38 @@ def settings_from_words(words: Sequence[str], options: Mapping[str, Any]) -> lis
     Raises:
         ValueError: an unknown option, a missing value or a word that belongs to no option.
     """
-    settings: list[Setting] = []
+    option_values: list[OptionValue] = []
     position = 0
-    while position < len(words):
-        word = words[position]
+    while position < len(argv):
+        word = argv[position]
         position += 1
         if not word.startswith("--") or word == "--":
             raise ValueError(f"unexpected {word!r}: an option begins with two hyphens, such as --seed 1")
         name, equals, text = word[2:].partition("=")
         option = _resolve_name(name, options, source=None)
-        kind = options[_mapping_of(option, options) or option]
-        if _is_list(kind):
+        option_type = options[_mapping_of(option, options) or option]
+        if _is_list(option_type):
             end = position
-            while end < len(words) and not words[end].startswith("--"):
+            while end < len(argv) and not argv[end].startswith("--"):
                 end += 1
-            entries, position = [*([text] if equals else []), *words[position:end]], end
-            settings.append(Setting(option, entries))
+            entries, position = [*([text] if equals else []), *argv[position:end]], end
+            option_values.append(OptionValue(option, entries))
             continue
         if not equals:
-            if position < len(words) and not words[position].startswith("--"):
-                text = words[position]
+            if position < len(argv) and not argv[position].startswith("--"):
+                text = argv[position]
                 position += 1
-            elif kind is bool:
+            elif option_type is bool:
                 text = "true"
             else:
-                raise ValueError(f"{option} needs a value: {_describe(kind)}")
-        settings.append(_setting_from_text(option, text, options))
-    return settings
+                raise ValueError(f"{option} needs a value: {_describe(option_type)}")
+        option_values.append(_value_from_text(option, text, options))
+    return option_values
 
 
-def settings_from_mapping(
+def values_from_mapping(
     values: Mapping[Any, object], options: Mapping[str, Any], source: str | None = None, prefix: str = ""
-) -> Iterator[Setting]:
+) -> Iterator[OptionValue]:
     """Flatten nested mappings: `{"memory": {"ramp": 4}}` sets `memory.ramp`.
 
     Raises:
@@ -251,20 +251,20 @@ def settings_from_mapping(
         option = f"{prefix}{key}"
         is_group = any(known.startswith(f"{option}.") for known in options)
         if isinstance(value, Mapping) and (is_group or _is_mapping(options.get(option))):
-            yield from settings_from_mapping(value, options, source, f"{option}.")
+            yield from values_from_mapping(value, options, source, f"{option}.")
         elif value is None and (is_group or _is_mapping(options.get(option))):
             continue  # a YAML key with nothing under it
         else:
-            yield Setting(_resolve_name(option, options, source), value, source)
+            yield OptionValue(_resolve_name(option, options, source), value, source)
 
 
 def mapping_from_yaml(path: Path) -> Mapping[Any, object]:
-    """Read a YAML file, for `settings_from_mapping`.
+    """Read a YAML file, for `values_from_mapping`.
 
     Raises:
         ValueError: no such file, not YAML, a key given twice.
     """
-    source = shown(path)
+    source = display_path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -281,31 +281,31 @@ def mapping_from_yaml(path: Path) -> Mapping[Any, object]:
     return values
 
 
-def build(kind: type[T], settings: Iterable[Setting]) -> T:
-    """Make the dataclass; the last setting of an option wins.
+def build(schema: type[T], option_values: Iterable[OptionValue]) -> T:
+    """Make the dataclass; the last value of an option wins.
 
     Raises:
         ValueError: a value of the wrong type, or one that the dataclasses refuse.
     """
-    settings = list(settings)
-    options = options_of(kind)
+    option_values = list(option_values)
+    options = options_of(schema)
     values: dict[str, object] = {}
-    for setting in settings:
-        mapping = _mapping_of(setting.option, options)
+    for given in option_values:
+        mapping = _mapping_of(given.option, options)
         try:
             if mapping is None:
-                values[setting.option] = _convert(setting.value, options[setting.option])
+                values[given.option] = _convert(given.value, options[given.option])
             else:
                 entries = cast(dict[str, object], values.setdefault(mapping, {}))
-                entries[setting.option.removeprefix(f"{mapping}.")] = _convert_scalar(setting.value)
+                entries[given.option.removeprefix(f"{mapping}.")] = _convert_scalar(given.value)
         except ValueError as error:
-            raise ValueError(f"{setting.option} must be {error}{_origin(setting)}") from None
+            raise ValueError(f"{given.option} must be {error}{_origin(given)}") from None
     try:
-        return _construct(kind, values)
+        return _construct(schema, values)
     except ValueError as error:
         named = {
             s.option: s
-            for s in settings
+            for s in option_values
             if re.search(rf"(?<![\w.]){re.escape(s.option)}(?![\w.]*\w)", str(error))
         }
         origins = [f"{option} is set in {s.source}" for option, s in named.items() if s.source is not None]
@@ -329,19 +329,19 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _construct(kind: type[T], values: Mapping[str, object], prefix: str = "") -> T:
+def _construct(schema: type[T], values: Mapping[str, object], prefix: str = "") -> T:
     arguments: dict[str, object] = {}
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in get_type_hints(schema).items():
         option = f"{prefix}{name}"
         if dataclasses.is_dataclass(hint):
             arguments[name] = _construct(cast(type[Any], hint), values, f"{option}.")
         elif option in values:
             arguments[name] = values[option]
-    return kind(**arguments)
+    return schema(**arguments)
 
 
-def _setting_from_text(option: str, text: str, options: Mapping[str, Any]) -> Setting:
-    """A word of the command line says by its looks whether it is a number, in mappings only."""
+def _value_from_text(option: str, text: str, options: Mapping[str, Any]) -> OptionValue:
+    """Parse a word of the command line; in a mapping its form decides whether it is a number."""
     mapping = _mapping_of(option, options)
     if mapping == option:
         key, equals, text = text.partition("=")
@@ -349,9 +349,9 @@ def _setting_from_text(option: str, text: str, options: Mapping[str, Any]) -> Se
             raise ValueError(f"{option} must be given as KEY=VALUE, such as length=100, got {key!r}")
         option = f"{mapping}.{key.replace('-', '_')}"
     if mapping is not None:
-        return Setting(option, _scalar_from_text(text))
+        return OptionValue(option, _scalar_from_text(text))
     optional = type(None) in get_args(options[option])
-    return Setting(option, None if optional and text.lower() in _NOTHING else text)
+    return OptionValue(option, None if optional and text.lower() in _NOTHING else text)
 
 
 def _scalar_from_text(text: str) -> object:
@@ -370,10 +370,10 @@ def _scalar_from_text(text: str) -> object:
 
 
 def _resolve_name(name: str, options: Mapping[str, Any], source: str | None) -> str:
-    """The option meant by a name with hyphens or underscores.
+    """Resolve a name with hyphens or underscores to an option.
 
     Raises:
-        ValueError: there is none; says which is the nearest.
+        ValueError: there is no such option; the message names the nearest.
     """
     option = name.replace("-", "_")
     plural = f"{option}s"  # --env-arg adds one entry to env_args
@@ -405,39 +405,39 @@ def _nearest(option: str, options: Mapping[str, Any]) -> str | None:
     return " or ".join(known for known in options if last and known.split(".")[-1] == last[0]) or None
 
 
-def _is_mapping(kind: Any) -> bool:
-    return get_origin(kind) in (dict, collections.abc.Mapping)
+def _is_mapping(option_type: Any) -> bool:
+    return get_origin(option_type) in (dict, collections.abc.Mapping)
 
 
-def _is_list(kind: Any) -> bool:
-    return get_origin(kind) is tuple
+def _is_list(option_type: Any) -> bool:
+    return get_origin(option_type) is tuple
 
 
 def _mapping_of(option: str, options: Mapping[str, Any]) -> str | None:
     """`env_args` for `env_args` itself and for `env_args.length`; None for any other option."""
-    for known, kind in options.items():
-        if _is_mapping(kind) and (option == known or option.startswith(f"{known}.")):
+    for known, option_type in options.items():
+        if _is_mapping(option_type) and (option == known or option.startswith(f"{known}.")):
             return known
     return None
 
 
-def _convert(value: object, kind: Any) -> object:
-    """A value of type `kind`, from a word or from a YAML value.
+def _convert(value: object, option_type: Any) -> object:
+    """Convert a word or a YAML value to `option_type`.
 
     Raises:
-        ValueError: it is none; the message says what would be.
+        ValueError: the value does not fit; the message says what is accepted.
     """
-    origin, members = get_origin(kind), get_args(kind)
+    origin, members = get_origin(option_type), get_args(option_type)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in members:
             return None
-        kind = next(member for member in members if member is not type(None))
-        origin, members = get_origin(kind), get_args(kind)
-    wrong = ValueError(f"{_describe(kind)}, got {_SHORT.repr(value)}")
+        option_type = next(member for member in members if member is not type(None))
+        origin, members = get_origin(option_type), get_args(option_type)
+    wrong = ValueError(f"{_describe(option_type)}, got {_SHORT.repr(value)}")
     if origin is tuple:
         entries = value if isinstance(value, list | tuple) else [value]
         if not entries:
-            raise ValueError(f"{_describe(kind)}, got none")
+            raise ValueError(f"{_describe(option_type)}, got none")
         return tuple(_convert(entry, members[0]) for entry in entries)
     if not isinstance(value, Scalar | Path):
         raise wrong
@@ -446,14 +446,14 @@ def _convert(value: object, kind: Any) -> object:
         if text not in members:
             raise wrong
         return text
-    if kind is bool:
+    if option_type is bool:
         if text.lower() not in _TRUTH:
             raise wrong
         return _TRUTH[text.lower()]
-    if kind is str or kind is Path:
-        return kind(text)
+    if option_type is str or option_type is Path:
+        return option_type(text)
     try:
-        number = int(text) if kind is int else float(text)
+        number = int(text) if option_type is int else float(text)
     except ValueError:
         raise wrong from None
     if not math.isfinite(number):
@@ -467,16 +467,16 @@ def _convert_scalar(value: object) -> Scalar:
     return value
 
 
-def _describe(kind: Any) -> str:
-    """What an option of this type takes, in words."""
-    members = [member for member in get_args(kind) if member is not type(None)]
-    if get_origin(kind) in (Union, types.UnionType):
+def _describe(option_type: Any) -> str:
+    """The values that an option of this type accepts, in words."""
+    members = [member for member in get_args(option_type) if member is not type(None)]
+    if get_origin(option_type) in (Union, types.UnionType):
         return f"{_describe(members[0])}, or none"
-    if get_origin(kind) is Literal:
+    if get_origin(option_type) is Literal:
         return "one of " + ", ".join(map(str, members))
-    if _is_mapping(kind):
+    if _is_mapping(option_type):
         return "KEY=VALUE"
-    if _is_list(kind):
+    if _is_list(option_type):
         return f"one or more, each {_describe(members[0])}"
     words = {
         bool: "true or false",
@@ -485,15 +485,15 @@ def _describe(kind: Any) -> str:
         str: "a word",
         Path: "a path",
     }
-    return words[kind]
+    return words[option_type]
 
 
-def _origin(setting: Setting) -> str:
-    return "" if setting.source is None else f" (in {setting.source})"
+def _origin(given: OptionValue) -> str:
+    return "" if given.source is None else f" (in {given.source})"
 
 
-def shown(path: Path) -> str:
-    """A path as short as it can be."""
+def display_path(path: Path) -> str:
+    """A path for messages: relative to the working directory if it lies there."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

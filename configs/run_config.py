@@ -1,4 +1,4 @@
-"""What every training run can be told, and how its configuration is read and written."""
+"""Options of every training run; reading and writing of configurations."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import tyro
 import yaml
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import Scalar, Setting
+from memory_suite.configs.command_line import OptionValue, Scalar
 from memory_suite.configs.ranges import check
 
-RUNS_OF = {"env": "agent", "task": "sequence"}
-"""by the option that picks a preset: of what such runs are, in the names of the programs for them"""
+COMMAND_OF_PRESET = {"env": "agent", "task": "sequence"}
+"""the option that picks a preset, and the part of the commands' names that stands for such runs"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """Where a run computes, what it writes, and how it goes on."""
+    """Where a run computes, what it writes, and how it is resumed."""
 
     PRESETS: ClassVar[Path]
     """folder of the presets"""
@@ -39,16 +39,16 @@ class RunConfig:
         "checkpoint_every",
         "keep_checkpoints",
     )
-    """options, and groups of them, that a resumed run may be given anew: others belong to the checkpoint"""
+    """options and groups that can change when a run is resumed; the others belong to the checkpoint"""
 
     seed: int = 0
-    """seeds Python, NumPy, torch and all data that are drawn"""
+    """seed of Python, NumPy, torch and all generated data"""
     threads: int = 1
-    """torch's threads; results are reproducible bit for bit only at the same number"""
+    """number of torch threads; results are reproducible bit for bit only with the same number"""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
-    """where the model computes; "auto": on a GPU if there is one"""
+    """where the model computes; "auto": a GPU if there is one"""
     run: Path | None = None
-    """run folder to create; none: a fresh one under runs/"""
+    """run folder to create; none: a new one under runs/"""
     resume: Path | None = None
     """run folder to continue, with its configuration and its last checkpoint"""
     track: Literal["offline", "online", "disabled"] = "offline"
@@ -58,12 +58,12 @@ class RunConfig:
     csv: bool = False
     """also write metrics.csv into the run folder"""
     checkpoint_every: int = 20
-    """updates between two checkpoints"""
+    """number of updates between two checkpoints"""
     keep_checkpoints: int = 3
-    """so many last checkpoints are kept, and the best one"""
+    """number of latest checkpoints to keep, besides the best one"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         command_line.check_seed(self.seed)
         check("threads", self.threads, "[1, inf)")
         check("checkpoint_every", self.checkpoint_every, "[1, inf)")
@@ -76,51 +76,51 @@ class RunConfig:
 
     @property
     def label(self) -> str:
-        """What a fresh run folder is called by, before the time."""
+        """Name of a new run folder, before the time."""
         raise NotImplementedError
 
 
 Config = TypeVar("Config", bound=RunConfig)
 
 
-def load(kind: type[Config], argv: Sequence[str] | None = None, presets: Path | None = None) -> Config:
+def load(schema: type[Config], argv: Sequence[str] | None = None, presets: Path | None = None) -> Config:
     """Read the command line and the YAML file it asks for; a mistake ends the program with exit code 2.
 
     The file is that of --config, else the configuration of the run that --resume continues, else the
     preset that the command line names, if there is one.
 
     Args:
-        kind: what to read.
+        schema: what to read.
         argv: words after the program's name; None: those of this process.
-        presets: folder of the presets; None: `kind.PRESETS`.
+        presets: folder of the presets; None: `schema.PRESETS`.
 
     Returns:
         The configuration, checked.
     """
-    words = sys.argv[1:] if argv is None else argv
-    folder = kind.PRESETS if presets is None else presets
-    if command_line.asks_for_help(words):
-        _show_help(kind, [word for word in words if word not in ("-h", "--help")], folder)
-    return command_line.or_exit(lambda: _load(kind, words, folder))
+    argv = sys.argv[1:] if argv is None else argv
+    folder = schema.PRESETS if presets is None else presets
+    if command_line.asks_for_help(argv):
+        _show_help(schema, [word for word in argv if word not in ("-h", "--help")], folder)
+    return command_line.exit_on_error(lambda: _load(schema, argv, folder))
 
 
-def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+def from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
     """Make a configuration from plain types (as `to_dict` does, or part of it).
 
     Raises:
         ValueError: an unknown key, a wrong type or a value that is refused.
     """
-    settings = command_line.settings_from_mapping(values, command_line.options_of(kind))
-    return command_line.build(kind, settings)
+    option_values = command_line.values_from_mapping(values, command_line.options_of(schema))
+    return command_line.build(schema, option_values)
 
 
-def from_yaml(kind: type[Config], path: Path) -> Config:
+def from_yaml(schema: type[Config], path: Path) -> Config:
     """Read a configuration file as it stands, without a command line.
 
     Raises:
-        ValueError: it cannot be read, it is of a run of another kind, or a setting in it is refused.
+        ValueError: it cannot be read, it is of a run of another kind, or a value in it is refused.
     """
-    return command_line.build(kind, _settings_of_file(kind, path, "evaluate"))
+    return command_line.build(schema, _values_of_file(schema, path, "evaluate"))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -148,37 +148,37 @@ def to_yaml(config: RunConfig) -> str:
     return str(yaml.safe_dump(values, sort_keys=False))
 
 
-def _load(kind: type[Config], words: Sequence[str], presets: Path) -> Config:
-    options = command_line.options_of(kind)
-    given = command_line.settings_from_words(words, {**options, "config": Path})
-    last = {setting.option: setting.value for setting in given}
-    file = _file_to_read(kind, last, presets)
-    from_file = [] if file is None else _settings_of_file(kind, file, "train")
-    config = command_line.build(kind, [*from_file, *(s for s in given if s.option != "config")])
+def _load(schema: type[Config], argv: Sequence[str], presets: Path) -> Config:
+    options = command_line.options_of(schema)
+    given = command_line.values_from_argv(argv, {**options, "config": Path})
+    last = {value.option: value.value for value in given}
+    file = _file_to_read(schema, last, presets)
+    from_file = [] if file is None else _values_of_file(schema, file, "train")
+    config = command_line.build(schema, [*from_file, *(s for s in given if s.option != "config")])
     if config.resume is not None:
-        _check_resumed(command_line.build(kind, from_file), config)
+        _check_resumed(command_line.build(schema, from_file), config)
     return config
 
 
-def _settings_of_file(kind: type[RunConfig], path: Path, purpose: str) -> list[Setting]:
-    """What a file says, unless programs for runs of another kind are to read it; `purpose` names theirs."""
+def _values_of_file(schema: type[RunConfig], path: Path, purpose: str) -> list[OptionValue]:
+    """Values in a file; ValueError if it belongs to other commands, whose name begins with `purpose`."""
     values = command_line.mapping_from_yaml(path)
-    for option, what in RUNS_OF.items():
+    for option, what in COMMAND_OF_PRESET.items():
         chosen = values.get(option)
-        if isinstance(chosen, str) and option != kind.PRESET_OPTION and kind.PRESET_OPTION not in values:
+        if isinstance(chosen, str) and option != schema.PRESET_OPTION and schema.PRESET_OPTION not in values:
             is_run = path.name == "config.yaml"
             raise ValueError(
-                f"{command_line.shown(path.parent if is_run else path)} is "
+                f"{command_line.display_path(path.parent if is_run else path)} is "
                 f"{'a run' if is_run else 'a configuration'} of train_{what}.py ({option} {chosen}); "
                 f"use {purpose}_{what}.py"
             )
-    options = command_line.options_of(kind)
-    return list(command_line.settings_from_mapping(values, options, command_line.shown(path)))
+    options = command_line.options_of(schema)
+    return list(command_line.values_from_mapping(values, options, command_line.display_path(path)))
 
 
 def _check_resumed(before: RunConfig, after: RunConfig) -> None:
-    """Refuse to change what the checkpoint has decided: it would be ignored, or half of it would be."""
-    old, new = decided(before), decided(after)
+    """Raise ValueError if an option that belongs to the checkpoint has changed."""
+    old, new = checkpoint_options(before), checkpoint_options(after)
     for option in sorted(old.keys() | new.keys()):
         was, is_now = old.get(option), new.get(option)
         if was != is_now:
@@ -189,8 +189,8 @@ def _check_resumed(before: RunConfig, after: RunConfig) -> None:
             )
 
 
-def decided(config: RunConfig) -> dict[str, Scalar | None]:
-    """Every option that belongs to the checkpoint, by its path."""
+def checkpoint_options(config: RunConfig) -> dict[str, Scalar | None]:
+    """Options that cannot change when a run is resumed, by their path."""
     return {
         option: value
         for option, value in _flat(to_dict(config))
@@ -207,7 +207,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _file_to_read(kind: type[Config], given: Mapping[str, object], presets: Path) -> Path | None:
+def _file_to_read(schema: type[Config], given: Mapping[str, object], presets: Path) -> Path | None:
     if given.get("config") is not None and given.get("resume") is not None:
         raise ValueError("config and resume exclude each other: a resumed run has its own configuration")
     if given.get("config") is not None:
@@ -218,27 +218,27 @@ def _file_to_read(kind: type[Config], given: Mapping[str, object], presets: Path
             reason = f"it has no {file.name}" if file.parent.is_dir() else "there is no such folder"
             raise ValueError(f"resume: {file.parent} is not a run folder, {reason}")
         return file
-    name = given.get(kind.PRESET_OPTION, getattr(kind(), kind.PRESET_OPTION))
+    name = given.get(schema.PRESET_OPTION, getattr(schema(), schema.PRESET_OPTION))
     return next((path for path in presets.glob("*.yaml") if path.stem == name), None)
 
 
-def _show_help(kind: type[Config], words: Sequence[str], presets: Path) -> None:
+def _show_help(schema: type[Config], argv: Sequence[str], presets: Path) -> None:
     """Explain every option, with the defaults of the chosen preset."""
     try:
-        default = _load(kind, words, presets)
+        default = _load(schema, argv, presets)
     except ValueError:
-        default = kind()
+        default = schema()
     explained = Annotated[
         Path | None,
-        tyro.conf.arg(help=f"YAML file to read instead of the preset that --{kind.PRESET_OPTION} picks"),
+        tyro.conf.arg(help=f"YAML file to read instead of the preset that --{schema.PRESET_OPTION} picks"),
     ]
     command = dataclasses.make_dataclass(
         "Command",
         [
             ("config", explained, field(default=None)),
-            ("options", Annotated[kind, tyro.conf.arg(name="")], field(default_factory=kind)),
+            ("options", Annotated[schema, tyro.conf.arg(name="")], field(default_factory=schema)),
         ],
-        namespace={"__doc__": kind.__doc__},
+        namespace={"__doc__": schema.__doc__},
         kw_only=True,
     )
     command_line.show_help(command, command(options=default))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from memory_suite.agents.serialization.archive import write_file_atomically
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.configs.sequence_schema import SequenceConfig, from_yaml
 from memory_suite.runners.plotting.matplotlib_style import require_matplotlib
 from memory_suite.runners.run.folder import RunFolder
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     """Read, draw, write."""
     command = command_line.parse(AnalyseSequenceCommand, argv)
     display = ProgressDisplay(0)
-    folder = or_exit(lambda: analyse(command, display.note))
+    folder = exit_on_error(lambda: analyse(command, display.note))
     display.note(f"written to {folder / 'analysis.html'}, and pictures beside it")
     return 0
 

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.runners.benchmarks import (
     acting,
     baselines,
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     if words and words[0] in others:
         return others[words[0]](list(words[1:]))
     command, training_words = command_line.parse_known(BenchmarkCommand, words)
-    subject = or_exit(lambda: _checked_subject(command, training_words))
+    subject = exit_on_error(lambda: _checked_subject(command, training_words))
     display = ProgressDisplay(0)
     machine = (
         f"{platform.machine()}, {os.cpu_count()} cores, {command.threads} torch thread(s), "

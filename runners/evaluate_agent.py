@@ -13,7 +13,7 @@ if not __package__:  # started as a script: import from the checkout, not from t
 
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.envs.errors import EnvFailedError
 from memory_suite.runners.run.folder import write_json_atomically
 from memory_suite.runners.run.progress import ProgressDisplay
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     command = command_line.parse(EvaluateCommand, argv)
     display = ProgressDisplay(0)
     try:
-        result, env_name = or_exit(lambda: run(command))
+        result, env_name = exit_on_error(lambda: run(command))
     except EnvFailedError as fault:
         display.note(f"error: the evaluation stopped: {fault}")
         return 1

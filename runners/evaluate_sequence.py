@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.envs.streams.oracle import WINDOWS, errors_by_window
 from memory_suite.envs.streams.stream import IGNORE, UNKNOWN, Block
 from memory_suite.runners.run.folder import write_json_atomically
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     """Read, print a table, write the JSON."""
     command = command_line.parse(EvaluateSequenceCommand, argv)
     display = ProgressDisplay(0)
-    score = or_exit(lambda: run(command))
+    score = exit_on_error(lambda: run(command))
     display.summary_table(score.rows())
     if (note := score.note("tokens")) is not None:
         display.note(note)

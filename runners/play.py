@@ -26,7 +26,7 @@ from minigrid.core.actions import Actions
 from minigrid.minigrid_env import MiniGridEnv
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import Scalar, or_exit
+from memory_suite.configs.command_line import Scalar, exit_on_error
 from memory_suite.envs.registration import resolve
 from memory_suite.envs.window import Window
 
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     """Play until the player leaves."""
     command = command_line.parse(PlayCommand, argv)
     try:
-        or_exit(lambda: run(command))
+        exit_on_error(lambda: run(command))
     except KeyboardInterrupt:
         print()
     return 0

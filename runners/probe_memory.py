@@ -21,7 +21,7 @@ from typing import Any
 
 from memory_suite.agents.episodes.probe import Effect
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.runners.rendering.effect_tables import effect_rows, survey_rows, sweep_rows
 from memory_suite.runners.rendering.sweep_picture import draw_sweep
 from memory_suite.runners.rendering.video import write_png
@@ -78,7 +78,7 @@ class ProbeCommand(AgentOptions):
 def main(argv: list[str] | None = None) -> int:
     """Play an episode, change its memory, compare decisions."""
     command = command_line.parse(ProbeCommand, argv)
-    return or_exit(lambda: run(command))
+    return exit_on_error(lambda: run(command))
 
 
 def run(command: ProbeCommand) -> int:

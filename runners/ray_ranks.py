@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
 from memory_suite.runners.sweeps.ray_tune import connect
 
@@ -56,14 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     own, words = _divided(sys.argv[1:] if argv is None else argv)
     command = command_line.parse(RayRanksCommand, own)
     if not words:
-        or_exit(_nothing_to_run)
-    or_exit(lambda: connect(command.address, None, show_output=True))
+        exit_on_error(_nothing_to_run)
+    exit_on_error(lambda: connect(command.address, None, show_output=True))
     import ray
 
     try:
         with GracefulStop() as stop:
             call = ray.remote(_Call).options(num_cpus=0).remote()
-            tasks = or_exit(lambda: _start(command, words, call))
+            tasks = exit_on_error(lambda: _start(command, words, call))
             return _wait(tasks, call, stop)
     finally:
         ray.shutdown()

@@ -14,7 +14,7 @@ if not __package__:  # started as a script: import from the checkout, not from t
 from dataclasses import dataclass
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.runners.training.trained_agent import AgentOptions
 
 
@@ -43,8 +43,8 @@ class RecordCommand(AgentOptions):
 def main(argv: list[str] | None = None) -> int:
     """Play the episode, write the file."""
     command = command_line.parse(RecordCommand, argv)
-    trained = or_exit(lambda: command.open(command.run))
-    record = or_exit(
+    trained = exit_on_error(lambda: command.open(command.run))
+    record = exit_on_error(
         lambda: trained.record(
             seed=command.seed,
             deterministic=command.deterministic,

@@ -14,7 +14,7 @@ if not __package__:  # started as a script: import from the checkout, not from t
 from dataclasses import dataclass
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.runners.rendering.render import render
 from memory_suite.runners.training.trained_agent import EpisodeOptions
 
@@ -43,8 +43,8 @@ class RenderCommand(EpisodeOptions):
 def main(argv: list[str] | None = None) -> int:
     """Play or read an episode, draw it."""
     command = command_line.parse(RenderCommand, argv)
-    record = or_exit(command.episode)
-    or_exit(lambda: render(record, command.out, layer=command.layer, fps=command.fps))
+    record = exit_on_error(command.episode)
+    exit_on_error(lambda: render(record, command.out, layer=command.layer, fps=command.fps))
     facts = record.facts
     print(f"{record.num_steps:,} steps, return {facts['return']:g}: {command.out}")
     return 0

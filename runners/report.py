@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from memory_suite.agents.serialization.archive import write_file_atomically
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import from_yaml
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.runners.plotting.matplotlib_style import require_matplotlib
 from memory_suite.runners.rendering.picture import draw_sheet
 from memory_suite.runners.rendering.report_page import report_page
@@ -53,7 +53,7 @@ class ReportCommand:
 def main(argv: list[str] | None = None) -> int:
     """Read the metrics of a run, write the page."""
     command = command_line.parse(ReportCommand, argv)
-    print(f"written to {or_exit(lambda: write_report(command))}")
+    print(f"written to {exit_on_error(lambda: write_report(command))}")
     return 0
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig
-from memory_suite.configs.command_line import Scalar, or_exit
+from memory_suite.configs.command_line import Scalar, exit_on_error
 from memory_suite.configs.model import MemoryKind
 from memory_suite.envs.registration import resolve
 from memory_suite.runners.sweeps.command import run_sweep
@@ -70,7 +70,7 @@ class SweepLengthCommand(SweepOptions):
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, test, write tables and figures."""
     command, training_words = command_line.parse_known(SweepLengthCommand, argv)
-    members = or_exit(lambda: make_members(command, training_words))
+    members = exit_on_error(lambda: make_members(command, training_words))
     sweep = Sweep(command.folder("length", members[0].config.env))
     online = members[0].config.track == "online"
     return run_sweep(sweep, members, command, draw_length_maps, online=online)

@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import Scalar, or_exit
+from memory_suite.configs.command_line import Scalar, exit_on_error
 from memory_suite.configs.model import MemoryKind
 from memory_suite.runners.sweeps.command import run_sweep
 from memory_suite.runners.sweeps.figures import draw_memory_curves
@@ -55,7 +55,7 @@ class SweepMemoryCommand(SweepOptions):
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, write tables and figures."""
     command, training_words = command_line.parse_known(SweepMemoryCommand, argv)
-    members = or_exit(lambda: make_members(command, training_words))
+    members = exit_on_error(lambda: make_members(command, training_words))
     sweep = Sweep(command.folder("memory", members[0].config.env))
     online = members[0].config.track == "online"
     return run_sweep(sweep, members, command, draw_memory_curves, online=online)

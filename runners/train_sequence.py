@@ -26,7 +26,7 @@ from memory_suite.agents.distributed import DistributedContext, RankLostError
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit, shown
+from memory_suite.configs.command_line import display_path, exit_on_error
 from memory_suite.configs.sequence_schema import SequenceConfig, load
 from memory_suite.envs.streams.stream import Stream
 from memory_suite.runners.run.folder import RunFolder, RunFolderError
@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     config = load(argv)
     torch.set_num_threads(config.threads)
     ranks = DistributedContext.from_env()
-    device = or_exit(lambda: ranks.device(choose_device(config.device)))
-    stream = or_exit(lambda: open_stream(config, "train", ranks=ranks))
-    or_exit(lambda: open_stream(config, "valid"))  # find out now whether the model can be judged later
-    model = or_exit(lambda: _first_model(config, stream, device))
+    device = exit_on_error(lambda: ranks.device(choose_device(config.device)))
+    stream = exit_on_error(lambda: open_stream(config, "train", ranks=ranks))
+    exit_on_error(lambda: open_stream(config, "valid"))  # find out now whether the model can be judged later
+    model = exit_on_error(lambda: _first_model(config, stream, device))
     try:
         ranks.init_process_group(device)
         return _run(config, SequenceTrainer(config, model, stream, ranks), ranks)
@@ -58,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(config: SequenceConfig, trainer: SequenceTrainer, ranks: DistributedContext) -> int:
-    folder = or_exit(lambda: ranks.run_on_main(lambda: open_run_folder(config)))
-    runner_state, notes = or_exit(lambda: _restore(config, trainer, folder, ranks))
+    folder = exit_on_error(lambda: ranks.run_on_main(lambda: open_run_folder(config)))
+    runner_state, notes = exit_on_error(lambda: _restore(config, trainer, folder, ranks))
     total = config.total_updates * config.tokens_per_update
     display = ProgressDisplay(total, unit="tokens", rank=ranks.rank)
     display.start_at(trainer.tokens)
@@ -111,7 +111,7 @@ def _restore(
     checkpoint = ranks.run_on_main(lambda: load_checkpoint(folder, config, "latest"))
     tree = unflatten(checkpoint.tensors, checkpoint.data)
     trainer.load_state_tree(tree["trainer"])
-    notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
+    notes = [*checkpoint.notes, f"resuming from {display_path(checkpoint.path)}"]
     notes += thread_notes(tree["runner"]["threads"], config)
     return tree["runner"], notes
 
@@ -141,7 +141,7 @@ def _where_to_begin_anew(folder: RunFolder) -> str:
         return "There is no checkpoint yet to begin from."
     return (
         "With other options a new run can begin from these weights: "
-        f"python runners/train_sequence.py --init {shown(folder.path)} OPTIONS"
+        f"python runners/train_sequence.py --init {display_path(folder.path)} OPTIONS"
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from memory_suite.agents.serialization.archive import write_file_atomically
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.runners.rendering.viewer import viewer_html
 from memory_suite.runners.training.trained_agent import EpisodeOptions
 
@@ -39,7 +39,7 @@ class ViewCommand(EpisodeOptions):
 def main(argv: list[str] | None = None) -> int:
     """Play or read an episode, write the page, open it."""
     command = command_line.parse(ViewCommand, argv)
-    record = or_exit(command.episode)
+    record = exit_on_error(command.episode)
     write_file_atomically(command.out, viewer_html(record).encode())
     print(f"{record.num_steps:,} steps: {command.out} ({command.out.stat().st_size / 2**20:.2f} MiB)")
     if not command.no_open:

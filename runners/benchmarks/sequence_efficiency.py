@@ -24,10 +24,10 @@ import torch
 from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.configs.model import MemoryKind
 from memory_suite.configs.ranges import check
-from memory_suite.configs.run_config import decided
+from memory_suite.configs.run_config import checkpoint_options
 from memory_suite.configs.sequence_schema import SequenceConfig, from_yaml, load
 from memory_suite.runners import IMPORT_PATH
 from memory_suite.runners.run.folder import RunFolder, write_json_atomically
@@ -155,8 +155,8 @@ class SequenceBenchmarkCommand:
 def main(argv: list[str] | None = None) -> int:
     """Train, measure, print the table."""
     command = command_line.parse(SequenceBenchmarkCommand, argv)
-    or_exit(lambda: choose_device(command.device))
-    or_exit(lambda: _check_inputs(command))
+    exit_on_error(lambda: choose_device(command.device))
+    exit_on_error(lambda: _check_inputs(command))
     torch.set_num_threads(command.threads)
     display = ProgressDisplay(0)
     machine = f"{os.cpu_count()} cores, {command.threads} torch thread(s), {command.device}"
@@ -209,7 +209,7 @@ def _check_inputs(command: SequenceBenchmarkCommand) -> None:
 def _matters(config: SequenceConfig) -> dict[str, Any]:
     """What the numbers depend on, by option: also some of what a resumed run may change."""
     return {
-        **decided(config),
+        **checkpoint_options(config),
         "threads": config.threads,
         "device": config.device,
         "model.attention": config.model.attention,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.envs.streams.collision import FRAME_TOKENS
 from memory_suite.envs.streams.oracle import WINDOWS, window_errors
 from memory_suite.envs.streams.tasks import TASKS, make_stream
@@ -64,9 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     display = ProgressDisplay(0)
     results: dict[str, Any] = {}
     if command.part in ("all", "oracle"):
-        results["oracle"] = or_exit(lambda: measure_oracle(command, display))
+        results["oracle"] = exit_on_error(lambda: measure_oracle(command, display))
     if command.part in ("all", "speed"):
-        results["speed"] = or_exit(lambda: measure_speed(command, display))
+        results["speed"] = exit_on_error(lambda: measure_speed(command, display))
     if command.json is not None:
         write_json_atomically(command.json, results)
     return 0

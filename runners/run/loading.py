@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from memory_suite.agents.serialization.state_tree import unflatten
-from memory_suite.configs.run_config import RunConfig, decided, from_yaml
+from memory_suite.configs.run_config import RunConfig, checkpoint_options, from_yaml
 from memory_suite.runners.run.folder import Checkpoint, RunFolder, RunFolderError
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -62,7 +62,7 @@ def check_same_run(checkpoint: Checkpoint, config: RunConfig) -> None:
         RunFolderError: names the file and the first option that differs.
     """
     saved = unflatten(checkpoint.tensors, checkpoint.data)["runner"].get("config", {})  # absent in older ones
-    for option, value in decided(config).items():
+    for option, value in checkpoint_options(config).items():
         if saved.get(option, value) != value:
             raise RunFolderError(
                 f"{checkpoint.path} is of another run: {option} was {saved[option]} there, and is {value} "

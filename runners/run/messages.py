@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from memory_suite.agents.distributed import DistributedContext
-from memory_suite.configs.command_line import shown
+from memory_suite.configs.command_line import display_path
 from memory_suite.configs.run_config import RunConfig
 from memory_suite.runners.run.folder import RunFolder
 
@@ -20,7 +20,7 @@ def run_facts(
     return {
         "device": f"{device}, {threads}" + (f", {ranks.world_size} ranks" if ranks.is_distributed else ""),
         "tracking": "disabled" if config.track == "disabled" else f"Weights & Biases, {config.track}",
-        "run folder": shown(folder.path),
+        "run folder": display_path(folder.path),
     }
 
 
@@ -33,7 +33,7 @@ def result_paths(folder: RunFolder) -> dict[str, object]:
     }
     if folder.wandb.is_dir():
         paths["Weights & Biases"] = folder.wandb
-    return {name: shown(path) for name, path in paths.items()}
+    return {name: display_path(path) for name, path in paths.items()}
 
 
 def thread_notes(threads_before: int, config: RunConfig) -> list[str]:
@@ -53,5 +53,5 @@ def how_to_continue(command: str, folder: RunFolder, ranks: DistributedContext) 
     """
     if not folder.has_checkpoint:
         return "There is no checkpoint yet to continue from."
-    resume = f"Continue with: python runners/{command} --resume {shown(folder.path)}"
+    resume = f"Continue with: python runners/{command} --resume {display_path(folder.path)}"
     return f"{resume} (or with torchrun, on any number of ranks)" if ranks.is_distributed else resume

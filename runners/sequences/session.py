@@ -12,7 +12,7 @@ import torch
 
 from memory_suite.agents.algorithms.stopwatch import Stopwatch
 from memory_suite.agents.serialization.state_tree import flatten, unflatten
-from memory_suite.configs.run_config import decided
+from memory_suite.configs.run_config import checkpoint_options
 from memory_suite.configs.sequence_schema import SequenceConfig
 from memory_suite.envs.streams.stream import Stream
 from memory_suite.runners.run.folder import RunFolder
@@ -198,7 +198,7 @@ class Session:
         runner = {
             "best_loss": self._best_loss,
             "metrics_offset": self._logger.metrics.offset,
-            "config": decided(self._config),
+            "config": checkpoint_options(self._config),
             "threads": self._config.threads,
         }
         if self._reached:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memory_suite.configs.command_line import or_exit, shown
+from memory_suite.configs.command_line import display_path, exit_on_error
 from memory_suite.runners.plotting.matplotlib_style import image_bytes
 from memory_suite.runners.run.processes import usable_cores
 from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
@@ -48,18 +48,18 @@ def run_sweep(
         0: all is finished, or handed over to agents; 75: interrupted and saved; 1: some member failed.
     """
     if options.redraw:
-        for path in or_exit(lambda: _redraw(sweep, draw, members[0].columns)):
-            print(f"written to {shown(path)}")
+        for path in exit_on_error(lambda: _redraw(sweep, draw, members[0].columns)):
+            print(f"written to {display_path(path)}")
         return 0
-    or_exit(lambda: _write_down(sweep, members))
+    exit_on_error(lambda: _write_down(sweep, members))
     watch = Watch(sweep, members)
     if watch.left():
-        backend = or_exit(lambda: _make_backend(sweep, watch.left(), options, online))
+        backend = exit_on_error(lambda: _make_backend(sweep, watch.left(), options, online))
         with GracefulStop() as stop, watch:
             backend(watch, stop)
     rows = results.collect(sweep)
     for path in _write_results(sweep, rows, draw) if rows else []:
-        watch.note(f"written to {shown(path)}")
+        watch.note(f"written to {display_path(path)}")
     if watch.count(FAILED):
         return 1
     handed_over = options.backend == "wandb" and not online

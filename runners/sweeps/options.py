@@ -77,7 +77,7 @@ def given_options(training_words: Sequence[str], reserved: Iterable[str]) -> set
         ValueError: an option is unknown or reserved.
     """
     options = {**command_line.options_of(TrainConfig), "config": Path}
-    given = {setting.option for setting in command_line.settings_from_words(training_words, options)}
+    given = {setting.option for setting in command_line.values_from_argv(training_words, options)}
     for option in sorted(given & {*reserved, "seed", "run", "resume"}):
         raise SweepError(f"{option} is set by the sweep, member by member")
     return given

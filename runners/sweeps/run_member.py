@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memory_suite.configs import command_line
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.runners.sweeps.folder import Sweep
 from memory_suite.runners.sweeps.worker import train_member
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     if command.leave_with_stdin:
         threading.Thread(target=_leave_with_stdin, daemon=True).start()
     words = [] if command.track is None else ["--track", command.track]
-    return or_exit(lambda: train_member(Sweep(command.sweep.absolute()), command.member, words))
+    return exit_on_error(lambda: train_member(Sweep(command.sweep.absolute()), command.member, words))
 
 
 def _leave_with_stdin() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from memory_suite.configs.agent_schema import load
-from memory_suite.configs.command_line import or_exit
+from memory_suite.configs.command_line import exit_on_error
 from memory_suite.runners.run.folder import write_json_atomically
 from memory_suite.runners.sweeps.folder import Member, Sweep, SweepError, TestSetting
 from memory_suite.runners.training import evaluate_run, run
@@ -131,7 +131,7 @@ def _attempt(sweep: Sweep, name: str) -> None:
         os.setsid()  # Ctrl-C goes to the sweep, which signals members once; twice would skip saving
     print_into_log(sweep, name)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    sys.exit(or_exit(lambda: train_member(sweep, name)))
+    sys.exit(exit_on_error(lambda: train_member(sweep, name)))
 
 
 def _leave_with_parent() -> None:

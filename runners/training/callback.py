@@ -14,7 +14,7 @@ from memory_suite.agents.serialization.random_state import random_state, set_ran
 from memory_suite.agents.serialization.state_tree import flatten
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.configs.command_line import LARGEST_SEED
-from memory_suite.configs.run_config import decided
+from memory_suite.configs.run_config import checkpoint_options
 from memory_suite.envs.make import make_env
 from memory_suite.runners.rendering.render import render
 from memory_suite.runners.run.folder import RunFolder
@@ -141,7 +141,7 @@ class TrainingCallback(BaseCallback):
                     "solved_by": self._goal if self.outcome.solved else None,
                     "stage": self._stage,
                     "evaluating": self._was_evaluating,
-                    "config": decided(self._config),
+                    "config": checkpoint_options(self._config),
                 },
             }
         )

@@ -14,7 +14,7 @@ from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, No
 from memory_suite.agents.distributed import DistributedContext, RankLostError
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig
-from memory_suite.configs.command_line import or_exit, shown
+from memory_suite.configs.command_line import display_path, exit_on_error
 from memory_suite.envs.errors import EnvFailedError
 from memory_suite.runners.run.folder import RunFolder, RunFolderError
 from memory_suite.runners.run.loading import load_checkpoint, open_run_folder
@@ -53,9 +53,9 @@ def train(config: TrainConfig) -> int:
     """
     torch.set_num_threads(config.threads)
     ranks = DistributedContext.from_env()
-    env = or_exit(lambda: make_training_env(config, ranks=ranks))
-    or_exit(lambda: _check_evaluation(config, env))
-    device = or_exit(lambda: ranks.device(choose_device(config.device)))
+    env = exit_on_error(lambda: make_training_env(config, ranks=ranks))
+    exit_on_error(lambda: _check_evaluation(config, env))
+    device = exit_on_error(lambda: ranks.device(choose_device(config.device)))
     try:
         ranks.init_process_group(device)
         return _run(config, env, ranks)
@@ -65,11 +65,11 @@ def train(config: TrainConfig) -> int:
 
 
 def _run(config: TrainConfig, env: VecEnv, ranks: DistributedContext) -> int:
-    folder = or_exit(lambda: ranks.run_on_main(lambda: open_run_folder(config)))
+    folder = exit_on_error(lambda: ranks.run_on_main(lambda: open_run_folder(config)))
     display = ProgressDisplay(config.total_steps, rank=ranks.rank)
     # Before the agent is built: creating its optimizer imports torch's compiler, which takes a second.
     display.announce(_task_facts(config))
-    agent, runner_state, notes = or_exit(lambda: _fresh_or_restored(config, env, folder, ranks))
+    agent, runner_state, notes = exit_on_error(lambda: _fresh_or_restored(config, env, folder, ranks))
     display.start_at(agent.num_timesteps)
     facts = _agent_facts(config, agent)
     display.announce({**facts, **run_facts(config, agent.device, ranks, folder)})
@@ -108,8 +108,9 @@ def _run(config: TrainConfig, env: VecEnv, ranks: DistributedContext) -> int:
     )
     if outcome.solved and _still_remembers_all(config, result):
         display.note(
-            f"Solved before much was forgotten. With --resume {shown(folder.path)} training goes on: with "
-            "--stop.success none to the last step, with --stop.retained N until N memories are left at most."
+            f"Solved before much was forgotten. With --resume {display_path(folder.path)} training goes on: "
+            "with --stop.success none to the last step, with --stop.retained N until N memories are left at "
+            "most."
         )
     return 0
 
@@ -144,7 +145,7 @@ def _fresh_or_restored(
         env.close()
         env = make_training_env(config, stage, ranks=ranks)
     agent, runner_state = restore_agent(checkpoint, env, config.device, ranks)
-    notes = [*checkpoint.notes, f"resuming from {shown(checkpoint.path)}"]
+    notes = [*checkpoint.notes, f"resuming from {display_path(checkpoint.path)}"]
     if not agent.resumes_exactly:
         seed = (config.seed + agent.num_timesteps) % command_line.LARGEST_SEED  # new episodes
         env.seed(seed + ranks.rows(env.num_envs).start)

@@ -111,7 +111,7 @@ def test_yaml_keeps_an_experiment(config: TrainConfig, tmp_path: Path) -> None:
 def test_the_command_line_can_say_all_that_yaml_can(config: TrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(config, env_args={}, eval_env_args={}, run=None)
     words = []
-    for setting in command_line.settings_from_mapping(to_dict(config), OPTIONS):
+    for setting in command_line.values_from_mapping(to_dict(config), OPTIONS):
         words.append(f"--{setting.option.replace('_', '-')}={setting.value}")
     assert load(words, presets=tmp_path) == config
 
@@ -227,7 +227,7 @@ def test_a_preset_of_the_other_kind_is_named(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         load(["--config", str(file)])
     said = "is a configuration of train_sequence.py (task copy); use train_sequence.py"
-    assert f"{command_line.shown(file)} {said}" in capsys.readouterr().err
+    assert f"{command_line.display_path(file)} {said}" in capsys.readouterr().err
 
 
 BAD_COMMAND_LINES = {

@@ -234,7 +234,7 @@ LEAVING = """
 import atexit, sys
 import torch.distributed as dist
 from memory_suite.agents.distributed import DistributedContext
-from memory_suite.configs.command_line import or_exit, run
+from memory_suite.configs.command_line import exit_on_error, run
 
 def refuse():
     raise ValueError("no")
@@ -243,7 +243,7 @@ atexit.register(print, "an orderly exit")
 if sys.argv[1] == "several":
     dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=0, world_size=1)
 print("written")
-DistributedContext.exit(run(lambda: or_exit(refuse) if sys.argv[3] == "refused" else 3))
+DistributedContext.exit(run(lambda: exit_on_error(refuse) if sys.argv[3] == "refused" else 3))
 """
 
 
