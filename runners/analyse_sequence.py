@@ -1,4 +1,4 @@
-"""What a trained sequence model keeps, and what it is good for: pictures and one page.
+"""Analyse the memory of a trained sequence model: its spans and their use, in pictures and one page.
 
     python runners/analyse_sequence.py --run runs/NAME --text FILE
     python runners/analyse_sequence.py --run runs/NAME --text FILE --replace "Alice=Maria"
@@ -38,33 +38,34 @@ from memory_suite.runners.sequences.loading import TrainedOptions
 TEXT_TOKENS = 32_768
 TASK_TOKENS = 262_144
 MOST_SHOWN = 50_000
-"""bytes that a browser still shows at once"""
+"""largest number of bytes that browsers show without delay"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnalyseSequenceCommand(TrainedOptions):
-    """What a trained sequence model keeps, and what it is good for: pictures and one page."""
+    """Analyse the memory of a trained sequence model: its spans and their use, in pictures and one page."""
 
     text: Path | None = None
-    """file to be read, of any content; for runs on text, and needed there"""
+    """file to read, of any content; for runs on text, where it is required"""
     out: Path | None = None
-    """folder for the pictures and analysis.html; none: analysis in the run folder"""
+    """folder for the pictures and analysis.html; none: `analysis` in the run folder"""
     tokens: int | None = None
-    """analyse no more than so many bytes of the file, from its first; of a task that is no text, so many
-    tokens of the test split, all rows together; none: 32,768 bytes, 262,144 tokens"""
+    """number of bytes to analyse, from the start of the file; on other tasks, number of tokens of the test
+    split, all rows together; none: 32,768 bytes or 262,144 tokens"""
     shown: int = 3_000
-    """bytes shown one by one: the last ones, since memory is full by then; of an edit, those behind it"""
+    """number of bytes shown one by one: the last ones, when memory is full; or those that follow an edit"""
     max_spans: tuple[int, ...] = ()
     """maximum spans to try; none: powers of 4 up to the run's"""
     compare: tuple[int, ...] = ()
-    """two: which bytes profit from the longer one; none: the longest tried, and a sixteenth of it"""
+    """two maximum spans, to show which bytes profit from the longer one; none: the longest tried, and a
+    sixteenth of it"""
     replace: str | None = None
-    """OLD=NEW, of equal length in bytes: see what changes if the first OLD in the text were NEW"""
+    """OLD=NEW, of equal length in bytes: show how predictions change if the first OLD in the text is NEW"""
     block_size: int | None = None
-    """tokens of a row read at a time, which changes no result but rounding; none: as in training"""
+    """tokens of a row read at a time, which changes results only by rounding; none: as in training"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         TrainedOptions.__post_init__(self)
         for name in ("tokens", "block_size"):
             if getattr(self, name) is not None:
@@ -86,7 +87,7 @@ class AnalyseSequenceCommand(TrainedOptions):
                 raise ValueError(f"out: there is no folder {self.out.parent}")
 
     def check_with(self, config: SequenceConfig) -> None:
-        """Refuse what does not fit the run."""
+        """Validate against the run's configuration."""
         memory = config.memory
         if not memory.learns_spans:
             raise ValueError(
@@ -115,14 +116,14 @@ class AnalyseSequenceCommand(TrainedOptions):
                 )
 
     def spans_to_try(self, longest: int) -> list[int]:
-        """In ascending order."""
+        """Maximum spans to try, in ascending order."""
         if self.max_spans:
             return sorted(set(self.max_spans))
         powers = [4**power for power in range(1, 40) if 2 * 4**power <= longest]
         return [*powers, longest]
 
     def spans_to_compare(self, tried: list[int]) -> tuple[int, int]:
-        """The shorter one first."""
+        """The two maximum spans to compare, the shorter one first."""
         if self.compare:
             return min(self.compare), max(self.compare)
         return max(1, tried[-1] // 16), tried[-1]
@@ -138,10 +139,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def analyse(command: AnalyseSequenceCommand, note: Callable[[str], None]) -> Path:
-    """Do what the command says; gives the folder that was written.
+    """Write the analysis and return its folder.
 
     Raises:
-        ValueError: the run, the text or an option is not as it must be.
+        ValueError: the run, the text or an option does not work.
     """
     require_matplotlib()
     run = RunFolder.open(command.run)

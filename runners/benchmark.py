@@ -47,14 +47,14 @@ from memory_suite.runners.benchmarks import (
     update,
 )
 from memory_suite.runners.benchmarks.figures import draw
-from memory_suite.runners.benchmarks.options import PARTS, BenchmarkCommand, Part, Subject
+from memory_suite.runners.benchmarks.options import PARTS, AgentSpec, BenchmarkCommand, Part
 from memory_suite.runners.benchmarks.tables import Table
 from memory_suite.runners.benchmarks.worker_process import BenchmarkError
 from memory_suite.runners.plotting.matplotlib_style import image_bytes, require_matplotlib
 from memory_suite.runners.run.folder import write_json_atomically
 from memory_suite.runners.run.progress import ProgressDisplay
 
-MEASURES: dict[Part, Callable[[Subject, BenchmarkCommand], list[Table]]] = {
+MEASURES: dict[Part, Callable[[AgentSpec, BenchmarkCommand], list[Table]]] = {
     "envs": environments.measure,
     "training": training.measure,
     "update": update.measure,
@@ -62,31 +62,31 @@ MEASURES: dict[Part, Callable[[Subject, BenchmarkCommand], list[Table]]] = {
     "ranks": ranks.measure,
     "solving": time_to_solve.measure,
 }
-CHECKS: dict[Part, Callable[[Subject], None]] = {
+CHECKS: dict[Part, Callable[[AgentSpec], None]] = {
     "training": baselines.check,
     "acting": acting.check,
     "ranks": ranks.check,
     "solving": time_to_solve.check,
 }
-"""of the parts that cannot measure everything"""
+"""checks of the parts that cannot measure every agent, before any work is done"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write, draw."""
-    words = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:] if argv is None else argv
     others = {
         "sequence": sequence_efficiency.main,
         "spans": span_scaling.main,
         "streams": streams.main,
     }
-    if words and words[0] in others:
-        return others[words[0]](list(words[1:]))
-    command, training_words = command_line.parse_known(BenchmarkCommand, words)
-    subject = exit_on_error(lambda: _checked_subject(command, training_words))
+    if argv and argv[0] in others:
+        return others[argv[0]](argv[1:])
+    command, training_argv = command_line.parse_known(BenchmarkCommand, argv)
+    spec = exit_on_error(lambda: _checked_spec(command, training_argv))
     display = ProgressDisplay(0)
     machine = (
         f"{platform.machine()}, {os.cpu_count()} cores, {command.threads} torch thread(s), "
-        f"{subject.config.device}"
+        f"{spec.config.device}"
     )
     load = f"{os.getloadavg()[0]:.1f}"
     display.announce({"machine": machine, "torch": torch.__version__, "load": load})
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     results: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "load": load, "tables": {}}
     try:
         for part in (part for part in PARTS if part in command.parts):
-            for table in MEASURES[part](subject, command):
+            for table in MEASURES[part](spec, command):
                 display.note("\n".join(table.lines()))
                 tables.append(table)
                 results["tables"][table.name] = table.to_json()
@@ -108,15 +108,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _checked_subject(command: BenchmarkCommand, training_words: list[str]) -> Subject:
-    """What is measured, if all parts can measure it; ValueError says why not."""
+def _checked_spec(command: BenchmarkCommand, training_argv: list[str]) -> AgentSpec:
+    """The agent to measure; ValueError if one of the parts cannot measure it."""
     if command.picture is not None:
         require_matplotlib()
-    subject = Subject.of(command, training_words)
+    spec = AgentSpec.from_command(command, training_argv)
     for part in command.parts:
         if part in CHECKS:
-            CHECKS[part](subject)
-    return subject
+            CHECKS[part](spec)
+    return spec
 
 
 if __name__ == "__main__":

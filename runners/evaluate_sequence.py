@@ -1,4 +1,4 @@
-"""Judge a trained sequence model: stream a whole split once, memory carried through.
+"""Evaluate a trained sequence model on a split, carrying memory from block to block.
 
 python runners/evaluate_sequence.py --run runs/NAME --split test
 """
@@ -14,40 +14,35 @@ if not __package__:  # started as a script: import from the checkout, not from t
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import exit_on_error
-from memory_suite.envs.streams.oracle import WINDOWS, errors_by_window
-from memory_suite.envs.streams.stream import IGNORE, UNKNOWN, Block
 from memory_suite.runners.run.folder import write_json_atomically
 from memory_suite.runners.run.progress import ProgressDisplay
+from memory_suite.runners.sequences.error_by_distance import ErrorByDistance
 from memory_suite.runners.sequences.evaluation import SequenceScore, evaluate
 from memory_suite.runners.sequences.loading import TrainedOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateSequenceCommand(TrainedOptions):
-    """Judge a trained sequence model: stream a whole split once, memory carried through."""
+    """Evaluate a trained sequence model on a split, carrying memory from block to block."""
 
     split: Literal["train", "valid", "test"] = "test"
-    """which data"""
+    """split to read"""
     tokens: int | None = None
-    """read so many, all rows together, rounded up to whole blocks of all rows; none: the whole split (of
-    train, 2^22)"""
+    """number of tokens to read, all rows together, rounded up to whole blocks; none: the whole split (of
+    train, 2^22 tokens)"""
     num_rows: int | None = None
-    """rows that the split is cut into, each with a memory of its own; none: as in training"""
+    """number of rows that the split is cut into, each with a memory of its own; none: as in training"""
     block_size: int | None = None
-    """tokens of a row read at a time, which changes no result but rounding; none: as in training"""
+    """tokens of a row read at a time, which changes results only by rounding; none: as in training"""
     max_span: int | None = None
-    """cut spans to so many steps; none: as learned"""
+    """limit on spans in steps; none: as learned"""
     json: Path | None = None
     """also write the result to this file"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         TrainedOptions.__post_init__(self)
         for name in ("tokens", "num_rows", "block_size", "max_span"):
             if getattr(self, name) is not None:
@@ -56,7 +51,7 @@ class EvaluateSequenceCommand(TrainedOptions):
 
 
 WHOLE_TRAIN_TOKENS = 1 << 22
-"""of the train split, which never ends"""
+"""tokens read of the train split, which never ends"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,10 +69,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(command: EvaluateSequenceCommand) -> SequenceScore:
-    """Do what the command says.
+    """Evaluate the run that the options name.
 
     Raises:
-        ValueError: the run, the data or an option is not as it must be.
+        ValueError: the run, the data or an option does not work.
     """
     trained = command.open()
     tokens = command.tokens
@@ -93,43 +88,7 @@ def run(command: EvaluateSequenceCommand) -> SequenceScore:
         max_span=command.max_span,
         on_block=by_distance.add,
     )
-    return replace(score, extra=by_distance.shares())
-
-
-class ErrorByDistance:
-    """Losses by how far back the needed token lies, in powers of 4, and what a window could do at best."""
-
-    def __init__(self, chance_accuracy: float | None) -> None:
-        """Nothing yet; a task that knows how good guessing is has an oracle (`envs.streams.oracle`)."""
-        self._chance_accuracy = chance_accuracy
-        self._sums: NDArray[np.float64] = np.zeros((2, 32))
-        self._distances: list[NDArray[np.int32]] = []
-
-    def add(self, block: Block, losses: torch.Tensor) -> None:
-        """Take in a block and the losses of its scored targets."""
-        distance = block.distance[block.targets != IGNORE]
-        known = distance != UNKNOWN
-        power = np.ceil(np.log(np.maximum(distance[known], 1)) / np.log(4)).astype(np.int64)
-        np.add.at(self._sums[0], power, losses.cpu().numpy()[known])
-        np.add.at(self._sums[1], power, 1.0)
-        self._distances.append(distance[known])
-
-    def shares(self) -> dict[str, str]:
-        """Mean loss and number of targets for each class of distances that occurs; errors of oracles."""
-        losses = {
-            f"loss_up_to_{4**power:,}_tokens_back": f"{total / count:.4f} nats ({int(count):,} targets)"
-            for power, (total, count) in enumerate(self._sums.T)
-            if count
-        }
-        if self._chance_accuracy is None or not losses:
-            return losses
-        errors = errors_by_window(np.concatenate(self._distances), WINDOWS, 1.0 - self._chance_accuracy)
-        oracles = {
-            f"error_of_an_oracle_that_sees_{window:,}_tokens": f"{error:.2%}"
-            for window, error in errors.items()
-            if error
-        }
-        return losses | oracles
+    return replace(score, extra=by_distance.results())
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What `runners/benchmark.py` measures, a module for each part."""
+"""Measurements of `runners/benchmark.py`, a module for each part."""

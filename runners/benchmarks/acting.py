@@ -1,4 +1,4 @@
-"""What a step of acting costs: as one episode grows, and as the maximum span grows."""
+"""Cost of an acting step: as one episode grows, and as the maximum span grows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from memory_suite.agents.policy.policy import MemoryPolicy
 from memory_suite.configs.agent_schema import TrainConfig, load
 from memory_suite.envs.make import make_vec_env
 from memory_suite.envs.vec_env import GymnasiumVecEnv
-from memory_suite.runners.benchmarks.options import BenchmarkCommand, Subject, shorten_spans
-from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
-from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, peak_mebibytes
+from memory_suite.runners.benchmarks.options import AgentSpec, BenchmarkCommand, shorten_spans
+from memory_suite.runners.benchmarks.tables import Spread, Table, interleaved
+from memory_suite.runners.benchmarks.worker_process import Turn, WorkerProcess, peak_mebibytes
 from memory_suite.runners.run.loading import open_checkpoint
 from memory_suite.runners.training.build import check_spaces, make_agent, make_training_env, restore_agent
 
@@ -28,18 +28,18 @@ ENV = "corridor-endless"
 STRETCH_STEPS = 100
 """steps of one measurement"""
 STRETCHES = 5
-"""measurements for each of the command's rounds: short turns, since a machine's load changes by the second"""
+"""measurements for each of the command's rounds: short ones, since a machine's load changes by the second"""
 SPAN_ENVS = 16
 """environments where maximum spans are compared"""
 
 
-def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
+def measure(spec: AgentSpec, command: BenchmarkCommand) -> list[Table]:
     """Two tables: by age of the episode, and by maximum span."""
-    with OwnProcess(
-        _grow_old, subject, command.episode_steps, STRETCHES * command.rounds, STRETCH_STEPS
+    with WorkerProcess(
+        _grow_old, spec, command.episode_steps, STRETCHES * command.rounds, STRETCH_STEPS
     ) as process:
         by_age = process.answer()
-    return [_episode_table(by_age), _span_table(subject.config, command)]
+    return [_episode_table(by_age), _span_table(spec.config, command)]
 
 
 def _episode_table(by_age: dict[int, _Age]) -> Table:
@@ -62,41 +62,41 @@ def _episode_table(by_age: dict[int, _Age]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class _Age:
-    """What acting costs so far into an episode."""
+    """Cost of acting at one age of an episode."""
 
     microseconds: Spread
     kibibytes: float
-    """held, on average over a round of compactions"""
+    """memory held, mean over a round of compactions"""
     retained: float
-    """memories, over all layers"""
+    """number of memories, summed over layers"""
     process_mebibytes: float
-    """peak of the process so far"""
+    """peak memory of the process until this age"""
 
 
 class _Player:
     """An agent in the middle of its episodes."""
 
     def __init__(self, policy: MemoryPolicy, env: GymnasiumVecEnv) -> None:
-        """Begin."""
+        """Reset the environments and the memory."""
         self.policy, self.env = policy, env
         self.observation = env.reset()
         self.state: MemoryState = policy.initial_state(env.num_envs)
-        self._nobody = torch.zeros(env.num_envs, dtype=torch.bool, device=policy.device)
+        self._no_reset_B = torch.zeros(env.num_envs, dtype=torch.bool, device=policy.device)
 
     def microseconds(self, steps: int) -> float:
-        """Take steps; gives the mean time of the agent's part of one."""
+        """Take steps and return the mean time of the agent's part of one."""
         policy, seconds = self.policy, 0.0
         for _ in range(steps):
             began = time.perf_counter()
             features = policy.encoder.preprocess(policy.obs_to_tensor(self.observation)[0])
-            decision = policy.act(features, self.state, self._nobody)
+            decision = policy.act(features, self.state, self._no_reset_B)
             self.state, actions = decision.state, policy.to_env(decision.actions)
             seconds += time.perf_counter() - began
             self.observation = self.env.step(actions)[0]
         return seconds / steps * 1e6
 
     def held(self) -> tuple[float, float]:
-        """KiB and memories per environment, on average over a round of compactions."""
+        """KiB and memories per environment, mean over a round of compactions."""
         kibibytes, retained = [], []
         for _ in range(COMPACTION_INTERVAL_STEPS):
             self.microseconds(1)
@@ -105,23 +105,23 @@ class _Player:
         return float(np.mean(kibibytes)), float(np.mean(retained))
 
     def copy(self, env: GymnasiumVecEnv) -> _Player:
-        """The same moment in other environments, to go on from there again and again."""
-        twin = _Player(self.policy, env)
+        """The same moment in other environments, to continue from there repeatedly."""
+        copied = _Player(self.policy, env)
         env.load_state_dict(copy.deepcopy(self.env.state_dict()))
-        twin.observation, twin.state = self.observation.copy(), self.state.clone()
-        return twin
+        copied.observation, copied.state = self.observation.copy(), self.state.clone()
+        return copied
 
 
-def _grow_old(turn: Turn, subject: Subject, ages: tuple[int, ...], rounds: int, stretch_steps: int) -> None:
-    """Play one episode, keep the moments of all ages, and measure them in turns at last.
+def _grow_old(turn: Turn, spec: AgentSpec, ages: tuple[int, ...], rounds: int, stretch_steps: int) -> None:
+    """Play one episode, keep a copy at each age, and measure the copies interleaved at the end.
 
-    Minutes lie between the first age and the last; measured as they come, they would tell how busy the
-    machine was then and then.
+    Minutes lie between the first age and the last. Measured as they come, ages would differ by the machine's
+    load.
     """
-    torch.set_num_threads(subject.config.threads)
+    torch.set_num_threads(spec.config.threads)
     length = ages[-1] + (rounds + 2) * stretch_steps
-    envs = [make_vec_env(ENV, 1, subject.config.seed, {"length": length}) for _ in range(len(ages) + 1)]
-    player = _Player(_endless_policy(subject, envs[0]), envs[0])
+    envs = [make_vec_env(ENV, 1, spec.config.seed, {"length": length}) for _ in range(len(ages) + 1)]
+    player = _Player(_endless_policy(spec, envs[0]), envs[0])
     moments: dict[int, _Player] = {}
     held: dict[int, tuple[float, float, float]] = {}
     taken = 0
@@ -130,38 +130,40 @@ def _grow_old(turn: Turn, subject: Subject, ages: tuple[int, ...], rounds: int, 
         held[steps] = (*player.held(), peak_mebibytes())
         taken = steps + COMPACTION_INTERVAL_STEPS
         moments[steps] = player.copy(env)
-    times = _in_turns(moments, rounds, stretch_steps)
+    times = _interleaved_microseconds(moments, rounds, stretch_steps)
     turn({steps: _Age(times[steps], *held[steps]) for steps in ages})
 
 
-def _in_turns(players: Mapping[int, _Player], rounds: int, stretch_steps: int) -> dict[int, Spread]:
+def _interleaved_microseconds(
+    players: Mapping[int, _Player], rounds: int, stretch_steps: int
+) -> dict[int, Spread]:
     """Microseconds of each player's steps; a first round does not count."""
-    rivals = {key: partial(player.microseconds, stretch_steps) for key, player in players.items()}
-    found = in_turns(rivals, rounds + 1)
+    measurements = {key: partial(player.microseconds, stretch_steps) for key, player in players.items()}
+    found = interleaved(measurements, rounds + 1)
     return {key: Spread(tuple(times[1:])) for key, times in found.items()}
 
 
-def check(subject: Subject) -> None:
-    """Raise ValueError, before any work is done, if the subject cannot act in corridors."""
-    if subject.run is not None:
-        _endless_policy(subject, make_vec_env(ENV, 1))
+def check(spec: AgentSpec) -> None:
+    """Raise ValueError, before any work is done, if the agent cannot act in corridors."""
+    if spec.run is not None:
+        _endless_policy(spec, make_vec_env(ENV, 1))
 
 
-def _endless_policy(subject: Subject, env: GymnasiumVecEnv) -> MemoryPolicy:
-    """The subject's policy, if it is a trained one; else that of the endless corridor's preset."""
-    if subject.run is not None:
-        _, checkpoint = open_checkpoint(subject.run, "best", TrainConfig)
-        agent = restore_agent(checkpoint, None, subject.config.device)[0]
+def _endless_policy(spec: AgentSpec, env: GymnasiumVecEnv) -> MemoryPolicy:
+    """The policy of a trained agent; without one, that of the endless corridor's preset."""
+    if spec.run is not None:
+        _, checkpoint = open_checkpoint(spec.run, "best", TrainConfig)
+        agent = restore_agent(checkpoint, None, spec.config.device)[0]
         check_spaces(env, agent, f"parts: acting plays {ENV}, which", "the agent of --run has")
     else:
-        agent = make_agent(_endless(subject.config), env)
+        agent = make_agent(_endless(spec.config), env)
         shorten_spans(agent)
     agent.policy.set_training_mode(False)
     return agent.policy
 
 
 def _endless(config: TrainConfig) -> TrainConfig:
-    """The endless corridor's preset, measured as `config` says."""
+    """The endless corridor's preset, with seed, threads and device of `config`."""
     return replace(load(["--env", ENV]), seed=config.seed, threads=config.threads, device=config.device)
 
 
@@ -171,7 +173,7 @@ def _span_table(config: TrainConfig, command: BenchmarkCommand) -> Table:
     players = {max_span: _spanning_player(_endless(config), max_span, span) for max_span in command.max_spans}
     for player in players.values():
         player.microseconds(2 * span)  # until as many expire as are written
-    microseconds = _in_turns(players, STRETCHES * command.rounds, STRETCH_STEPS)
+    microseconds = _interleaved_microseconds(players, STRETCHES * command.rounds, STRETCH_STEPS)
     first = command.max_spans[0]
     rows: dict[str, dict[str, Spread | str]] = {}
     for max_span, player in players.items():

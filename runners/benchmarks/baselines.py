@@ -16,8 +16,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.configs.model import MemoryKind
-from memory_suite.runners.benchmarks.options import Subject
-from memory_suite.runners.benchmarks.sequence_efficiency import COMPRESSION_RATE, RAW_SHARE
+from memory_suite.runners.benchmarks.options import AgentSpec
 from memory_suite.runners.training.build import choose_device, make_agent, make_training_env
 
 FORGETTING = "ours, expire-span"
@@ -32,21 +31,25 @@ OTHERS: dict[str, MemoryKind] = {
     "ours, no memory": "none",
 }
 NAMES = (FORGETTING, UNTRAINED, *OTHERS, RECURRENT, RECURRENT_LEAN, PLAIN)
+COMPRESSION_RATE = 4
+"""memories that a compressive memory merges into one"""
+RAW_SHARE = 4
+"""divisor of a compressive memory's reach that gives the number of its uncompressed memories"""
 
 
-def check(subject: Subject) -> None:
-    """Raise ValueError, before any work is done, if the subject cannot be compared with the peers."""
-    if subject.config.algo != "ppo":
-        raise ValueError(f"algo must be ppo in the parts training and solving, got {subject.config.algo}")
+def check(spec: AgentSpec) -> None:
+    """Raise ValueError, before any work is done, if the agent cannot be compared with the baselines."""
+    if spec.config.algo != "ppo":
+        raise ValueError(f"algo must be ppo in the parts training and solving, got {spec.config.algo}")
     if importlib.util.find_spec("sb3_contrib") is None:
         raise ValueError('this part needs sb3-contrib: pip install -c constraints.txt -e ".[bench]"')
 
 
-def make_rival(subject: Subject, name: str, reach: int) -> OnPolicyAlgorithm:
+def make_baseline(spec: AgentSpec, name: str, reach: int) -> OnPolicyAlgorithm:
     """One of `NAMES`, on environments of its own; the other memories look `reach` steps back."""
     if name == FORGETTING:
-        return subject.agent()
-    config = subject.config
+        return spec.build()
+    config = spec.config
     if name in OTHERS:
         config = _with_memory(config, OTHERS[name], reach)
     env = make_training_env(config)
@@ -71,12 +74,12 @@ def make_rival(subject: Subject, name: str, reach: int) -> OnPolicyAlgorithm:
     kwargs = {"lstm_hidden_size": policy.width, "n_lstm_layers": policy.num_layers, "net_arch": []}
     if name == RECURRENT_LEAN:
         kwargs |= {"shared_lstm": True, "enable_critic_lstm": False}
-    rival: OnPolicyAlgorithm = RecurrentPPO(f"{prefix}LstmPolicy", env, policy_kwargs=kwargs, **arguments)
-    return rival
+    baseline: OnPolicyAlgorithm = RecurrentPPO(f"{prefix}LstmPolicy", env, policy_kwargs=kwargs, **arguments)
+    return baseline
 
 
 def _with_memory(config: TrainConfig, kind: MemoryKind, reach: int) -> TrainConfig:
-    """The same agent with a memory that looks `reach` steps back."""
+    """The same configuration with a memory that looks `reach` steps back."""
     raw = max(1, reach // RAW_SHARE) if kind == "compressive" else reach
     memory = replace(
         config.memory,

@@ -1,4 +1,4 @@
-"""Environment steps per second: our batched twins, plain environments, Gymnasium's vector environments."""
+"""Environment steps per second: ours, vectorized and plain, and Gymnasium's vector environments."""
 
 from __future__ import annotations
 
@@ -11,70 +11,78 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from memory_suite.envs.registration import REGISTRY, resolve
-from memory_suite.runners.benchmarks.options import BenchmarkCommand, Subject
-from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners.benchmarks.options import AgentSpec, BenchmarkCommand
+from memory_suite.runners.benchmarks.tables import Spread, Table, interleaved
 
 NAME = "environments"
 SPEED = "steps/s"
 MINIGRID = "MiniGrid-MemoryS13-v0"
-"""an environment that others wrote, for scale"""
+"""third-party environment, for scale"""
 COPIES = 16
-"""where twins and Gymnasium's vector environments have equally many"""
+"""environments in a batch where vectorized versions are compared with Gymnasium's vector environments"""
 LARGE_BATCH = 1_024
 PLAIN_STEPS, BATCH_STEPS = 2_000, 200
-"""of one measurement; of a batch, each in all of its environments"""
+"""steps of one measurement; a batch takes each in all of its environments"""
 
 
-def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
-    """Two tables: ways to step the subject's environment, and all of our twins against plain environments."""
-    config = subject.config
+def measure(spec: AgentSpec, command: BenchmarkCommand) -> list[Table]:
+    """Two tables: ways to step the chosen environment; all vectorized versions against plain ones."""
+    config = spec.config
     tables = [_ways(config.env, dict(config.env_args), command)]
     with ExitStack() as stack:
-        rivals: dict[str, Callable[[], float]] = {}
+        measurements: dict[str, Callable[[], float]] = {}
         for name in REGISTRY:
-            rivals |= {
+            measurements |= {
                 f"{name}, plain": _plain(stack, name, {}, command.seed),
-                f"{name}, twin": _batch(stack, name, {}, command.seed, "vector_entry_point", LARGE_BATCH),
+                f"{name}, vectorized": _batch(
+                    stack, name, {}, command.seed, "vector_entry_point", LARGE_BATCH
+                ),
             }
-        found = {name: Spread(tuple(rates)) for name, rates in in_turns(rivals, command.rounds).items()}
+        found = {
+            name: Spread(tuple(rates)) for name, rates in interleaved(measurements, command.rounds).items()
+        }
     rows: dict[str, dict[str, Spread | str]] = {
         name: {
             "plain steps/s": found[f"{name}, plain"],
-            "twin steps/s": found[f"{name}, twin"],
-            "twin against plain": found[f"{name}, twin"].against(found[f"{name}, plain"]),
+            "vectorized steps/s": found[f"{name}, vectorized"],
+            "vectorized against plain": found[f"{name}, vectorized"].against(found[f"{name}, plain"]),
         }
         for name in REGISTRY
     }
-    what = f"Random actions; a batched twin of {LARGE_BATCH:,} environments against one plain environment"
-    return [*tables, Table("twins", what, rows)]
+    what = (
+        f"Random actions; a vectorized version of {LARGE_BATCH:,} environments against one plain environment"
+    )
+    return [*tables, Table("vectorized versions", what, rows)]
 
 
 def _ways(name: str, arguments: Mapping[str, Any], command: BenchmarkCommand) -> Table:
     seed = command.seed
     sync = f"SyncVectorEnv of {COPIES}"
     with ExitStack() as stack:
-        rivals = {
+        measurements = {
             "one plain environment": _plain(stack, name, arguments, seed),
             sync: _batch(stack, name, arguments, seed, "sync", COPIES),
             f"AsyncVectorEnv of {COPIES}": _batch(stack, name, arguments, seed, "async", COPIES),
         }
         if resolve(name) in {entry.id for entry in REGISTRY.values()}:
-            rivals |= {
-                f"our batched twin of {count:,}": _batch(
+            measurements |= {
+                f"our vectorized version of {count:,}": _batch(
                     stack, name, arguments, seed, "vector_entry_point", count
                 )
                 for count in (COPIES, 64, LARGE_BATCH)
             }
-        rivals |= {
+        measurements |= {
             f"{MINIGRID}, one": _plain(stack, MINIGRID, {}, seed),
             f"{MINIGRID}, SyncVectorEnv of {COPIES}": _batch(stack, MINIGRID, {}, seed, "sync", COPIES),
         }
-        speeds = {way: Spread(tuple(rates)) for way, rates in in_turns(rivals, command.rounds).items()}
+        speeds = {
+            way: Spread(tuple(rates)) for way, rates in interleaved(measurements, command.rounds).items()
+        }
     rows: dict[str, dict[str, Spread | str]] = {
         way: {SPEED: speed, "against SyncVectorEnv": speed.against(speeds[sync])}
         for way, speed in speeds.items()
     }
-    what = f"{name}: random actions, episodes begin anew in the same step"
+    what = f"{name}: random actions, environments reset in the step that ends an episode"
     return Table(NAME, what, rows)
 
 

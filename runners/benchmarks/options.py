@@ -1,4 +1,4 @@
-"""What is measured: the command's options, and the agent that they name."""
+"""Options of the benchmark, and the agent that they specify."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from memory_suite.runners.training.build import (
 Part = Literal["envs", "training", "update", "acting", "ranks", "solving"]
 PARTS: tuple[Part, ...] = ("envs", "training", "update", "acting", "ranks", "solving")
 MATURE_ROLLOUTS = 4
-"""before anything is measured: by then episodes are as old as random walking lets them become"""
+"""training rollouts before the first measurement; by then random walking has ended the first episodes"""
 LEAST_EPISODE_STEPS = 100
-"""between ages of an episode: each is measured over some steps"""
+"""smallest distance between two ages of an episode, since each is measured over some steps"""
 SHORT_SPANS_BIAS = -12.0
 """a span is its maximum times the sigmoid of this: below one step, for maximum spans up to 131,072"""
 
@@ -42,38 +42,38 @@ class BenchmarkCommand:
     parts: tuple[Part, ...] = PARTS
     """what to measure"""
     env: str = "corridor-long"
-    """whose preset is measured, and which environments; the episodes of the part acting are always those of
+    """environments that are measured, and the preset of the agents; the part acting always plays
     corridor-endless"""
     run: Path | None = None
-    """run folder whose trained agent is measured instead, with its configuration; none: a fresh one with the
-    spans of a trained one"""
+    """run folder whose trained agent is measured, with its configuration; none: a fresh agent with short
+    spans, as training gives them to irrelevant memories"""
     rounds: int = 10
-    """measurements of each rival, alternating"""
+    """number of interleaved measurements of each agent or environment"""
     reach: int = 256
-    """steps back that the other memories can reach in the part training"""
+    """reach of the other memories in the part training, in steps"""
     episode_steps: tuple[int, ...] = (1_000, 10_000, 100_000)
     """ages of one episode at which acting is measured (1_000_000: about a quarter of an hour more)"""
     max_spans: tuple[int, ...] = (256, 1_024, 4_096, 16_384, 65_536, 131_072)
     """maximum spans whose acting is compared, at equal numbers of memories retained"""
     solving_success: float = 0.95
-    """success rate that the part solving waits for"""
+    """success rate that counts as solved in the part solving"""
     solving_seconds: float = 180.0
-    """each agent gives up after so long"""
+    """time limit of each agent in the part solving"""
     solving_seeds: int = 1
-    """seeds of the part solving"""
+    """number of seeds in the part solving"""
     seed: int = 0
-    """seeds agents, environments and random actions"""
+    """seed of agents, environments and random actions"""
     threads: int = 1
-    """torch's threads"""
+    """number of torch threads"""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
-    """where the policies compute"""
+    """device of the policies"""
     json: Path | None = None
     """also write the numbers to this file"""
     picture: Path | None = None
-    """also draw them, into this PNG"""
+    """also draw the numbers, to this PNG file"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         command_line.check_at_least_1(self, "rounds", "threads", "reach", "solving_seeds")
         check("solving_success", self.solving_success, "(0, 1]")
         check("solving_seconds", self.solving_seconds, "(0, inf)")
@@ -94,28 +94,36 @@ class BenchmarkCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """The agent that is measured; it can be sent to another process, which makes it there."""
+class AgentSpec:
+    """Specification of the measured agent; worker processes receive it and build the agent themselves."""
 
     config: TrainConfig
     run: Path | None
 
     @classmethod
-    def of(cls, command: BenchmarkCommand, training_words: Sequence[str]) -> Subject:
-        """What the command asks for; ValueError says what is wrong with it."""
+    def from_command(cls, command: BenchmarkCommand, training_argv: Sequence[str]) -> AgentSpec:
+        """Read the configuration that the command names.
+
+        Args:
+            command: options of the benchmark.
+            training_argv: remaining options, which are those of train_agent.py.
+
+        Raises:
+            ValueError: an option does not work; the message names it.
+        """
         choose_device(command.device)
         if command.run is None:
-            config = load(["--env", command.env, "--track", "disabled", *training_words])
-        elif training_words:
-            raise ValueError(f"{training_words[0]}: the agent of --run has a configuration already")
+            config = load(["--env", command.env, "--track", "disabled", *training_argv])
+        elif training_argv:
+            raise ValueError(f"{training_argv[0]}: the agent of --run has a configuration already")
         else:
             config, _ = open_checkpoint(command.run, "best", TrainConfig)
         config = replace(config, seed=command.seed, threads=command.threads, device=command.device)
         make_training_env(config).close()
         return cls(config, command.run)
 
-    def agent(self) -> MemoryOnPolicyAlgorithm:
-        """An agent that forgets as a trained one does, on environments of its own."""
+    def build(self) -> MemoryOnPolicyAlgorithm:
+        """An agent with spans of a trained one, on environments of its own."""
         env = make_training_env(self.config)
         if self.run is not None:
             _, checkpoint = open_checkpoint(self.run, "best", TrainConfig)
@@ -126,7 +134,7 @@ class Subject:
 
 
 def shorten_spans(agent: MemoryOnPolicyAlgorithm) -> None:
-    """Give every memory the span that a trained agent gives the useless ones: less than the ramp."""
+    """Give every memory the span that training gives to irrelevant ones: less than the ramp."""
     with torch.no_grad():
         for name, parameter in agent.policy.named_parameters():
             if name.endswith("retention.predictor.bias"):

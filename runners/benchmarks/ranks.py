@@ -13,9 +13,9 @@ from stable_baselines3.common.logger import Logger
 
 from memory_suite.agents.distributed import DistributedContext
 from memory_suite.configs.agent_schema import TrainConfig
-from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, BenchmarkCommand, Subject
-from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
-from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, stay_on
+from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, AgentSpec, BenchmarkCommand
+from memory_suite.runners.benchmarks.tables import Spread, Table, interleaved
+from memory_suite.runners.benchmarks.worker_process import Turn, WorkerProcess, stay_on
 from memory_suite.runners.run.processes import usable_cores
 from memory_suite.runners.training.build import choose_device, make_agent, make_training_env
 
@@ -24,23 +24,23 @@ SPEED = "samples/s"
 COUNT = 2
 ONE_RANK = "1 rank on 1 core"
 BATCHES = (1, COUNT)
-"""of several ranks, in those of one rank: they share its work, or each has as much"""
+"""batch of several ranks as a multiple of the batch of one: ranks share the batch, or each has as much"""
 
 
-def check(subject: Subject) -> None:
+def check(spec: AgentSpec) -> None:
     """Raise ValueError, before any work is done, if there are too few cores or environments."""
     if len(usable_cores()) < COUNT:
         raise ValueError(f"parts: ranks needs {COUNT} cores, this process may use {len(usable_cores())}")
-    if subject.config.device == "cuda" and torch.cuda.device_count() < COUNT:
+    if spec.config.device == "cuda" and torch.cuda.device_count() < COUNT:
         raise ValueError(
             f"parts: ranks on GPUs needs {COUNT} of them, torch finds {torch.cuda.device_count()}"
         )
-    make_training_env(subject.config, ranks=DistributedContext(0, COUNT)).close()
+    make_training_env(spec.config, ranks=DistributedContext(0, COUNT)).close()
 
 
-def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
-    """One iteration of each group of ranks in turns."""
-    config = subject.config
+def measure(spec: AgentSpec, command: BenchmarkCommand) -> list[Table]:
+    """One iteration of each group of ranks, interleaved."""
+    config = spec.config
     with ExitStack() as stack:
         running = {ONE_RANK: _Group(stack, config, 1)}
         for times in BATCHES:
@@ -51,7 +51,7 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
             group.wait()
         speeds = {
             name: Spread(tuple(found))
-            for name, found in in_turns(
+            for name, found in interleaved(
                 {name: group.samples_per_second for name, group in running.items()}, command.rounds
             ).items()
         }
@@ -64,7 +64,7 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
 
 
 def _larger(config: TrainConfig, times: int) -> TrainConfig:
-    """The same training with so many times the environments and the minibatch."""
+    """The same training with `times` as many environments and as large a minibatch."""
     return replace(
         config,
         num_envs=times * config.num_envs,
@@ -82,16 +82,16 @@ class _Group:
             port = free.getsockname()[1]
         self._steps = config.rollout_steps
         self._processes = [
-            stack.enter_context(OwnProcess(_train, config, index, count, port)) for index in range(count)
+            stack.enter_context(WorkerProcess(_train, config, index, count, port)) for index in range(count)
         ]
 
     def wait(self) -> None:
-        """Until all have done what they were told."""
+        """Wait until all ranks have answered."""
         for process in self._processes:
             process.answer()
 
     def samples_per_second(self) -> float:
-        """Of one iteration; the slowest rank counts."""
+        """Speed of one iteration; the slowest rank counts."""
         began = time.perf_counter()
         for process in self._processes:
             process.begin()

@@ -2,8 +2,8 @@
 
     python runners/benchmark.py sequence --task text
 
-Each memory trains in a process of its own (for its peak memory), is judged on held-out data, and then the
-trained ones take turns in one process, so that a busy machine slows all of them.
+Each memory trains in a process of its own (for its peak memory), is evaluated on held-out data, and then
+updates of the trained models are interleaved in one process, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ from memory_suite.configs.ranges import check
 from memory_suite.configs.run_config import checkpoint_options
 from memory_suite.configs.sequence_schema import SequenceConfig, from_yaml, load
 from memory_suite.runners import IMPORT_PATH
+from memory_suite.runners.benchmarks.baselines import COMPRESSION_RATE, RAW_SHARE
+from memory_suite.runners.benchmarks.tables import interleaved
 from memory_suite.runners.run.folder import RunFolder, write_json_atomically
 from memory_suite.runners.run.progress import ProgressDisplay
 from memory_suite.runners.sequences.build import make_model, open_stream
@@ -37,11 +40,8 @@ from memory_suite.runners.sequences.evaluation import NOTHING_SCORED
 from memory_suite.runners.sequences.trainer import SequenceTrainer
 from memory_suite.runners.training.build import choose_device
 
-RIVAL = "transformer-xl"
-"""ratios are against this one"""
-COMPRESSION_RATE = 4
-RAW_SHARE = 4
-"""a compressive memory keeps this fraction of the reach as it was, the rest as means"""
+BASELINE = "transformer-xl"
+"""memory that ratios are taken against"""
 PUBLISHED = {
     "text": {
         "transformer-xl": (27, 649),
@@ -59,48 +59,48 @@ class SequenceBenchmarkCommand:
     """Efficiency of memories of equal reach: held-out performance, time, peak memory, memory held."""
 
     task: Literal["text", "collision"] = "text"
-    """what all of them train on"""
+    """training task of all memories"""
     data: Path | None = None
     """file to read the text from; none: the default one"""
     memories: tuple[MemoryKind, ...] = ("transformer-xl", "adaptive-span", "compressive", "expire-span")
-    """which memories"""
+    """memories to compare"""
     reach: int = 4096
-    """steps back that each memory can reach at most: size of transformer-xl, maximum span of others"""
+    """reach of every memory in steps: size of transformer-xl, maximum span of others"""
     initial_span_fraction: float = 0.05
-    """p, of those with learned spans"""
+    """initial fraction p of memories with learned spans"""
     penalty: float = 1e-6
-    """weight of the span penalty, of the same"""
+    """weight of the span penalty of memories with learned spans"""
     width: int = 256
-    """of the model"""
+    """width of the model"""
     num_layers: int = 4
-    """of the model"""
+    """number of layers"""
     num_heads: int = 4
-    """of the model"""
+    """number of attention heads"""
     num_rows: int = 4
-    """of the batch"""
+    """rows in the batch"""
     block_size: int = 256
-    """tokens of a row in a batch"""
+    """tokens of a row in a block"""
     updates: int = 100
-    """that each memory trains for before it is measured"""
+    """training updates before the measurement"""
     learning_rate: float = 1e-3
-    """of all"""
+    """learning rate of all models"""
     held_out_tokens: int = 65_536
-    """judged on so many of the valid split"""
+    """tokens of the valid split in the evaluation"""
     rounds: int = 5
-    """measurements of each, taking turns"""
+    """number of interleaved measurements of each memory"""
     run: Path = Path("runs/efficiency")
-    """folder of the runs; those that are finished are not trained again"""
+    """folder of the runs; finished ones are not trained again"""
     seed: int = 0
-    """of all"""
+    """seed of all models and streams"""
     threads: int = 1
-    """torch's threads"""
+    """number of torch threads"""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
-    """where the models compute"""
+    """device of the models"""
     json: Path | None = None
     """also write the numbers to this file"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         names = ("reach", "width", "num_layers", "num_heads", "num_rows", "block_size", "updates", "rounds")
         command_line.check_at_least_1(self, *names, "threads", "held_out_tokens")
         check("initial_span_fraction", self.initial_span_fraction, "(0, 1)")
@@ -109,11 +109,11 @@ class SequenceBenchmarkCommand:
         command_line.check_seed(self.seed)
         command_line.check_output(self.json)
 
-    def words(self, memory: str) -> list[str]:
-        """The command that trains one of them."""
+    def training_argv(self, memory: str) -> list[str]:
+        """Options of train_sequence.py for one memory."""
         raw = max(1, self.reach // RAW_SHARE)
         size = raw if memory == "compressive" else self.reach
-        words = {
+        options: dict[str, object] = {
             "task": self.task,
             "run": self.run / f"{self.task}-{memory}",
             "memory.kind": memory,
@@ -144,12 +144,12 @@ class SequenceBenchmarkCommand:
             "track": "disabled",
         }
         if self.data is not None:
-            words["data"] = self.data
-        options = list(words.items())
-        # On the stream that is judged: short rows to begin with would fill no memory.
-        judged = load(["--task", self.task]).eval_task_args
-        options += [("task-arg", f"{name}={value}") for name, value in judged.items()]
-        return [word for name, value in options for word in (f"--{name}", str(value))]
+            options["data"] = self.data
+        pairs = list(options.items())
+        # Train on the stream of the evaluation: the preset's shorter training rows would fill no memory.
+        evaluated = load(["--task", self.task]).eval_task_args
+        pairs += [("task-arg", f"{name}={value}") for name, value in evaluated.items()]
+        return [word for name, value in pairs for word in (f"--{name}", str(value))]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,9 +161,9 @@ def main(argv: list[str] | None = None) -> int:
     display = ProgressDisplay(0)
     machine = f"{os.cpu_count()} cores, {command.threads} torch thread(s), {command.device}"
     display.announce({"machine": machine, "torch": torch.__version__, "load": f"{os.getloadavg()[0]:.1f}"})
-    base = _peak_mebibytes([sys.executable, "-c", "import memory_suite.runners.train_sequence"])
+    base = _peak_mebibytes([sys.executable, "-c", "import memory_suite.runners.sequences.session"])
     peaks: dict[str, float] = {memory: _train(command, memory, display) for memory in command.memories}
-    times = _take_turns(command)
+    times = _update_milliseconds(command)
     rows = {memory: _row(command, memory, peak - base, times) for memory, peak in peaks.items()}
     for kind, row in rows.items():
         display.summary_table({f"{kind}: {name}": value for name, value in row.items()})
@@ -177,21 +177,22 @@ def _folder(command: SequenceBenchmarkCommand, memory: str) -> RunFolder:
 
 
 def _check_inputs(command: SequenceBenchmarkCommand) -> None:
-    """Refuse data and folders that cannot serve; ValueError names the option.
+    """Refuse data and run folders that cannot be used.
 
-    Folders of other runs, and of finished ones whose peak memory was not noted before an interruption:
-    judged again without training, a process would show a lower one.
+    Raises:
+        ValueError: a folder holds a run with other options, or a finished run whose peak memory was not noted
+            before an interruption. Resumed without training, its process would show a lower peak.
     """
     if command.run.exists() and not command.run.is_dir():
         raise ValueError(f"run: {command.run} is a file, not a folder")
     for memory in command.memories:
-        asked = _matters(load(command.words(memory)))
+        requested = _relevant_options(load(command.training_argv(memory)))
         path = command.run / f"{command.task}-{memory}"
         if not (path / "config.yaml").is_file():
             continue
-        found = _matters(from_yaml(path / "config.yaml"))
-        for option in [*asked, *sorted(found.keys() - asked.keys())]:
-            was, is_now = found.get(option), asked.get(option)
+        found = _relevant_options(from_yaml(path / "config.yaml"))
+        for option in [*requested, *sorted(found.keys() - requested.keys())]:
+            was, is_now = found.get(option), requested.get(option)
             if was != is_now:
                 raise ValueError(
                     f"run: {path} was trained with {option} = {was}, and this command asks for {is_now}; "
@@ -199,15 +200,19 @@ def _check_inputs(command: SequenceBenchmarkCommand) -> None:
                 )
         folder = RunFolder.open(path)
         tokens = command.updates * command.num_rows * command.block_size
-        if not _note(path).is_file() and folder.has_checkpoint and folder.latest_checkpoint().step >= tokens:
+        if (
+            not _peak_file(path).is_file()
+            and folder.has_checkpoint
+            and folder.latest_checkpoint().step >= tokens
+        ):
             raise ValueError(
                 f"run: {path} is trained, but its peak memory was not noted; delete it to measure again"
             )
-    open_stream(load(command.words(command.memories[0])), "train")
+    open_stream(load(command.training_argv(command.memories[0])), "train")
 
 
-def _matters(config: SequenceConfig) -> dict[str, Any]:
-    """What the numbers depend on, by option: also some of what a resumed run may change."""
+def _relevant_options(config: SequenceConfig) -> dict[str, Any]:
+    """Options that the numbers depend on, including some that a resumed run may change."""
     return {
         **checkpoint_options(config),
         "threads": config.threads,
@@ -218,40 +223,40 @@ def _matters(config: SequenceConfig) -> dict[str, Any]:
 
 
 def _train(command: SequenceBenchmarkCommand, memory: str, display: ProgressDisplay) -> float:
-    """Train unless that is done already; gives the peak memory of the process, in MiB."""
+    """Train unless the run is finished; returns the peak memory of the process in MiB."""
     path = command.run / f"{command.task}-{memory}"
-    note = _note(path)
-    if note.is_file():
+    peak_file = _peak_file(path)
+    if peak_file.is_file():
         display.note(f"{memory}: trained before, in {path}")
-        return float(note.read_text())
+        return float(peak_file.read_text())
     display.note(f"{memory}: {command.updates} updates")
-    words = ["--resume", str(path)] if (path / "config.yaml").is_file() else command.words(memory)
+    argv = ["--resume", str(path)] if (path / "config.yaml").is_file() else command.training_argv(memory)
     peak = _peak_mebibytes(
-        [sys.executable, str(Path(__file__).resolve().parents[1] / "train_sequence.py"), *words]
+        [sys.executable, str(Path(__file__).resolve().parents[1] / "train_sequence.py"), *argv]
     )
-    note.write_text(f"{peak}\n")
+    peak_file.write_text(f"{peak}\n")
     return peak
 
 
-def _note(path: Path) -> Path:
-    """Where the peak memory of a training is noted, once it is done."""
+def _peak_file(path: Path) -> Path:
+    """File with the peak memory of a finished training."""
     return path / "peak_mebibytes"
 
 
-def _peak_mebibytes(words: list[str]) -> float:
-    """Largest resident set of a process, which must end well."""
+def _peak_mebibytes(argv: list[str]) -> float:
+    """Peak resident memory of a process in MiB; SystemExit if it fails."""
     process = subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(IMPORT_PATH)}
+        argv, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(IMPORT_PATH)}
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"error: {' '.join(words)} ended with exit code {process.returncode}")
+        raise SystemExit(f"error: {' '.join(argv)} ended with exit code {process.returncode}")
     return usage.ru_maxrss / 1024
 
 
-def _take_turns(command: SequenceBenchmarkCommand) -> dict[str, list[float]]:
-    """Milliseconds of an update of each trained model, `rounds` times."""
+def _update_milliseconds(command: SequenceBenchmarkCommand) -> dict[str, list[float]]:
+    """Milliseconds of `rounds` updates of each trained model, interleaved."""
     trainers: dict[str, SequenceTrainer] = {}
     for memory in command.memories:
         folder = _folder(command, memory)
@@ -262,19 +267,20 @@ def _take_turns(command: SequenceBenchmarkCommand) -> dict[str, list[float]]:
         found = folder.latest_checkpoint()
         trainer.load_state_tree(unflatten(found.tensors, found.data)["trainer"])
         trainers[memory] = trainer
-    times: dict[str, list[float]] = {memory: [] for memory in trainers}
-    for _ in range(command.rounds):
-        for kind, trainer in trainers.items():
-            began = time.perf_counter()
-            trainer.update()
-            if command.device == "cuda":
-                torch.cuda.synchronize()
-            times[kind].append(1000 * (time.perf_counter() - began))
-    return times
+
+    def milliseconds(trainer: SequenceTrainer) -> float:
+        began = time.perf_counter()
+        trainer.update()
+        if command.device == "cuda":
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - began)
+
+    measurements = {memory: partial(milliseconds, trainer) for memory, trainer in trainers.items()}
+    return interleaved(measurements, command.rounds)
 
 
-def _error(found: dict[str, Any]) -> str:
-    """Wrong answers, with the interval over rows."""
+def _error_text(found: dict[str, Any]) -> str:
+    """Error rate with its interval over rows, and the loss."""
     low, high = (1.0 - bound for bound in reversed(found["accuracy_ci95"]))
     return f"{found['error']:.1%} error ({low:.1%} to {high:.1%}), {found['loss']:.2f} nats"
 
@@ -286,15 +292,15 @@ def _row(
     quality = NOTHING_SCORED
     if found["targets"]:
         is_text = command.task == "text"
-        quality = f"{found['bits_per_target']:.4f} bits per byte" if is_text else _error(found)
+        quality = f"{found['bits_per_target']:.4f} bits per byte" if is_text else _error_text(found)
     row: dict[str, Any] = {
         "held out": quality,
         "time per batch": f"{statistics.median(times[memory]):,.0f} ms "
         f"({min(times[memory]):,.0f} to {max(times[memory]):,.0f})",
     }
-    if RIVAL in times and memory != RIVAL:
-        ratios = [ours / theirs for ours, theirs in zip(times[memory], times[RIVAL], strict=True)]
-        row[f"time against {RIVAL}"] = (
+    if BASELINE in times and memory != BASELINE:
+        ratios = [ours / theirs for ours, theirs in zip(times[memory], times[BASELINE], strict=True)]
+        row[f"time against {BASELINE}"] = (
             f"{statistics.median(ratios):.3f}x ({min(ratios):.3f} to {max(ratios):.3f})"
         )
     row["peak memory above the imports"] = f"{peak:,.0f} MiB"

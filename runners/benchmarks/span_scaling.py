@@ -1,14 +1,14 @@
-"""What a longer maximum span costs when no more is retained, and what uneven rows cost.
+"""Cost of a longer maximum span at equal memories retained, and of uneven rows.
 
     python runners/benchmark.py spans
     python runners/benchmark.py spans --device cuda
 
-Every maximum span is measured in a process of its own, with spans of the same few steps: time of a training
-block, of a step, and the process's peak memory. Then the rows of one batch retain very different amounts,
-against rows that retain the same on average.
+Every maximum span is measured in a process of its own, with memories of the same short span: time of a
+training block and of a step, and the process's peak memory. Then a batch whose rows retain very different
+numbers of memories is compared with one whose rows all retain the mean.
 
-On a GPU it is something else that matters: time and peak memory of a training block in bfloat16, by plain
-and by fused attention, when each row holds as many memories as each maximum span.
+On a GPU, time and peak memory of a training block in bfloat16 are measured instead, with plain and with fused
+attention, when each row holds as many memories as each maximum span.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ from memory_suite.agents.model.settings import AttentionKind, TransformerSetting
 from memory_suite.agents.model.store.rows import NEVER, RowStore
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.configs import command_line
-from memory_suite.runners.benchmarks.worker_process import BenchmarkError, OwnProcess, Turn, peak_mebibytes
+from memory_suite.runners.benchmarks.worker_process import BenchmarkError, Turn, WorkerProcess, peak_mebibytes
 from memory_suite.runners.run.folder import write_json_atomically
 from memory_suite.runners.run.progress import ProgressDisplay
 from memory_suite.runners.training.build import choose_device
 
 VOCABULARY = 256
 WARM_BLOCKS = 3
-"""before anything is measured"""
+"""training blocks before the first measurement"""
 RAMP = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpanScalingCommand:
-    """What a longer maximum span costs when no more is retained, and what uneven rows cost."""
+    """Cost of a longer maximum span at equal memories retained, and of uneven rows."""
 
     max_spans: tuple[int, ...] = (256, 1_024, 4_096, 16_384, 65_536, 131_072)
-    """L, one after another"""
+    """maximum spans L to measure"""
     span: int = 200
-    """e_i of every memory, whatever L"""
+    """span e_i of every memory, for every L"""
     width: int = 128
-    """of the model"""
+    """width of the model"""
     num_layers: int = 2
-    """of the model"""
+    """number of layers"""
     num_heads: int = 4
-    """of the model"""
+    """number of attention heads"""
     num_rows: int = 8
-    """of the batch"""
+    """rows in the batch"""
     block_size: int = 256
     """tokens of a row in a block"""
     rounds: int = 10
-    """blocks measured"""
+    """number of measured blocks"""
     longest: int = 8_192
     """memories of the fullest row where rows are uneven"""
     threads: int = 1
-    """torch's threads"""
+    """number of torch threads"""
     device: Literal["cpu", "cuda"] = "cpu"
     """"cuda": fused against plain attention, with `max_spans` memories held instead of `span`"""
     json: Path | None = None
     """also write the numbers to this file"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         sizes = ("span", "width", "num_layers", "num_heads", "num_rows", "block_size", "longest")
         command_line.check_at_least_1(self, *sizes, "rounds", "threads")
         if self.width % self.num_heads:
@@ -101,14 +101,14 @@ def _compare_spans(command: SpanScalingCommand, display: ProgressDisplay) -> dic
     display.announce({"machine": machine, "torch": torch.__version__, "load": f"{os.getloadavg()[0]:.1f}"})
     results: dict[str, Any] = {"machine": machine, "spans": {}}
     for max_span in command.max_spans:
-        found = _apart(_measure_span, command, max_span)
+        found = _in_fresh_process(_measure_span, command, max_span)
         results["spans"][str(max_span)] = found
         display.note(
             f"maximum span {max_span:>7,}: {found['block_ms']:.0f} ms a block, "
             f"{found['step_ms']:.2f} ms a step; {found['retained']:.0f} memories a row, "
             f"{found['held_kib']:.0f} KiB held, peak {found['peak_mib']:.0f} MiB"
         )
-    uneven = _apart(_measure_uneven, command, 0)
+    uneven = _in_fresh_process(_measure_uneven, command, 0)
     results["uneven"] = uneven
     display.note(
         f"rows that hold {uneven['counts']} memories: {uneven['uneven_ms']:.0f} ms a block; "
@@ -138,10 +138,10 @@ def _compare_attention(command: SpanScalingCommand, display: ProgressDisplay) ->
 
 
 def measure_attention(command: SpanScalingCommand, held: int, kind: AttentionKind) -> dict[str, float]:
-    """A training block of rows that hold so many memories each; nothing if memory does not suffice."""
+    """Cost of a training block whose rows hold `held` memories each; empty if GPU memory runs out."""
     device = torch.device(command.device)
     model = _model(command, 8 * held, kind).to(device)
-    _keep_everything(model)
+    _retain_all(model)
     tokens = torch.randint(VOCABULARY, (command.num_rows, command.block_size), device=device)
 
     def block() -> None:
@@ -162,9 +162,9 @@ def measure_attention(command: SpanScalingCommand, held: int, kind: AttentionKin
 Measurement = Callable[[SpanScalingCommand, int], dict[str, Any]]
 
 
-def _apart(measure: Measurement, command: SpanScalingCommand, max_span: int) -> dict[str, Any]:
+def _in_fresh_process(measure: Measurement, command: SpanScalingCommand, max_span: int) -> dict[str, Any]:
     """Measure in a fresh process, whose peak memory is its own."""
-    with OwnProcess(_answer, measure, command, max_span) as process:
+    with WorkerProcess(_answer, measure, command, max_span) as process:
         found: dict[str, Any] = process.answer()
     return found
 
@@ -206,7 +206,7 @@ def _train(
 
 
 def _milliseconds(action: Callable[[], object], rounds: int) -> float:
-    """The fastest of some rounds: whatever else the machine does only ever adds."""
+    """Time of the fastest round, since other load on the machine only adds time."""
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -246,7 +246,7 @@ def _measure_span(command: SpanScalingCommand, max_span: int) -> dict[str, Any]:
 def _measure_uneven(command: SpanScalingCommand, _: int) -> dict[str, Any]:
     """Rows that hold 1, 1/2, 1/4, ... of `longest`, against rows that all hold the mean, or all the most."""
     model = _model(command, 8 * command.longest)
-    _keep_everything(model)
+    _retain_all(model)
     counts = [max(1, command.longest >> row) for row in range(command.num_rows)]
     mean = sum(counts) // len(counts)
     tokens = torch.randint(VOCABULARY, (command.num_rows, command.block_size))
@@ -259,14 +259,14 @@ def _measure_uneven(command: SpanScalingCommand, _: int) -> dict[str, Any]:
     return {"counts": counts, "uneven_ms": uneven, "even_ms": even, "padded_ms": padded}
 
 
-def _keep_everything(model: SequenceModel) -> None:
+def _retain_all(model: SequenceModel) -> None:
     for layer in model.transformer.layers:
         assert isinstance(layer.retention, ExpireSpan)
         torch.nn.init.constant_(layer.retention.predictor.bias, 10.0)
 
 
 def _holding(model: SequenceModel, counts: list[int]) -> MemoryState:
-    """A state in which each row holds so many memories, in stores as wide as the fullest row needs."""
+    """A state whose rows hold `counts` memories, in stores as wide as the fullest row needs."""
     state = model.initial_state(len(counts))
     width = max(counts)
     birth_BW = torch.arange(-1, -width - 1, -1).expand(len(counts), -1).clone()

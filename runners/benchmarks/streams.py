@@ -1,11 +1,11 @@
-"""Measure the supervised streams: the errors of oracles that see a window, and how fast tokens come.
+"""Measure the token streams: errors of oracles that see a window, and tokens per second.
 
     python runners/benchmark.py streams
     python runners/benchmark.py streams --part oracle --warm-up-frames 200000
 
 `oracle`: for both questions of object collision, the error of an oracle that sees the last N tokens and
 guesses when they do not hold the answer. `speed`: object collision's frames per minute and every task's
-tokens per second, read in blocks as training reads them, by wall clock and by this process's own time.
+tokens per second, read in blocks as training reads them, by wall clock and by process time.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from memory_suite.runners.run.progress import ProgressDisplay
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MeasureStreamsCommand:
-    """Measure the supervised streams: what a window is worth, and how fast tokens come."""
+class StreamsCommand:
+    """Measure the token streams: errors of oracles that see a window, and tokens per second."""
 
     part: Literal["all", "oracle", "speed"] = "all"
-    """which part; both by default"""
+    """part to measure; both by default"""
     frames: int = 400_000
-    """of each row that the oracle judges"""
+    """frames of each row on which oracles are evaluated"""
     warm_up_frames: int = 0
-    """before a row begins; with enough, collisions are as old as they ever get"""
+    """frames simulated before a row begins, so that collisions reach their final distribution of ages"""
     rows: int = 8
-    """of the batch"""
+    """rows in the batch"""
     seed: int = 0
-    """of the generated streams"""
+    """seed of the generated streams"""
     block_tokens: int = 512
-    """read at a time when speed is measured"""
+    """tokens of a row read at a time when speed is measured"""
     seconds: float = 5.0
-    """for which the speed of each task is measured"""
+    """seconds of the speed measurement of each task"""
     data: Path | None = None
     """text file; a default one is fetched if none is named"""
     json: Path | None = None
     """also write the numbers to this file"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         command_line.check_at_least_1(self, "frames", "rows", "block_tokens")
         if not self.seconds > 0:
             raise ValueError(f"seconds must be above 0, got {self.seconds}")
@@ -60,7 +60,7 @@ class MeasureStreamsCommand:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
-    command = command_line.parse(MeasureStreamsCommand, argv)
+    command = command_line.parse(StreamsCommand, argv)
     display = ProgressDisplay(0)
     results: dict[str, Any] = {}
     if command.part in ("all", "oracle"):
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measure_oracle(command: MeasureStreamsCommand, display: ProgressDisplay) -> dict[str, Any]:
+def measure_oracle(command: StreamsCommand, display: ProgressDisplay) -> dict[str, Any]:
     """Errors in percent by question and window."""
     results = {}
     for question in ("current", "latest"):
@@ -105,7 +105,7 @@ def measure_oracle(command: MeasureStreamsCommand, display: ProgressDisplay) -> 
     return results
 
 
-def measure_speed(command: MeasureStreamsCommand, display: ProgressDisplay) -> dict[str, Any]:
+def measure_speed(command: StreamsCommand, display: ProgressDisplay) -> dict[str, Any]:
     """Tokens per second of wall clock and of process time."""
     results = {}
     for task in TASKS:
@@ -114,11 +114,11 @@ def measure_speed(command: MeasureStreamsCommand, display: ProgressDisplay) -> d
             stream = make_stream(task, num_rows=command.rows, seed=command.seed, **data)
         except OSError as error:
             raise ValueError(str(error)) from None
-        wall, own = time.perf_counter(), time.process_time()
+        wall, process = time.perf_counter(), time.process_time()
         while time.perf_counter() - wall < command.seconds:
             stream.read(command.block_tokens)
         tokens = stream.position * command.rows
-        per_second = tokens / (time.perf_counter() - wall), tokens / (time.process_time() - own)
+        per_second = tokens / (time.perf_counter() - wall), tokens / (time.process_time() - process)
         results[task] = {"tokens_per_second": per_second[0], "tokens_per_process_second": per_second[1]}
         display.summary_table(
             {task: f"{per_second[0]:,.0f} tokens/s ({per_second[1]:,.0f} by process time)"}
@@ -128,5 +128,5 @@ def measure_speed(command: MeasureStreamsCommand, display: ProgressDisplay) -> d
 
 
 def _frames_per_minute(per_second: tuple[float, float]) -> str:
-    wall, own = (60 * tokens / FRAME_TOKENS / 1e6 for tokens in per_second)
-    return f"{wall:,.1f}M a minute ({own:,.1f}M by process time)"
+    wall, process = (60 * tokens / FRAME_TOKENS / 1e6 for tokens in per_second)
+    return f"{wall:,.1f}M a minute ({process:,.1f}M by process time)"

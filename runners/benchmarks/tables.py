@@ -1,4 +1,4 @@
-"""Measurements in turns, and tables of them."""
+"""Interleaved measurements, and tables of them."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ Name = TypeVar("Name")
 T = TypeVar("T")
 
 
-def in_turns(rivals: Mapping[Name, Callable[[], T]], rounds: int) -> dict[Name, list[T]]:
-    """What each rival gives in each round; they alternate, so that a busy machine slows all of them."""
-    found: dict[Name, list[T]] = {name: [] for name in rivals}
+def interleaved(measurements: Mapping[Name, Callable[[], T]], rounds: int) -> dict[Name, list[T]]:
+    """Results of each measurement by round; measurements alternate, so a busy machine slows all of them."""
+    found: dict[Name, list[T]] = {name: [] for name in measurements}
     for _ in range(rounds):
-        for name, rival in rivals.items():
-            found[name].append(rival())
+        for name, measure in measurements.items():
+            found[name].append(measure())
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The same thing measured several times."""
+    """Repeated measurements of one quantity."""
 
     values: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """Median of the values."""
         return float(np.median(self.values))
 
     @property
     def lowest(self) -> float:
-        """The smallest one."""
+        """Smallest value."""
         return min(self.values)
 
     @property
     def highest(self) -> float:
-        """The largest one."""
+        """Largest value."""
         return max(self.values)
 
     def against(self, other: Spread) -> Spread:
@@ -52,26 +52,26 @@ class Spread:
         return f"{self.median:,.{digits}f}{ends}"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
+        """All values in plain types."""
         ends = {"lowest": self.lowest, "highest": self.highest}
         return {"median": self.median, **ends, "values": list(self.values)}
 
 
 Rows = dict[str, dict[str, Spread | str]]
-"""What is measured of whom: rows, and in them columns by name (with the unit)."""
+"""cells by row, then by column (named with its unit)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What one part has found."""
+    """Results of one part of the benchmark."""
 
     name: str
     conditions: str
-    """what was equal for all of them, and what the reader should know"""
+    """conditions that all rows share"""
     rows: Rows
 
     def lines(self) -> Iterator[str]:
-        """The table in Markdown, readable as it is."""
+        """The table in Markdown, with aligned columns."""
         columns = list(dict.fromkeys(column for row in self.rows.values() for column in row))
         cells = [[self.name, *columns]]
         cells += [
@@ -87,7 +87,7 @@ class Table:
         yield ""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
+        """All values in plain types."""
         rows = {
             name: {column: cell if isinstance(cell, str) else cell.to_json() for column, cell in row.items()}
             for name, row in self.rows.items()

@@ -12,36 +12,36 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from memory_suite.runners.benchmarks import baselines
-from memory_suite.runners.benchmarks.baselines import RECURRENT, UNTRAINED, make_rival
-from memory_suite.runners.benchmarks.options import BenchmarkCommand, Subject
+from memory_suite.runners.benchmarks.baselines import RECURRENT, UNTRAINED, make_baseline
+from memory_suite.runners.benchmarks.options import AgentSpec, BenchmarkCommand
 from memory_suite.runners.benchmarks.tables import Spread, Table
-from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn
+from memory_suite.runners.benchmarks.worker_process import Turn, WorkerProcess
 
 NAME = "solving"
 SECONDS = "seconds"
 SOLVED = "solved"
 OURS = "ours, expire-span"
 WINDOW_EPISODES = 1_000
-"""recent episodes that the success rate is of; with fewer there is none"""
+"""recent episodes over which the success rate is taken; there is none before as many have ended"""
 
 
-def check(subject: Subject) -> None:
-    """Raise ValueError, before any work is done, if others could not learn what ours learns."""
-    baselines.check(subject)
-    argument = subject.config.curriculum.argument
+def check(spec: AgentSpec) -> None:
+    """Raise ValueError, before any work is done, if the task has a curriculum, which the baselines lack."""
+    baselines.check(spec)
+    argument = spec.config.curriculum.argument
     if argument is not None:
         raise ValueError(
             "parts: solving needs a task without a curriculum, which others do not have; that of "
-            f"{subject.config.env} grows {argument} (--curriculum.argument none takes it away)"
+            f"{spec.config.env} grows {argument} (--curriculum.argument none takes it away)"
         )
 
 
-def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
-    """Train both in turns, an iteration at a time, until each has solved the task or used up its time."""
+def measure(spec: AgentSpec, command: BenchmarkCommand) -> list[Table]:
+    """Train both, iterations interleaved, until each has solved the task or reached its time limit."""
     found: dict[str, list[_Attempt]] = {OURS: [], RECURRENT: []}
     for seed in range(command.seed, command.seed + command.solving_seeds):
-        chosen = Subject(replace(subject.config, seed=seed), None)
-        for name, attempt in _race(chosen, command).items():
+        seeded = AgentSpec(replace(spec.config, seed=seed), None)
+        for name, attempt in _race(seeded, command).items():
             found[name].append(attempt)
     seconds = {name: Spread(tuple(one.seconds for one in attempts)) for name, attempts in found.items()}
     rates = {
@@ -60,14 +60,14 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
         for name, attempts in found.items()
     }
     what = (
-        f"{subject.config.env} until {100.0 * command.solving_success:g}% of the last {WINDOW_EPISODES:,} "
+        f"{spec.config.env} until {100.0 * command.solving_success:g}% of the last {WINDOW_EPISODES:,} "
         f"training episodes succeed, or {command.solving_seconds:g} s have passed (which then count)"
     )
     return [Table(NAME, what, rows)]
 
 
 class _Standing(NamedTuple):
-    """How far a training has come."""
+    """Progress of a training."""
 
     steps: int
     success: float | None
@@ -84,12 +84,12 @@ class _Attempt:
     solved: bool = False
 
 
-def _race(subject: Subject, command: BenchmarkCommand) -> dict[str, _Attempt]:
+def _race(spec: AgentSpec, command: BenchmarkCommand) -> dict[str, _Attempt]:
     attempts = {OURS: _Attempt(), RECURRENT: _Attempt()}
     with ExitStack() as stack:
-        running: dict[str, OwnProcess] = {}
-        for name, rival in ((OURS, UNTRAINED), (RECURRENT, RECURRENT)):
-            running[name] = stack.enter_context(OwnProcess(_train, subject, rival, command.reach))
+        running: dict[str, WorkerProcess] = {}
+        for name, agent in ((OURS, UNTRAINED), (RECURRENT, RECURRENT)):
+            running[name] = stack.enter_context(WorkerProcess(_train, spec, agent, command.reach))
             running[name].answer()
         while running:
             for name, process in list(running.items()):
@@ -104,19 +104,19 @@ def _race(subject: Subject, command: BenchmarkCommand) -> dict[str, _Attempt]:
     return attempts
 
 
-def _train(turn: Turn, subject: Subject, name: str, reach: int) -> None:
+def _train(turn: Turn, spec: AgentSpec, name: str, reach: int) -> None:
     """Answers before each rollout with its `_Standing`."""
-    config = subject.config
+    config = spec.config
     torch.set_num_threads(config.threads)
-    rival = make_rival(subject, name, reach)
-    rival.set_logger(Logger(None, []))
-    # The learning rate may fall to 0 at `total_steps`, as in a training; the judge decides when to stop.
-    rival.learn(config.total_steps, callback=_Judge(turn))
+    agent = make_baseline(spec, name, reach)
+    agent.set_logger(Logger(None, []))
+    # The learning rate may fall to 0 at `total_steps`, as in a training; the main process stops it.
+    agent.learn(config.total_steps, callback=_SuccessRate(turn))
     raise RuntimeError(f"{name} used up total_steps ({config.total_steps:,}); give it more, or less time")
 
 
-class _Judge(BaseCallback):
-    """Knows how many of the recent episodes succeeded, and waits for the rival's turn."""
+class _SuccessRate(BaseCallback):
+    """Success rate of recent episodes; sends it before each rollout, and waits to be resumed."""
 
     def __init__(self, turn: Turn) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training steps per second and peak memory: ours with each memory, and what others offer."""
+"""Training steps per second and peak memory: ours with each memory, and the baselines."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from contextlib import ExitStack
 import torch
 from stable_baselines3.common.logger import Logger
 
-from memory_suite.runners.benchmarks.baselines import NAMES, RECURRENT, make_rival
-from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, BenchmarkCommand, Subject
-from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
-from memory_suite.runners.benchmarks.worker_process import OwnProcess, Turn, peak_mebibytes
+from memory_suite.runners.benchmarks.baselines import NAMES, RECURRENT, make_baseline
+from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, AgentSpec, BenchmarkCommand
+from memory_suite.runners.benchmarks.tables import Spread, Table, interleaved
+from memory_suite.runners.benchmarks.worker_process import Turn, WorkerProcess, peak_mebibytes
 
 NAME = "training"
 SPEED = "steps/s"
 MEMORY = "MiB above the imports"
 
 
-def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
-    """One iteration (rollout and update) of each rival in turns, each in a process of its own."""
-    config = subject.config
+def measure(spec: AgentSpec, command: BenchmarkCommand) -> list[Table]:
+    """One iteration (rollout and update) of each agent, interleaved, each in a process of its own."""
+    config = spec.config
     with ExitStack() as stack:
-        processes: dict[str, OwnProcess] = {}
+        processes: dict[str, WorkerProcess] = {}
         imports: dict[str, float] = {}
         for name in NAMES:
-            process = stack.enter_context(OwnProcess(_train, subject, name, command.reach))
+            process = stack.enter_context(WorkerProcess(_train, spec, name, command.reach))
             imports[name] = process.answer()
-            process.turn()  # build it and let its episodes grow old, while nobody else works
+            process.turn()  # build it and let its episodes grow old, while all others wait
             processes[name] = process
-        turns = in_turns({name: process.turn for name, process in processes.items()}, command.rounds)
+        results = interleaved({name: process.turn for name, process in processes.items()}, command.rounds)
     speeds = {
         name: Spread(tuple(config.rollout_steps / seconds for seconds, _ in found))
-        for name, found in turns.items()
+        for name, found in results.items()
     }
     rows: dict[str, dict[str, Spread | str]] = {}
-    for name, found in turns.items():
+    for name, found in results.items():
         peak = found[-1][1]
         rows[name] = {
             SPEED: speeds[name],
@@ -50,14 +50,14 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
     return [Table(NAME, what, rows)]
 
 
-def _train(turn: Turn, subject: Subject, name: str, reach: int) -> None:
+def _train(turn: Turn, spec: AgentSpec, name: str, reach: int) -> None:
     """Answers: peak memory before there is an agent; anything; peak memory after each iteration."""
-    torch.set_num_threads(subject.config.threads)
+    torch.set_num_threads(spec.config.threads)
     turn(peak_mebibytes())
-    rival = make_rival(subject, name, reach)
-    rival.set_logger(Logger(None, []))
-    steps = subject.config.rollout_steps
-    rival.learn(MATURE_ROLLOUTS * steps)
+    agent = make_baseline(spec, name, reach)
+    agent.set_logger(Logger(None, []))
+    steps = spec.config.rollout_steps
+    agent.learn(MATURE_ROLLOUTS * steps)
     while True:
         turn(peak_mebibytes())
-        rival.learn(steps, reset_num_timesteps=False)
+        agent.learn(steps, reset_num_timesteps=False)

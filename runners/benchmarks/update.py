@@ -9,24 +9,24 @@ from stable_baselines3.common.logger import Logger
 
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.configs.agent_schema import TrainConfig
-from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, BenchmarkCommand, Subject
-from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, AgentSpec, BenchmarkCommand
+from memory_suite.runners.benchmarks.tables import Spread, Table, interleaved
 from memory_suite.runners.training.build import make_agent, make_training_env
 
 NAME = "update"
 MATRIX_SIZE = 1_024
-"""of the product that the machine's rate is taken from"""
+"""side of the square matrices whose product measures the machine"""
 PRODUCTS = 5
 MACHINE = "matrix multiplication"
 
 
-def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
-    """Updates and plain matrix products in turns, counting the model's operations."""
-    config = subject.config
+def measure(spec: AgentSpec, command: BenchmarkCommand) -> list[Table]:
+    """Updates and plain matrix products, interleaved, counting the model's operations."""
+    config = spec.config
     torch.set_num_threads(config.threads)
     agents = {
         "nothing forgotten yet": make_agent(config, make_training_env(config)),
-        "forgetting": subject.agent(),
+        "forgetting": spec.build(),
     }
     operations = {MACHINE: PRODUCTS * 2.0 * MATRIX_SIZE**3}
     for name, agent in agents.items():
@@ -48,8 +48,8 @@ def measure(subject: Subject, command: BenchmarkCommand) -> list[Table]:
         return time.perf_counter() - began
 
     multiply()
-    rivals = {name: lambda agent=agent: update(agent) for name, agent in agents.items()}
-    seconds = in_turns({MACHINE: multiply, **rivals}, command.rounds)
+    updates = {name: lambda agent=agent: update(agent) for name, agent in agents.items()}
+    seconds = interleaved({MACHINE: multiply, **updates}, command.rounds)
     rates = {
         name: Spread(tuple(operations[name] / one / 1e9 for one in found)) for name, found in seconds.items()
     }

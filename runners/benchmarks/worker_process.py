@@ -1,4 +1,4 @@
-"""Rivals in processes of their own: each has its own peak memory, and works only when it is its turn."""
+"""Measured agents in processes of their own: each has its own peak memory and works only in its turn."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
 
 Turn = Callable[[Any], None]
-"""A process calls it with an answer when it has worked; it returns when there is more to do."""
+"""called by a process with the answer of a turn; returns when the next turn starts"""
 P = ParamSpec("P")
 CLOSING_SECONDS = 5.0
 
 
 class BenchmarkError(RuntimeError):
-    """A rival failed; the message is its traceback."""
+    """A measured process failed; the message is its traceback."""
 
 
-class OwnProcess:
-    """A process that works in turns; use it as a context manager."""
+class WorkerProcess:
+    """A process that works one turn at a time; use it as a context manager."""
 
     def __init__(
         self,
@@ -41,17 +41,17 @@ class OwnProcess:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_work_in_turns, args=(theirs, work, arguments, options), daemon=True
+            target=_run_turns, args=(theirs, work, arguments, options), daemon=True
         )
         self._process.start()
         theirs.close()
 
     def begin(self) -> None:
-        """Let it work."""
+        """Start its next turn."""
         self._pipe.send(None)
 
     def answer(self) -> Any:
-        """Wait until it has worked; raises BenchmarkError if it failed."""
+        """Wait for the end of its turn; raises BenchmarkError if it failed."""
         try:
             good, value = self._pipe.recv()
         except EOFError:
@@ -63,13 +63,13 @@ class OwnProcess:
         return value
 
     def turn(self) -> tuple[float, Any]:
-        """Let it work and wait for it; gives the seconds that took, and the answer."""
+        """Run one turn; returns its seconds and its answer."""
         began = time.perf_counter()
         self.begin()
         answer = self.answer()
         return time.perf_counter() - began, answer
 
-    def __enter__(self) -> OwnProcess:
+    def __enter__(self) -> WorkerProcess:
         return self
 
     def __exit__(
@@ -82,7 +82,7 @@ class OwnProcess:
         self._process.join()
 
 
-def _work_in_turns(
+def _run_turns(
     pipe: Any, work: Callable[..., None], arguments: Sequence[Any], options: Mapping[str, Any]
 ) -> None:
     def turn(answer: Any) -> None:
@@ -92,15 +92,15 @@ def _work_in_turns(
     try:
         work(turn, *arguments, **options)
     except (EOFError, KeyboardInterrupt):
-        pass  # nobody wants to know any more
+        pass  # the main process has closed the pipe
     except BaseException:
         pipe.send((False, traceback.format_exc()))
 
 
 def peak_mebibytes() -> float:
-    """The largest resident memory that this process has had.
+    """Peak resident memory of this process.
 
-    Where there is a /proc, from there: `getrusage` also counts what the process had been forked from.
+    Read from /proc where there is one: `getrusage` also counts the process that this one was forked from.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -113,6 +113,6 @@ def peak_mebibytes() -> float:
 
 
 def stay_on(core: int) -> None:
-    """Keep this process on one core, where the system lets it."""
+    """Pin this process to one core, where the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})

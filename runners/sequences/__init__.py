@@ -1,1 +1,1 @@
-"""Training and judging the memory transformer on streams of tokens."""
+"""Training and evaluation of the memory transformer on streams of tokens."""

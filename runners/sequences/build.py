@@ -1,4 +1,4 @@
-"""From a configuration to streams and models."""
+"""Streams and models from a configuration."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def open_stream(
     ranks: DistributedContext | None = None,
     num_rows: int | None = None,
 ) -> Stream:
-    """A split of the task that a run is on.
+    """Open a split of a run's task.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         split: "train", "valid" or "test".
-        ranks: share the rows among them; None: all rows here.
-        num_rows: of the whole batch; None: as in training.
+        ranks: processes that share the rows; None: all rows here.
+        num_rows: rows of the whole batch; None: as in training.
 
     Raises:
-        ValueError: names the option that cannot work, also if a file is missing.
+        ValueError: an option does not work or a file is missing; the message names the option.
     """
     arguments: dict[str, Any] = dict(config.arguments(split))
     for name in arguments.keys() & inspect.signature(make_stream).parameters.keys():
@@ -55,7 +55,7 @@ def open_stream(
 
 
 def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> TransformerSettings:
-    """What the options mean for the transformer."""
+    """Settings of the transformer from the options."""
     return TransformerSettings(
         width=model.width,
         num_layers=model.num_layers,
@@ -78,10 +78,10 @@ def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> Transforme
 
 
 def make_model(config: SequenceConfig, stream: Stream, device: torch.device) -> SequenceModel:
-    """A fresh model, the same for the same seed.
+    """Build a model with weights drawn from the run's seed.
 
     Raises:
-        ValueError: settings that contradict each other.
+        ValueError: settings contradict each other.
     """
     torch.manual_seed(config.seed)
     return SequenceModel(
@@ -93,10 +93,10 @@ def make_model(config: SequenceConfig, stream: Stream, device: torch.device) -> 
 
 
 def load_weights(model: SequenceModel, checkpoint: Checkpoint) -> None:
-    """Give a model the weights of a checkpoint.
+    """Load the weights of a checkpoint into a model.
 
     Raises:
-        ValueError: they are of a model of another size, or for another task.
+        ValueError: the checkpoint's model has another size or another task.
     """
     weights = unflatten(checkpoint.tensors, checkpoint.data)["trainer"]["model"]
     expected = {name: list(part.shape) for name, part in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""How well a model predicts a stream, and what it holds in memory meanwhile."""
+"""Evaluation of a sequence model on a stream: its predictions, and the memory it holds."""
 
 from __future__ import annotations
 
@@ -16,46 +16,47 @@ from numpy.typing import NDArray
 
 from memory_suite.agents.model.layer import BlockReport
 from memory_suite.agents.model.sequence_model import SequenceModel
+from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.envs.streams.stream import IGNORE, Block, Stream
 from memory_suite.runners.training.evaluation import wilson_interval
 
 NOTHING_SCORED = "nothing scored"
-"""what is shown where there is no loss"""
+"""shown where there is no loss"""
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceScore:
-    """What was found; losses in nats per scored target, not a number (as accuracy) if nothing was scored."""
+    """Result of an evaluation; loss (nats per scored target) and accuracy are nan if nothing was scored."""
 
     task: str
     split: str
     tokens: int
-    """read, all rows together"""
+    """tokens read, all rows together"""
     targets: int
-    """of them scored"""
+    """scored tokens among them"""
     loss: float
     accuracy: float
     accuracy_ci95: tuple[float, float]
     """`accuracy_interval` of the rows"""
     retained_mean: list[float]
-    """memories of a row at the ends of blocks, for each layer"""
+    """memories of a row at the ends of blocks, per layer"""
     retained_max: list[int]
     bytes_held_mean: float
-    """by the memory of all rows, empty slots included"""
+    """bytes of the memory of all rows, empty slots included"""
     possible_mean: float
-    """memories of a row and layer if nothing were forgotten"""
+    """memories per row and layer if nothing were forgotten"""
     tokens_per_second: float
     chance_accuracy: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
-    """what only some tasks have"""
+    """results that only some tasks have"""
 
     @property
     def bits(self) -> float:
-        """Bits per scored target: of a text, bits per byte."""
+        """Bits per scored target; for text, bits per byte."""
         return self.loss / math.log(2)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, in plain types."""
+        """The result in plain types."""
         return {
             "task": self.task,
             "split": self.split,
@@ -76,7 +77,7 @@ class SequenceScore:
         }
 
     def rows(self) -> dict[str, object]:
-        """The same for people."""
+        """The result as rows of a table."""
         low, high = self.accuracy_ci95
         chance = "" if self.chance_accuracy is None else f"; chance {1 - self.chance_accuracy:.2%}"
         result: dict[str, object] = {
@@ -88,18 +89,18 @@ class SequenceScore:
         result |= quality if self.targets else dict.fromkeys(quality, NOTHING_SCORED)
         for name, value in self.extra.items():
             result[name.replace("_", " ")] = value
-        for layer, (mean, most) in enumerate(
+        for layer, (mean, maximum) in enumerate(
             zip(self.retained_mean, self.retained_max, strict=True), start=1
         ):
             result[f"memories, layer {layer}"] = (
-                f"{mean:,.1f} of {self.possible_mean:,.1f} possible, at most {most:,}"
+                f"{mean:,.1f} of {self.possible_mean:,.1f} possible, at most {maximum:,}"
             )
         result["memory held"] = f"{self.bytes_held_mean / 1024:,.1f} KiB"
         result["speed"] = f"{self.tokens_per_second:,.0f} tokens/s"
         return result
 
     def note(self, option: str) -> str | None:
-        """What to tell the user if this judges nothing; `option` says how many tokens were to be read."""
+        """A warning if nothing was scored; `option` sets the number of tokens to read."""
         if self.targets:
             return None
         return (
@@ -108,12 +109,12 @@ class SequenceScore:
         )
 
     def _if_scored(self, value: float) -> float | None:
-        """As JSON has it."""
+        """The value, or None for JSON if nothing was scored."""
         return value if self.targets else None
 
 
 def to_device(block: Block, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens, targets and beginnings as tensors."""
+    """Tokens, targets and flags of first tokens as tensors."""
     tokens, targets, first = (
         torch.from_numpy(part).to(device, non_blocking=True)
         for part in (block.tokens, block.targets, block.is_first)
@@ -122,7 +123,7 @@ def to_device(block: Block, device: torch.device) -> tuple[torch.Tensor, torch.T
 
 
 def span_limit(steps: float, tokens: torch.Tensor) -> torch.Tensor:
-    """All spans of a block cut to so many steps."""
+    """Limit of `steps` on all spans of a block."""
     return torch.full(tokens.shape, float(steps), device=tokens.device)
 
 
@@ -138,17 +139,17 @@ def evaluate(
     on_reports: Callable[[Block, list[BlockReport]], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> SequenceScore:
-    """Stream a split once, memory carried through.
+    """Read a stream block by block, carrying memory over, and score the predictions.
 
     Args:
-        model: left in the mode (training or not) it was found in.
+        model: its training mode is restored afterwards.
         stream: read to its end, or to `max_tokens`.
-        block_size: tokens of a row read at a time; no result depends on it.
-        max_tokens: of all rows together; None: to the end.
-        max_span: cut learned spans to so many steps; None: leave them.
-        on_block: told every block and the losses of its scored targets, in order.
-        on_reports: told every block and what each layer did with its memories in it, in order.
-        on_progress: told how many tokens have been read.
+        block_size: tokens of a row read at a time; results do not depend on it.
+        max_tokens: tokens of all rows together; None: to the end.
+        max_span: limit on learned spans in steps; None: no limit.
+        on_block: called with every block and the losses of its scored targets, in order.
+        on_reports: called with every block and the report of each layer, in order.
+        on_progress: called with the number of tokens read.
 
     Raises:
         ValueError: the stream's vocabulary is not the model's, or its memory has no spans to cut.
@@ -163,62 +164,87 @@ def evaluate(
     was_training = model.training
     model.eval()
     device = model.head.weight.device
-    rows = len(stream.rows)
-    state = model.initial_state(rows)
-    loss = 0.0
-    tokens_seen = blocks = 0
-    correct_B, targets_B = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
-    layers = len(state.layers)
-    retained, most, held, possible = np.zeros(layers), np.zeros(layers, dtype=np.int64), 0.0, 0.0
-    age_B = np.zeros(rows)
+    num_rows = len(stream.rows)
+    state = model.initial_state(num_rows)
+    totals = _Totals(num_rows, len(state.layers))
     began = time.perf_counter()
-    while not stream.exhausted and (max_tokens is None or tokens_seen < max_tokens):
+    while not stream.exhausted and (max_tokens is None or totals.tokens < max_tokens):
         block = _read(stream, block_size)
-        tokens, targets, first = to_device(block, device)
-        limit_BT = None if max_span is None else span_limit(max_span, tokens)
-        output = model.block(tokens, state, first, limit_BT, limit_forgets=True)
+        tokens, targets, is_first = to_device(block, device)
+        limit_BW = None if max_span is None else span_limit(max_span, tokens)
+        output = model.block(tokens, state, is_first, limit_BW, limit_forgets=True)
         assert output.state is not None
         state = output.state
-        scored = targets != IGNORE
-        logits = model.predict(output.y_BWD[scored])
-        losses = F.cross_entropy(logits, targets[scored], reduction="none")
-        loss += float(losses.double().sum())
-        right = scored.clone()
-        right[scored] = logits.argmax(-1) == targets[scored]
-        correct_B += right.sum(1).cpu().numpy()
-        targets_B += scored.sum(1).cpu().numpy()
-        tokens_seen += block.tokens.size
-        counts = state.retained_NB.cpu().numpy()
-        retained += counts.mean(1)
-        most = np.maximum(most, counts.max(1, initial=0))
-        held += state.bytes_held
-        age_B = _ages(age_B, block)
-        possible += age_B.mean()
-        blocks += 1
+        scored_BW = targets != IGNORE
+        logits = model.predict(output.y_BWD[scored_BW])
+        losses = F.cross_entropy(logits, targets[scored_BW], reduction="none")
+        correct_BW = scored_BW.clone()
+        correct_BW[scored_BW] = logits.argmax(-1) == targets[scored_BW]
+        totals.add_predictions(losses, correct_BW, scored_BW)
+        totals.add_memory(block, state)
         if on_block is not None:
             on_block(block, losses)
         if on_reports is not None:
             on_reports(block, output.reports)
         if on_progress is not None:
-            on_progress(tokens_seen)
+            on_progress(totals.tokens)
     seconds = time.perf_counter() - began
     model.train(was_training)
-    targets_seen = int(targets_B.sum())
-    return SequenceScore(
-        task=stream.name,
-        split=stream.split,
-        tokens=tokens_seen,
-        targets=targets_seen,
-        loss=loss / targets_seen if targets_seen else math.nan,
-        accuracy=float(correct_B.sum()) / targets_seen if targets_seen else math.nan,
-        accuracy_ci95=accuracy_interval(correct_B, targets_B),
-        retained_mean=(retained / max(1, blocks)).tolist(),
-        retained_max=most.tolist(),
-        bytes_held_mean=held / max(1, blocks),
-        possible_mean=possible / max(1, blocks),
-        tokens_per_second=tokens_seen / seconds,
-        chance_accuracy=stream.chance_accuracy,
-    )
+    return totals.score(stream, seconds)
+
+
+class _Totals:
+    """Sums over the blocks of an evaluation."""
+
+    def __init__(self, num_rows: int, num_layers: int) -> None:
+        self.tokens = 0
+        self._blocks = 0
+        self._loss = 0.0
+        self._correct_B = np.zeros(num_rows, dtype=np.int64)
+        self._targets_B = np.zeros(num_rows, dtype=np.int64)
+        self._retained = np.zeros(num_layers)
+        self._retained_max = np.zeros(num_layers, dtype=np.int64)
+        self._bytes_held = 0.0
+        self._age_B = np.zeros(num_rows)
+        self._possible = 0.0
+
+    def add_predictions(
+        self, losses: torch.Tensor, correct_BW: torch.Tensor, scored_BW: torch.Tensor
+    ) -> None:
+        """Add a block's losses, and its correct and scored targets."""
+        self._loss += float(losses.double().sum())
+        self._correct_B += correct_BW.sum(1).cpu().numpy()
+        self._targets_B += scored_BW.sum(1).cpu().numpy()
+
+    def add_memory(self, block: Block, state: MemoryState) -> None:
+        """Add the memories held at the end of a block."""
+        self.tokens += block.tokens.size
+        self._blocks += 1
+        retained_NB = state.retained_NB.cpu().numpy()
+        self._retained += retained_NB.mean(1)
+        self._retained_max = np.maximum(self._retained_max, retained_NB.max(1, initial=0))
+        self._bytes_held += state.bytes_held
+        self._age_B = _ages(self._age_B, block)
+        self._possible += self._age_B.mean()
+
+    def score(self, stream: Stream, seconds: float) -> SequenceScore:
+        """Means over targets and blocks."""
+        targets, blocks = int(self._targets_B.sum()), max(1, self._blocks)
+        return SequenceScore(
+            task=stream.name,
+            split=stream.split,
+            tokens=self.tokens,
+            targets=targets,
+            loss=self._loss / targets if targets else math.nan,
+            accuracy=float(self._correct_B.sum()) / targets if targets else math.nan,
+            accuracy_ci95=accuracy_interval(self._correct_B, self._targets_B),
+            retained_mean=(self._retained / blocks).tolist(),
+            retained_max=self._retained_max.tolist(),
+            bytes_held_mean=self._bytes_held / blocks,
+            possible_mean=self._possible / blocks,
+            tokens_per_second=self.tokens / seconds,
+            chance_accuracy=stream.chance_accuracy,
+        )
 
 
 def accuracy_interval(correct_B: NDArray[np.int64], targets_B: NDArray[np.int64]) -> tuple[float, float]:
@@ -243,7 +269,7 @@ def accuracy_interval(correct_B: NDArray[np.int64], targets_B: NDArray[np.int64]
 
 
 def _read(stream: Stream, block_size: int) -> Block:
-    """The next block; the last one ends with the stream, or what fills it up would be held as memories."""
+    """The next block. The last one ends with the stream, so that padding is not stored as memories."""
     if stream.tokens_per_row is None:
         return stream.read(block_size)
     return stream.read(min(block_size, stream.tokens_per_row - stream.position))

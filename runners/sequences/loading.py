@@ -1,4 +1,4 @@
-"""A model out of a run folder, and what the commands that look at one have in common."""
+"""Trained models from run folders, and the options of commands that load one."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from memory_suite.runners.training.build import choose_device
 
 @dataclass(frozen=True, slots=True)
 class TrainedSequence:
-    """A trained model and the task it is to be seen on."""
+    """A trained model with its task."""
 
     model: SequenceModel
     config: SequenceConfig
     checkpoint: str
-    """name of the checkpoint's file"""
+    """file name of the checkpoint"""
 
     def stream(self, split: str, *, num_rows: int | None = None) -> Stream:
         """A split from its beginning."""
@@ -37,7 +37,7 @@ class TrainedSequence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedOptions:
-    """Which model, on which data, computed where."""
+    """Options that choose the model, its data and the device."""
 
     run: Path
     """run folder of `train_sequence.py`"""
@@ -46,37 +46,37 @@ class TrainedOptions:
     task_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="task-arg")] = (
         field(default_factory=dict)
     )
-    """argument of the task that differs from the run's on this split, such as distance=4096; repeatable"""
+    """argument of the task that overrides the run's, such as distance=4096; repeatable"""
     data: Path | None = None
-    """another text than the run's; none: the same"""
+    """text file that replaces the run's; none: the same"""
     seed: int | None = None
-    """of a generated task; none: the run's"""
+    """seed of a generated task; none: the run's"""
     threads: int = 1
-    """torch's threads"""
+    """number of torch threads"""
     device: Literal["cpu", "cuda", "auto"] = "cpu"
-    """where the model computes"""
+    """device of the model"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate."""
         command_line.check_at_least_1(self, "threads")
         if self.seed is not None:
             command_line.check_seed(self.seed)
 
     def open(self, stream: Stream | None = None) -> TrainedSequence:
-        """Read the checkpoint.
+        """Load the model from its checkpoint.
 
         Args:
-            stream: what the model is to read; None: splits of the run's own data, which then must be there.
+            stream: stream that the model will read; None: the run's own data, which must exist.
 
         Raises:
-            ValueError: the run has none that can be loaded, or an option does not fit it.
+            ValueError: the run has no checkpoint that can be loaded, or an option does not fit the run.
         """
         torch.set_num_threads(self.threads)
         device = choose_device(self.device)
         trained, checkpoint = open_checkpoint(self.run, self.checkpoint, SequenceConfig)
         config = dataclasses.replace(
             trained,
-            task_args={**trained.task_args, **self.task_args},  # which the train split goes by
+            task_args={**trained.task_args, **self.task_args},  # arguments of the train split
             eval_task_args={**trained.eval_task_args, **self.task_args},
             data=trained.data if self.data is None else self.data,
             seed=trained.seed if self.seed is None else self.seed,

@@ -1,4 +1,4 @@
-"""Block-wise training on a stream: memory is carried from block to block, gradients are cut there."""
+"""Block-wise training on a stream: memory is carried from block to block, gradients are truncated."""
 
 from __future__ import annotations
 
@@ -22,45 +22,49 @@ from memory_suite.runners.sequences.evaluation import span_limit, to_device
 BETA1 = 0.9
 """decay of Adam's first moment"""
 DECAYED_DIMENSIONS = 2
-"""weight decay is for matrices: parameters of at least so many dimensions"""
+"""least number of dimensions of parameters with weight decay, which is for matrices"""
 
 
-class TrainingFaultError(RuntimeError):
-    """Training cannot go on; the message says where it stood and what to change."""
+Spans = np.ndarray[Any, np.dtype[np.float32]]
+"""spans e_i of one layer, in steps"""
+
+
+class TrainingFailedError(RuntimeError):
+    """Training cannot continue; the message names the update and the options to change."""
 
 
 class UpdateReport(NamedTuple):
-    """What an update did."""
+    """Results of an update."""
 
     loss: float
-    """nats per scored target, all ranks; not a number, as accuracy, if nothing was scored"""
+    """nats per scored target, all ranks; nan, as accuracy, if nothing was scored"""
     accuracy: float
     targets: int
-    """scored, all ranks"""
+    """scored targets, all ranks"""
     gradient_norm: float
-    """before it was cut"""
+    """before clipping"""
     learning_rate: float
     penalty_weight: float
     """alpha"""
-    retained_LB: np.ndarray[Any, np.dtype[np.int64]]
-    """memories after the update, of the rows of all ranks"""
-    spans: list[np.ndarray[Any, np.dtype[np.float32]]]
-    """e_i of the memories written in the last block, per layer, in steps; of the rows of all ranks"""
+    retained_NB: np.ndarray[Any, np.dtype[np.int64]]
+    """memories of each layer and row after the update, rows of all ranks"""
+    spans: list[Spans]
+    """spans e_i (steps) of the memories written in the last block, per layer, rows of all ranks"""
     bytes_held: int
-    """by the memory of all ranks"""
+    """bytes of the memory of all ranks"""
 
 
 class SequenceTrainer:
-    """A model, its optimizer, its place in the stream and its memories."""
+    """A model, its optimizer, its position in the stream and its memory."""
 
     def __init__(
         self, config: SequenceConfig, model: SequenceModel, stream: Stream, ranks: DistributedContext
     ) -> None:
-        """Begin; every rank must have been given a model with the same weights."""
+        """Create the optimizer and an empty memory; weights must be equal on all ranks."""
         self.config, self.model, self.stream, self.ranks = config, model, stream, ranks
         self.device = model.head.weight.device
         self.updates = 0
-        """done so far"""
+        """updates made"""
         self.state = model.initial_state(len(stream.rows))
         matrices = [p for p in model.parameters() if p.dim() >= DECAYED_DIMENSIONS]
         others = [p for p in model.parameters() if p.dim() < DECAYED_DIMENSIONS]
@@ -77,7 +81,7 @@ class SequenceTrainer:
 
     @property
     def tokens(self) -> int:
-        """Read so far, all ranks together."""
+        """Tokens read, all ranks together."""
         return self.updates * self.config.tokens_per_update
 
     @property
@@ -86,7 +90,7 @@ class SequenceTrainer:
         return self.updates >= self.config.total_updates
 
     def learning_rate(self) -> float:
-        """Of the next update: linear warm-up, then the schedule."""
+        """Learning rate of the next update: linear warm-up, then the schedule."""
         chosen, total = self.config.optimizer, self.config.total_updates
         if self.updates < chosen.warmup_updates:
             return chosen.learning_rate * (self.updates + 1) / chosen.warmup_updates
@@ -103,17 +107,17 @@ class SequenceTrainer:
         """Read `accumulation` blocks and take one step.
 
         Raises:
-            TrainingFaultError: the loss or the gradient is not finite, or memory has run out. The weights
-                are those of before.
+            TrainingFailedError: the loss or the gradient is not finite, or memory has run out. The weights
+                are unchanged.
         """
         try:
             return self._update()
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise TrainingFaultError(self._out_of_memory(error)) from None
+            raise TrainingFailedError(self._out_of_memory(error)) from None
         except RuntimeError as error:
             if "not enough memory" not in str(error):
                 raise
-            raise TrainingFaultError(self._out_of_memory(error)) from None
+            raise TrainingFailedError(self._out_of_memory(error)) from None
 
     def _update(self) -> UpdateReport:
         config, model = self.config, self.model
@@ -122,39 +126,18 @@ class SequenceTrainer:
         ]
         scored_here = torch.stack([(targets != IGNORE).sum() for _, targets, _ in blocks]).sum()
         num_targets = int(self.ranks.all_reduce_sum(scored_here))
-        # Summed over blocks and ranks, the losses divided by this are the mean over all scored targets.
+        # Losses divided by this and summed over blocks and ranks are the mean over all scored targets.
         divisor = max(1, num_targets)
         weight = config.penalty.weight if self.updates >= config.penalty.begin_updates else 0.0
-        kind = self._penalty_kind(weight)
         model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        state = self.state
-        totals = torch.zeros(2, dtype=torch.float64)
-        spans: list[np.ndarray[Any, np.dtype[np.float32]]] = []
-        for tokens, targets, first in blocks:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                scored = targets != IGNORE
-                output = model.block(
-                    tokens, state, first, self._limit(tokens), penalty=kind, ablation_mask_BW=scored
-                )
-                logits = model.predict(output.y_BWD[scored]).float()
-            loss_sum = F.cross_entropy(logits, targets[scored], reduction="sum")
-            objective = loss_sum / divisor
-            if kind is not None:
-                share = len(tokens) / (config.num_rows * config.accumulation)  # of rows, and of blocks
-                objective = objective + weight * share * model.penalty(output, kind, scored)
-            objective.backward()  # type: ignore[no-untyped-call]
-            assert output.state is not None
-            state = output.state
-            spans = [report.span_BGW.detach().float().cpu().numpy() for report in output.reports]
-            correct = (logits.detach().argmax(-1) == targets[scored]).sum()
-            totals += torch.stack([loss_sum.detach().double().cpu(), correct.double().cpu()])
+        state, totals, spans = self._backward(blocks, divisor, weight)
         self.ranks.all_reduce_sum(totals)
         self.ranks.all_reduce_gradients(model.parameters())
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm))
         loss, accuracy = (totals / divisor).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingFaultError(
+            raise TrainingFailedError(
                 f"update {self.updates + 1}: the loss is {loss:g} and the gradient's norm {norm:g}; "
                 "a smaller optimizer.learning_rate or a longer optimizer.warmup_updates may help"
             )
@@ -164,22 +147,68 @@ class SequenceTrainer:
         self.optimizer.step()
         self.state = state
         self.updates += 1
-        held = self.ranks.all_gather_object((state.retained_NB.cpu().numpy(), spans, state.bytes_held))
-        retained_of_ranks, spans_of_ranks, bytes_of_ranks = zip(*held, strict=True)
-        return UpdateReport(
-            loss if num_targets else math.nan,
-            accuracy if num_targets else math.nan,
-            num_targets,
-            norm,
-            rate,
-            weight,
-            np.concatenate(retained_of_ranks, 1),
-            [np.concatenate(parts) for parts in zip(*spans_of_ranks, strict=True)],
-            sum(bytes_of_ranks),
+        return self._report(
+            spans,
+            loss=loss if num_targets else math.nan,
+            accuracy=accuracy if num_targets else math.nan,
+            targets=num_targets,
+            gradient_norm=norm,
+            learning_rate=rate,
+            penalty_weight=weight,
         )
 
-    def _penalty_kind(self, weight: float) -> PenaltySpec | None:
-        """Which penalty to compute, if any."""
+    def _backward(
+        self, blocks: list[tuple[Tensor, Tensor, Tensor]], divisor: int, weight: float
+    ) -> tuple[MemoryState, Tensor, list[Spans]]:
+        """Accumulate the gradients of all blocks.
+
+        Args:
+            blocks: tokens, targets and flags of first tokens.
+            divisor: number of targets that losses are divided by.
+            weight: weight of the span penalty.
+
+        Returns:
+            The memory after the blocks, the sums of loss and correct answers, and the last block's spans.
+        """
+        config, model, state = self.config, self.model, self.state
+        penalty = self._penalty_spec(weight)
+        # Share of this rank's block in all rows and blocks of the update.
+        share = len(self.stream.rows) / (config.num_rows * config.accumulation)
+        totals = torch.zeros(2, dtype=torch.float64)
+        spans: list[Spans] = []
+        for tokens, targets, is_first in blocks:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                scored = targets != IGNORE
+                limit = self._span_limit(tokens)
+                output = model.block(tokens, state, is_first, limit, penalty=penalty, ablation_mask_BW=scored)
+                logits = model.predict(output.y_BWD[scored]).float()
+            loss_sum = F.cross_entropy(logits, targets[scored], reduction="sum")
+            objective = loss_sum / divisor
+            if penalty is not None:
+                objective = objective + weight * share * model.penalty(output, penalty, scored)
+            objective.backward()  # type: ignore[no-untyped-call]
+            assert output.state is not None
+            state = output.state
+            spans = [report.span_BGW.detach().float().cpu().numpy() for report in output.reports]
+            correct = (logits.detach().argmax(-1) == targets[scored]).sum()
+            totals += torch.stack([loss_sum.detach().double().cpu(), correct.double().cpu()])
+        return state, totals, spans
+
+    def _report(self, spans: list[Spans], **numbers: Any) -> UpdateReport:
+        """The report of an update: its numbers, and the memories of all ranks."""
+        held = (self.state.retained_NB.cpu().numpy(), spans, self.state.bytes_held)
+        retained_of_ranks, spans_of_ranks, bytes_of_ranks = zip(
+            *self.ranks.all_gather_object(held), strict=True
+        )
+        return UpdateReport(
+            **numbers,
+            retained_NB=np.concatenate(retained_of_ranks, 1),
+            spans=[np.concatenate(parts) for parts in zip(*spans_of_ranks, strict=True)],
+            bytes_held=sum(bytes_of_ranks),
+        )
+
+    def _penalty_spec(self, weight: float) -> PenaltySpec | None:
+        """The penalty to compute, if any."""
         chosen = self.config.penalty
         if not self.model.transformer.learns_spans or not chosen.weight:
             return None
@@ -188,7 +217,7 @@ class SequenceTrainer:
             return PenaltySpec(chosen.form, chosen.cap_steps, use_weight, chosen.use_margin)
         return PenaltySpec(chosen.form, chosen.cap_steps) if weight else None
 
-    def _limit(self, tokens: Tensor) -> Tensor | None:
+    def _span_limit(self, tokens: Tensor) -> Tensor | None:
         """Random span shortening (released code): one draw for all rows of a block, and for all ranks."""
         if not self.config.memory.random_shortening or not self.model.transformer.learns_spans:
             return None
@@ -202,10 +231,10 @@ class SequenceTrainer:
             "raise penalty.weight, or lower memory.initial_span_fraction"
         )
 
-    # -- exact continuation ------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------
 
     def state_tree(self) -> dict[str, Any] | None:
-        """Everything that a later `load_state_tree` needs, from all ranks; None on ranks but the first."""
+        """The state of all ranks, for `load_state_tree`; None on ranks other than 0."""
         shards = self.ranks.gather_object(
             {
                 "stream": self.stream.state_dict(),
@@ -225,10 +254,10 @@ class SequenceTrainer:
         }
 
     def load_state_tree(self, tree: dict[str, Any]) -> None:
-        """Go on where `state_tree` was called; another number of ranks takes over the rows as they were.
+        """Continue from a `state_tree`, also with another number of ranks, which share the same rows.
 
         Raises:
-            ValueError: it is of another task, argument, batch or file.
+            ValueError: the state belongs to another task, task argument, batch or file.
         """
         self.model.load_state_dict(tree["model"])
         groups = self.optimizer.state_dict()["param_groups"]
@@ -240,12 +269,12 @@ class SequenceTrainer:
         memories = [MemoryState.from_state_dict(shard["memory"]) for shard in shards]
         rows = torch.tensor(list(self.stream.rows))
         self.state = MemoryState.cat(memories).select(rows).trimmed().to(self.device)
-        # All ranks draw the same: the limit and the layers dropped must not differ between them.
+        # All ranks draw the same random numbers: span limit and dropped layers must be equal on all of them.
         set_random_state(shards[0]["random"], self.device)
 
 
 def _stream_share(states: list[dict[str, Any]], stream: Stream) -> dict[str, Any]:
-    """The part of a stream's state, gathered from ranks, that belongs to the rows read here."""
+    """The part of a stream's state, gathered from all ranks, for the rows of this rank."""
     whole = states[0]
     if not whole["inner"]:
         return _with_rows(whole, stream)
@@ -255,6 +284,6 @@ def _stream_share(states: list[dict[str, Any]], stream: Stream) -> dict[str, Any
 
 
 def _with_rows(state: dict[str, Any], stream: Stream) -> dict[str, Any]:
-    """The state as if it had been taken from a reader of the same rows as `stream`."""
+    """The state with the row numbers of `stream`."""
     identity = {**state["stream"], "first_row": stream.rows.start, "end_row": stream.rows.stop}
     return {**state, "stream": identity}

@@ -11,11 +11,11 @@ import pytest
 
 from memory_suite.runners import benchmark
 from memory_suite.runners.benchmarks import acting, baselines, environments, ranks, training
-from memory_suite.runners.benchmarks.tables import Spread, Table, in_turns
+from memory_suite.runners.benchmarks.tables import Spread, Table, interleaved
 from memory_suite.runners.benchmarks.worker_process import (
     BenchmarkError,
-    OwnProcess,
     Turn,
+    WorkerProcess,
     peak_mebibytes,
 )
 from memory_suite.runners.run.processes import usable_cores
@@ -38,9 +38,9 @@ def measured(tmp_path: Path, *words: str) -> dict[str, Any]:
 # -- tables -------------------------------------------------------------------------------------------
 
 
-def test_rivals_alternate() -> None:
+def test_interleaved_measurements_alternate() -> None:
     calls: list[str] = []
-    found = in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    found = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
     assert calls == ["a", "b", "a", "b"]
     assert found == {"a": [None, None], "b": [None, None]}
 
@@ -74,8 +74,8 @@ def _count(turn: Turn, start: int, fail_at: int) -> None:
     raise ValueError(f"cannot count to {fail_at}")
 
 
-def test_a_process_works_in_turns_and_its_failure_is_told() -> None:
-    with OwnProcess(_count, 1, fail_at=3) as process:
+def test_a_process_runs_one_turn_at_a_time_and_reports_its_failure() -> None:
+    with WorkerProcess(_count, 1, fail_at=3) as process:
         assert process.answer() == 1
         seconds, number = process.turn()
         assert number == 2
@@ -92,7 +92,7 @@ def _take_memory(turn: Turn, mebibytes: int) -> None:
 
 def test_the_peak_is_that_of_the_process_alone() -> None:
     ballast = bytearray(300 * 2**20)
-    with OwnProcess(_take_memory, 200) as process:
+    with WorkerProcess(_take_memory, 200) as process:
         before = process.answer()
         _, after = process.turn()
     assert after - before == pytest.approx(200, abs=20)
@@ -108,7 +108,9 @@ def test_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = measured(tmp_path, "--parts", "envs")
     assert "AsyncVectorEnv of 2" in tables["environments"]["rows"]
     assert all(row["steps/s"]["median"] > 0.0 for row in tables["environments"]["rows"].values())
-    assert {"corridor-long", "portal-long", "instruction-short"} <= tables["twins"]["rows"].keys()
+    assert {"corridor-long", "portal-long", "instruction-short"} <= tables["vectorized versions"][
+        "rows"
+    ].keys()
 
 
 @needs_peers
@@ -124,12 +126,12 @@ def test_training_and_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @needs_peers
 @pytest.mark.parametrize("name", baselines.NAMES)
-def test_every_rival_trains(name: str) -> None:
+def test_every_compared_agent_trains(name: str) -> None:
     command = benchmark.BenchmarkCommand(env="corridor-short")
-    subject = benchmark.Subject.of(command, SMALL)
-    rival = baselines.make_rival(subject, name, reach=32)
-    assert rival.learn(64).num_timesteps == 64
-    assert (rival.n_steps, rival.n_envs, rival.batch_size) == (8, 4, 16)  # type: ignore[attr-defined]
+    spec = benchmark.AgentSpec.from_command(command, SMALL)
+    agent = baselines.make_baseline(spec, name, reach=32)
+    assert agent.learn(64).num_timesteps == 64
+    assert (agent.n_steps, agent.n_envs, agent.batch_size) == (8, 4, 16)  # type: ignore[attr-defined]
 
 
 def test_acting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

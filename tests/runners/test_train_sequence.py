@@ -1,4 +1,4 @@
-"""Training and judging on sequence tasks, end to end and small: files, exact resume, ranks, faults."""
+"""Training and evaluation on sequence tasks, end to end and small: files, exact resume, ranks, faults."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from memory_suite.runners.benchmarks import sequence_efficiency, span_scaling, s
 from memory_suite.runners.run.folder import RunFolder
 from memory_suite.runners.sequences import session
 from memory_suite.runners.sequences.build import make_model, open_stream
+from memory_suite.runners.sequences.error_by_distance import ErrorByDistance
 from memory_suite.runners.sequences.evaluation import SequenceScore, accuracy_interval, evaluate
-from memory_suite.runners.sequences.trainer import SequenceTrainer, TrainingFaultError
+from memory_suite.runners.sequences.trainer import SequenceTrainer, TrainingFailedError
 from memory_suite.runners.training.evaluation import wilson_interval
 from tests.runners.launch import finished, launch, wait_for
 
@@ -153,14 +154,14 @@ def test_nothing_scored_is_no_loss_of_zero(tmp_path: Path, capsys: pytest.Captur
         ((False, False, True), 12),
     ],
 )
-def test_a_look_that_scores_nothing_is_never_the_best(
+def test_an_evaluation_that_scores_nothing_is_never_the_best(
     scored: tuple[bool, ...], best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = iter([*scored, True])
+    evaluations = iter([*scored, True])
 
     def evaluate_some(*arguments: Any, **options: Any) -> SequenceScore:
         score = evaluate(*arguments, **options)
-        return score if next(looks) else replace(score, targets=0, loss=math.nan, accuracy=math.nan)
+        return score if next(evaluations) else replace(score, targets=0, loss=math.nan, accuracy=math.nan)
 
     monkeypatch.setattr(session, "evaluate", evaluate_some)
     assert train_sequence.main([*COPY, *SMALL, "--run", str(tmp_path)]) == 0
@@ -224,7 +225,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 
 EASY = [*COPY, *SMALL, "--held-out.tokens", "1024", "--held-out.stop-accuracy", "0.01"]
-"""reached at the first look, after 5 updates"""
+"""reached at the first evaluation, after 5 updates"""
 
 
 @pytest.fixture(scope="module")
@@ -259,14 +260,14 @@ def test_a_run_that_has_reached_its_goal_trains_no_further(
 def test_a_run_interrupted_when_it_reaches_its_goal_is_only_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = session.Session._look
+    inner = session.Session._evaluate_held_out
 
-    def look_and_interrupt(session: session.Session) -> bool:
+    def evaluate_and_interrupt(session: session.Session) -> bool:
         os.kill(os.getpid(), 15)
-        return look(session)
+        return inner(session)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.Session, "_look", look_and_interrupt)
+        patch.setattr(session.Session, "_evaluate_held_out", evaluate_and_interrupt)
         assert train_sequence.main([*EASY, "--run", str(tmp_path)]) == 75
     assert train_sequence.main(["--resume", str(tmp_path)]) == 0
     assert len(rows(tmp_path)) == 5
@@ -281,7 +282,7 @@ def test_a_checkpoint_that_knows_nothing_of_goals_goes_on(stopped_run: Path, tmp
     del found.data["runner"]["reached_accuracy"]
     folder.save_checkpoint(found.step, found.tensors, found.data)
     assert train_sequence.main(["--resume", str(run)]) == 0
-    assert len(rows(run)) == 10, "until the next look"
+    assert len(rows(run)) == 10, "until the next evaluation"
 
 
 def _torchrun(ranks: int, *words: str) -> None:
@@ -509,7 +510,7 @@ def test_cutting_spans_makes_memory_smaller(text_run: Path, tmp_path: Path) -> N
     assert held[1] <= 2 + 8 < held[0]
 
 
-def test_copy_is_judged_by_distance(tmp_path: Path) -> None:
+def test_copy_has_losses_by_distance(tmp_path: Path) -> None:
     assert train_sequence.main([*COPY, *SMALL, "--run", str(tmp_path / "run")]) == 0
     file = tmp_path / "out.json"
     words = ["--run", str(tmp_path / "run"), "--task-arg", "distance=60", "--tokens", "4096"]
@@ -519,22 +520,22 @@ def test_copy_is_judged_by_distance(tmp_path: Path) -> None:
     assert any("64_tokens" in name for name in result)
 
 
-def test_oracles_are_judged_on_the_same_tokens() -> None:
+def test_oracles_are_evaluated_on_the_same_tokens() -> None:
     """What `evaluate_sequence.py` says of them is what `window_errors` finds in the stream."""
     arguments: dict[str, Any] = {"split": "test", "num_rows": 3, "seed": 4}
     stream = make_stream("collision", **arguments)
-    judge = evaluate_sequence.ErrorByDistance(stream.chance_accuracy)
+    by_distance = ErrorByDistance(stream.chance_accuracy)
     for _ in range(4):
         block = stream.read(16_384)
-        judge.add(block, torch.zeros(int((block.targets != IGNORE).sum())))
+        by_distance.add(block, torch.zeros(int((block.targets != IGNORE).sum())))
     errors = window_errors(make_stream("collision", **arguments), WINDOWS, 65_536).error
-    told = {name: value for name, value in judge.shares().items() if "oracle" in name}
-    assert told == {
+    oracles = {name: value for name, value in by_distance.results().items() if "oracle" in name}
+    assert oracles == {
         f"error_of_an_oracle_that_sees_{window:,}_tokens": f"{error:.2%}"
         for window, error in errors.items()
         if error
     }
-    assert len(told) == 4, "all of them but the longest, which sees everything"
+    assert len(oracles) == 4, "all of them but the longest, which sees everything"
 
 
 def test_the_efficiency_table(text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -552,10 +553,10 @@ def test_the_efficiency_table(text_file: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("task", ["text", "collision"])
-def test_the_efficiency_table_trains_on_what_it_judges(task: Any, tmp_path: Path) -> None:
+def test_the_efficiency_table_trains_on_the_stream_of_its_evaluation(task: Any, tmp_path: Path) -> None:
     """The preset begins with short rows, in which no memory would fill."""
     config = load(
-        sequence_efficiency.SequenceBenchmarkCommand(task=task, run=tmp_path).words("transformer-xl")
+        sequence_efficiency.SequenceBenchmarkCommand(task=task, run=tmp_path).training_argv("transformer-xl")
     )
     assert config.eval_task_args.items() <= config.task_args.items()
 
@@ -640,7 +641,7 @@ def test_runs_of_another_configuration_are_not_measured(
     monkeypatch.setattr(sequence_efficiency, "_peak_mebibytes", start)
     sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "block_size": 16, "updates": 10, "reach": 64}
     command = sequence_efficiency.SequenceBenchmarkCommand(run=tmp_path, **sizes)  # type: ignore[arg-type]
-    RunFolder.create(load(command.words("expire-span")))
+    RunFolder.create(load(command.training_argv("expire-span")))
     as_words = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
     with pytest.raises(StartedError if said is None else SystemExit):
         benchmark.main(["sequence", *as_words, "--run", str(tmp_path), *words])
@@ -799,7 +800,7 @@ def test_a_loss_that_is_no_number_stops_and_changes_nothing() -> None:
     before = {name: part.clone() for name, part in trainer.model.state_dict().items()}
     while int((torch.from_numpy(stream.read(16).targets) != IGNORE).sum()) == 0:
         pass
-    with pytest.raises(TrainingFaultError, match=r"update 2: the loss is .*learning_rate"):
+    with pytest.raises(TrainingFailedError, match=r"update 2: the loss is .*learning_rate"):
         trainer.update()
     after = trainer.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -107,7 +107,7 @@ def page(browser: Any, record: EpisodeRecord, tmp_path: Path) -> Iterator[Page]:
     opened.page.close()
 
 
-def test_the_file_stands_alone(record: EpisodeRecord) -> None:
+def test_the_page_has_no_external_link(record: EpisodeRecord) -> None:
     page = viewer_html(record)
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     assert "://" not in page and "@DATA@" not in page
@@ -235,7 +235,7 @@ def test_the_keyboard_works(page: Page, record: EpisodeRecord) -> None:
 
 
 @in_browser
-def test_the_decision_and_the_table_say_what_the_record_says(page: Page, record: EpisodeRecord) -> None:
+def test_the_decision_and_the_table_agree_with_the_record(page: Page, record: EpisodeRecord) -> None:
     for step in (5, 33):
         page.go(step)
         rows = page.page.locator("#choice tr").all_inner_texts()
@@ -330,7 +330,7 @@ def test_ten_thousand_steps_open_and_move(browser: Any, tmp_path: Path) -> None:
 
 @in_browser
 @pytest.mark.parametrize("kind", ["text", "cart pole", "no memory"])
-def test_other_episodes_can_be_seen(kind: str, browser: Any, tmp_path: Path) -> None:
+def test_other_kinds_of_episodes_are_shown(kind: str, browser: Any, tmp_path: Path) -> None:
     if kind == "cart pole":
         env = gym.make("CartPole-v1", render_mode="rgb_array")
         record = record_episode(lively_model(env), env, seed=0)

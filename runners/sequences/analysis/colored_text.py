@@ -29,7 +29,7 @@ _MOST_TICKS = 6
 
 
 class Cell(NamedTuple):
-    """How one byte is shown."""
+    """Display form of one byte."""
 
     label: str
     kind: CellKind

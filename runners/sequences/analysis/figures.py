@@ -1,4 +1,4 @@
-"""Pictures of what a sequence model keeps: charts, and text as characters on colored cells.
+"""Pictures of a sequence model's memory: charts, and text as characters on colored cells.
 
 matplotlib is imported where something is drawn: it is an extra.
 """
@@ -193,7 +193,7 @@ def _color_bar(figure: Figure, scale: Scale, where: tuple[float, float, float, f
 
 
 def quality(score: SequenceScore) -> float:
-    """What a curve shows: bits per byte of a text, the error of another task."""
+    """Quantity of a curve: bits per byte of a text, the error of another task."""
     return score.bits if score.task == "text" else 1.0 - score.accuracy
 
 

@@ -1,4 +1,4 @@
-"""What a trained sequence model keeps, and what it is good for.
+"""Measurements of a trained sequence model's memory.
 
 - which spans e_i it gives to what it reads;
 - how the loss depends on the longest span allowed, and on the memory that is then held;
@@ -122,7 +122,7 @@ class TextAnalysis:
             model: with learned spans.
             text: what it is to read.
             block_size: bytes read at a time; no result but rounding depends on it.
-            on_read: told what is going to be read.
+            on_read: called with a description of each pass before it starts.
         """
         self.model, self.text, self.block_size = model, text, block_size
         self.longest = model.transformer.settings.max_span
@@ -131,7 +131,7 @@ class TextAnalysis:
         self._readings: dict[int, Reading] = {}
 
     def reading(self, max_span: int | None = None) -> Reading:
-        """With spans cut to so many steps; None: as learned."""
+        """With spans limited to `max_span` steps; None: as learned."""
         # No span exceeds L: cutting there is not cutting.
         span = self.longest if max_span is None else min(max_span, self.longest)
         if span not in self._readings:
@@ -142,7 +142,7 @@ class TextAnalysis:
         return self._readings[span]
 
     def curve(self, max_spans: Iterable[int]) -> dict[int, SequenceScore]:
-        """What was found under each maximum span."""
+        """The score under each maximum span."""
         return {span: self.reading(span).score for span in max_spans}
 
     def gain(self, short: int, long: int) -> NDArray[np.float64]:
@@ -168,7 +168,7 @@ class TextAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Some bytes of a text are others."""
+    """A replacement of some bytes of a text."""
 
     start: int
     old: bytes
@@ -337,7 +337,7 @@ def span_table_of_stream(
 
 
 def _span_table_of_frames(token_BT: NDArray[np.int64], span_LBT: NDArray[np.float64]) -> SpanTable:
-    # Rows begin with a frame, and begin anew with one.
+    # Rows start with a frame, and restart with one.
     used = token_BT.shape[1] // FRAME_TOKENS * FRAME_TOKENS
     frame_BFP = token_BT[:, :used].reshape(len(token_BT), -1, FRAME_TOKENS)
     collides_BF = (frame_BFP[..., :2] == frame_BFP[..., 3:5]).all(-1)
@@ -363,7 +363,7 @@ def _token_names(stream: GeneratedStream) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class StreamAnalysis:
-    """What a model does on a generated task."""
+    """Analysis of a model on a generated task."""
 
     curve: dict[int, SequenceScore]
     """under each maximum span"""
@@ -387,7 +387,7 @@ def analyse_stream(
         tokens: of all rows together.
         block_size: tokens of a row read at a time.
         max_spans: to cut spans to.
-        on_read: told what is going to be read.
+        on_read: called with a description of each pass before it starts.
 
     Raises:
         ValueError: none of the tokens has a target.

@@ -385,7 +385,7 @@ def _view(
     tips: Sequence[Tip],
     marked: range | None = None,
 ) -> dict[str, Any]:
-    """What the page's script needs to write a colored text."""
+    """Data with which the page's script writes a colored text."""
     part = slice(window.start, window.stop)
     return {
         "start": window.start,
