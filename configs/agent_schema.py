@@ -14,10 +14,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+from memory_suite.agents.ranges import check, check_optional
 from memory_suite.configs import command_line, run_config
 from memory_suite.configs.command_line import Scalar
 from memory_suite.configs.model import MemoryConfig, ModelConfig
-from memory_suite.configs.ranges import check, check_optional
 from memory_suite.configs.run_config import RunConfig
 
 PRESETS = Path(__file__).parent / "presets" / "agents"
@@ -44,13 +45,10 @@ class PolicyConfig(ModelConfig):
     less while what is of no use beside it is being forgotten"""
     normalize_observations: bool = True
     """divide features by their running statistics, which makes rare ones (the cue above all) large"""
-    normalize_warmup_rollouts: int = 10
-    """those statistics are fixed after so many rollouts; 0: they follow the whole training"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
         self.check("policy")
-        check("policy.normalize_warmup_rollouts", self.normalize_warmup_rollouts, "[0, inf)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,8 +77,6 @@ class PPOConfig:
     """bias against variance of the advantage estimate (1: Monte Carlo)"""
     clip_range: float = 0.2
     """how far the probability ratio may move before its gradient is cut"""
-    clip_range_vf: float | None = None
-    """the same for the value function; none: not clipped"""
     normalize_advantage: bool = True
     """normalize the advantages of each minibatch"""
     advantage_std_floor: float = 0.0
@@ -104,7 +100,6 @@ class PPOConfig:
         check("ppo.n_epochs", self.n_epochs, "[1, inf)")
         check("ppo.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
         check("ppo.clip_range", self.clip_range, "(0, inf)")
-        check_optional("ppo.clip_range_vf", self.clip_range_vf, "(0, inf)")
         check_optional("ppo.target_kl", self.target_kl, "(0, inf)")
         if self.batch_size % self.n_steps:
             raise ValueError(
@@ -153,56 +148,6 @@ class A2CConfig:
         check("a2c.adam_eps", self.adam_eps, "(0, inf)")
         check("a2c.rms_prop_eps", self.rms_prop_eps, "(0, inf)")
         check("a2c.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PenaltyConfig:
-    """What remembering costs: the weight alpha of the span penalty (equation 6), where spans are learned."""
-
-    kind: Literal["constraint", "fixed", "none"] = "constraint"
-    """"constraint": charge nothing before the worst class of episodes succeeds (and nothing at all where
-    episodes do not say whether they succeeded: choose "none" there); "fixed": always `weight`"""
-    form: Literal["log", "capped", "all", "ramp"] = "log"
-    """"log": each memory written costs the logarithm of 1 + its span; "all": the span itself, equation 6;
-    "capped": the same with a cap on what one memory costs; "ramp": as the released code, on fading memories
-    only. An adaptive-span pays the mean span of its heads, or where use counts its logarithm"""
-    cap_steps: float = 64.0
-    """what one memory can cost at most, in steps, in the form "capped" """
-    use_weight: float = 100.0
-    """what use weighs against cost: each e-folding that a memory's span is too short costs so much, per nat
-    by which the action would differ without the memory. Only this lengthens spans then. 0: use does not
-    count, and the task itself teaches spans while memories fade, as in the paper"""
-    use_margin: float = 2.0
-    """a memory of use should have a span of so many times the age at which it was of use; more lets it serve
-    in episodes longer than any in training, and holds whatever is of use for a moment for longer too"""
-    weight: float = 1e-4
-    """alpha itself if fixed; where it starts under the constraint"""
-    max_weight: float = 1e-3
-    """the constraint never raises alpha above this"""
-    growth: float = 1.03
-    """factor per update by which the constraint may raise alpha"""
-    shrinkage: float = 0.9
-    """factor per update by which it falls again while the worst class fails too often"""
-    target_success: float = 0.97
-    """nothing is charged before the worst class of episodes succeeds more often than this. When it no longer
-    does, alpha falls back towards `weight`; if use does not count, remembering is subsidized"""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        check("penalty.weight", self.weight, "[0, inf)")
-        check("penalty.cap_steps", self.cap_steps, "(0, inf)")
-        check("penalty.use_weight", self.use_weight, "[0, inf)")
-        check("penalty.use_margin", self.use_margin, "[1, inf)")
-        check("penalty.max_weight", self.max_weight, "[0, inf)")
-        check("penalty.growth", self.growth, "[1, inf)")
-        check("penalty.shrinkage", self.shrinkage, "(0, 1]")
-        check("penalty.target_success", self.target_success, "[0, 1)")
-        if self.kind == "constraint" and self.weight > self.max_weight:
-            raise ValueError(
-                f"penalty.weight ({self.weight}) must not exceed penalty.max_weight ({self.max_weight})"
-            )
-        if self.kind == "constraint" and self.weight == 0.0:  # of which no factor makes more
-            raise ValueError("penalty.weight must lie above 0; choose penalty.kind=none to charge nothing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -334,7 +279,7 @@ class TrainConfig(RunConfig):
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
-    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    penalty: SpanPenaltySettings = field(default_factory=SpanPenaltySettings)
     stop: StopConfig = field(default_factory=StopConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

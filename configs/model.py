@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
 
-from memory_suite.configs.ranges import check
-
-MemoryKind = Literal["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]
-AttentionKind = Literal["auto", "plain", "fused"]
+from memory_suite.agents.model.settings import AttentionKind, MemoryKind, TransformerSettings
+from memory_suite.agents.ranges import check
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +24,6 @@ class MemoryConfig:
     """R: steps over which an expiring memory fades out; only there does the task teach spans"""
     initial_span_fraction: float = 0.1
     """p: spans start at this share of `max_span`"""
-    span_divisor: float = 1.0
-    """d: divides what the span predictor sees, so that spans do not jump when `max_span` is very large
-    (expire-span)"""
     size: int = 64
     """S: steps for which a memory is kept as it was (transformer-xl, compressive)"""
     compressed_size: int = 64
@@ -50,7 +44,6 @@ class MemoryConfig:
         check("memory.size", self.size, "[1, inf)")
         check("memory.compressed_size", self.compressed_size, "[1, inf)")
         check("memory.compression_rate", self.compression_rate, "[1, inf)")
-        check("memory.span_divisor", self.span_divisor, "(0, inf)")
         check("memory.position_window", self.position_window, "[0, inf)")
         if self.learns_spans and self.ramp > self.max_span:
             raise ValueError(f"memory.ramp ({self.ramp}) must not exceed memory.max_span ({self.max_span})")
@@ -87,12 +80,8 @@ class ModelConfig:
     """layers, each with a memory of its own"""
     num_heads: int = 4
     """attention heads of a layer; must divide `width`"""
-    feedforward_multiplier: int = 4
-    """the feedforward part of a layer is so many times as wide as `width`"""
     layer_drop: float = 0.0
     """in training, the probability of skipping a layer"""
-    query_key_gain: float = 1.0
-    """factor on the initial query and key weights; above 1 attention starts out less uniform"""
     null_memory: bool = False
     """let heads attend to nothing too, to a memory of zeros that is always there: what is read then changes
     less while what is of no use beside it is being forgotten"""
@@ -105,9 +94,7 @@ class ModelConfig:
         check(f"{group}.width", self.width, "[1, inf)")
         check(f"{group}.num_layers", self.num_layers, "[1, inf)")
         check(f"{group}.num_heads", self.num_heads, "[1, inf)")
-        check(f"{group}.feedforward_multiplier", self.feedforward_multiplier, "[1, inf)")
         check(f"{group}.layer_drop", self.layer_drop, "[0, 1)")
-        check(f"{group}.query_key_gain", self.query_key_gain, "(0, inf)")
         if self.width % self.num_heads:
             raise ValueError(f"{group}.num_heads ({self.num_heads}) must divide {group}.width ({self.width})")
 
@@ -131,3 +118,13 @@ class ModelConfig:
             obstacle = f"penalty.use_weight ({use_weight:g})"
         if obstacle is not None:
             raise ValueError(f"{group}.attention=fused cannot be had with {obstacle}; choose auto or plain")
+
+
+def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> TransformerSettings:
+    """Settings of the transformer that the options describe."""
+    arguments = {field.name: getattr(memory, field.name) for field in fields(MemoryConfig)}
+    arguments |= {field.name: getattr(model, field.name) for field in fields(ModelConfig)}
+    del arguments["random_shortening"]  # an argument of training
+    arguments["memory"] = arguments.pop("kind")
+    arguments["memory_size"] = arguments.pop("size")
+    return TransformerSettings(**arguments)

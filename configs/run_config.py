@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import tyro
 import yaml
 
+from memory_suite.agents.ranges import check
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import OptionValue, Scalar
-from memory_suite.configs.ranges import check
 
 COMMAND_OF_PRESET = {"env": "agent", "task": "sequence"}
 """the option that picks a preset, and the part of the commands' names that stands for such runs"""

@@ -9,10 +9,11 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from memory_suite.agents.model.settings import PenaltyForm, PenaltySettings
+from memory_suite.agents.ranges import check, check_optional
 from memory_suite.configs import command_line, run_config
 from memory_suite.configs.command_line import Scalar
 from memory_suite.configs.model import MemoryConfig, ModelConfig
-from memory_suite.configs.ranges import check, check_optional
 from memory_suite.configs.run_config import RunConfig
 
 
@@ -56,31 +57,21 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpanCostConfig:
-    """What remembering costs: the weight alpha of the span penalty (equation 6), where spans are learned."""
+class SequencePenaltyConfig(PenaltySettings):
+    """Cost of memories: the span penalty (equation 6) and its weight alpha, where spans are learned."""
 
     weight: float = 1e-6
-    """alpha; 0: none"""
-    form: Literal["log", "capped", "all", "ramp"] = "ramp"
-    """"ramp": as the released code, on fading memories only; "all": equation 6 on every memory; "capped": the
-    same with a cap on what one memory costs; "log": the logarithm of 1 + the span"""
-    cap_steps: float = 64.0
-    """what one memory can cost at most, in steps, in the form "capped" """
-    use_weight: float = 0.0
-    """what use weighs against cost: where something is predicted, each e-folding that a memory's span is too
-    short costs so much, per nat by which the prediction would differ without the memory. Only this lengthens
-    spans then. 0: use does not count, and the task itself teaches spans while memories fade"""
-    use_margin: float = 2.0
-    """a memory of use should have a span of so many times the age at which it was of use"""
+    """alpha; 0: no penalty"""
+    form: PenaltyForm = "ramp"
+    """cost of a memory. "ramp": as in the released code, for fading memories only; "all": its span, as in
+    equation 6; "log": log(1 + span)"""
     begin_updates: int = 0
-    """nothing is charged before: a penalty that comes before the task has been learned forgets everything"""
+    """number of updates before the penalty begins: from the first update on it can teach forgetting before
+    the task has been learned"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        check("penalty.weight", self.weight, "[0, inf)")
-        check("penalty.cap_steps", self.cap_steps, "(0, inf)")
-        check("penalty.use_weight", self.use_weight, "[0, inf)")
-        check("penalty.use_margin", self.use_margin, "[1, inf)")
+        """Validate the options."""
+        PenaltySettings.__post_init__(self)  # super() fails in a dataclass with slots
         check("penalty.begin_updates", self.begin_updates, "[0, inf)")
 
 
@@ -149,7 +140,7 @@ class SequenceConfig(RunConfig):
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     model: SequenceModelConfig = field(default_factory=SequenceModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    penalty: SpanCostConfig = field(default_factory=SpanCostConfig)
+    penalty: SequencePenaltyConfig = field(default_factory=SequencePenaltyConfig)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
 
     def __post_init__(self) -> None:

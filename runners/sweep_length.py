@@ -18,10 +18,10 @@ if not __package__:  # started as a script: import from the checkout, not from t
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from memory_suite.agents.model.settings import MemoryKind
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.configs.command_line import Scalar, exit_on_error
-from memory_suite.configs.model import MemoryKind
 from memory_suite.envs.registration import resolve
 from memory_suite.runners.sweeps.command import run_sweep
 from memory_suite.runners.sweeps.figures import draw_length_maps

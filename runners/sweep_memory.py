@@ -18,9 +18,9 @@ if not __package__:  # started as a script: import from the checkout, not from t
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from memory_suite.agents.model.settings import MemoryKind
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import Scalar, exit_on_error
-from memory_suite.configs.model import MemoryKind
 from memory_suite.runners.sweeps.command import run_sweep
 from memory_suite.runners.sweeps.figures import draw_memory_curves
 from memory_suite.runners.sweeps.folder import Member, Sweep

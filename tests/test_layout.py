@@ -16,22 +16,22 @@ FOLDERS = ("agents", "configs", "envs", "runners")
 MAY_IMPORT = {
     "agents": {"agents"},
     "envs": {"envs"},
-    "configs": {"configs"},
+    "configs": {"agents", "configs"},
     "runners": {"agents", "configs", "envs", "runners"},
 }
 """what each top-level package may import of ours"""
 FLOORS: dict[str, list[set[str]]] = {
     "agents": [
-        {"distributed", "serialization"},
+        {"distributed", "ranges", "serialization"},
         {"model"},
         {"policy", "diagnostics"},
         {"algorithms"},
         {"episodes"},
     ],
     "agents.model": [
-        {"init", "store"},
+        {"init", "settings", "store"},
         {"retention"},
-        {"attention", "block_memories", "settings"},
+        {"attention", "block_memories"},
         {"layer"},
         {"transformer"},
         {"sequence_model"},

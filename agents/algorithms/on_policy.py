@@ -39,6 +39,8 @@ from memory_suite.agents.policy.policy import MemoryPolicy, not_finite
 
 SMALLEST_ADVANTAGE_STD = 1e-8
 """lower bound of the divisor, for advantages that are all equal"""
+STATISTICS_ROLLOUTS = 10
+"""number of rollouts in which statistics of observations are collected; afterwards they are fixed"""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -61,7 +63,6 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         "max_grad_norm",
         "normalize_advantage",
         "advantage_std_floor",
-        "normalize_warmup_rollouts",
         "random_shortening",
         "success_window_episodes",
         "success_min_episodes",
@@ -86,7 +87,6 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         random_shortening: bool = False,
         normalize_advantage: bool = True,
         advantage_std_floor: float = 0.0,
-        normalize_warmup_rollouts: int = 10,
         success_window_episodes: int = 100,
         success_min_episodes: int = 30,
         ranks: DistributedContext = SINGLE_PROCESS,
@@ -102,8 +102,6 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
             normalize_advantage: normalize advantages in each gradient step.
             advantage_std_floor: smallest standard deviation by which advantages are divided. Without reward,
                 advantages are noise of the critic, which must not dominate the entropy bonus.
-            normalize_warmup_rollouts: number of rollouts in which statistics of observations are collected;
-                afterwards they are fixed. 0: they are always collected.
             success_window_episodes: number of recent episodes in the success rate of each class.
             success_min_episodes: smallest number of episodes for which a class has a success rate.
             ranks: the process group. Each rank has an `env` with the same number of environments; steps,
@@ -132,7 +130,6 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         self.shortening = RandomShortening(random_shortening)
         self.normalize_advantage = normalize_advantage
         self.advantage_std_floor = advantage_std_floor
-        self.normalize_warmup_rollouts = normalize_warmup_rollouts
         self.success_window_episodes = success_window_episodes
         self.success_min_episodes = success_min_episodes
         self.success_window = SuccessWindow(
@@ -241,8 +238,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
     def _end_iteration(self) -> None:
         """Update what is constant during an iteration: observation statistics and the span penalty."""
         self.rollouts_done += 1
-        warmup = self.normalize_warmup_rollouts
-        if warmup == 0 or self.rollouts_done <= warmup:
+        if self.rollouts_done <= STATISTICS_ROLLOUTS:
             self.policy.encoder.update_statistics()
         self.span_penalty.update(self.success_window.worst())
 
@@ -333,8 +329,8 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
 
     def _collect_statistics(self) -> Tensor | None:
         """Let the encoder collect statistics of observations in the warm-up; copy those that ranks share."""
-        encoder, warmup = self.policy.encoder, self.normalize_warmup_rollouts
-        encoder.collecting = warmup == 0 or self.rollouts_done < warmup
+        encoder = self.policy.encoder
+        encoder.collecting = self.rollouts_done < STATISTICS_ROLLOUTS
         return encoder.seen_F.clone() if self.ranks.is_distributed else None
 
     def _share_statistics(self, before_F: Tensor | None) -> None:

@@ -24,7 +24,6 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         "batch_size",
         "n_epochs",
         "clip_range",
-        "clip_range_vf",
         "target_kl",
     )
 
@@ -39,7 +38,6 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.2,
-        clip_range_vf: float | Schedule | None = None,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
@@ -58,7 +56,6 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             gamma: discount factor.
             gae_lambda: lambda of generalized advantage estimation.
             clip_range: bound on the change of the probability ratio.
-            clip_range_vf: bound on the change of values; None: not clipped.
             ent_coef: weight of the entropy bonus.
             vf_coef: weight of the value loss.
             max_grad_norm: largest norm of the gradient; longer ones are scaled down.
@@ -93,22 +90,19 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.clip_range = FloatSchedule(clip_range)
-        self.clip_range_vf = None if clip_range_vf is None else FloatSchedule(clip_range_vf)
         self.target_kl = target_kl
 
     def train(self) -> None:
         """Update the policy with `n_epochs` passes over the rollout."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        progress = self._current_progress_remaining
-        clip_range = self.clip_range(progress)
-        clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)
+        clip_range = self.clip_range(self._current_progress_remaining)
         totals: dict[str, float] = {}
         num_minibatches = 0
         kl_exceeded = False
         for epoch in range(self.n_epochs):
             for minibatch in self.rollout_buffer.minibatches(self.batch_size // self.n_steps, self.ranks):
-                loss, parts = self._loss(minibatch, epoch, clip_range, clip_range_vf)
+                loss, parts = self._loss(minibatch, epoch, clip_range)
                 if num_minibatches == 0:
                     self.logger.record("train/first_ratio_deviation", parts["ratio_deviation"])
                 kl_exceeded = self.target_kl is not None and parts["approx_kl"] > 1.5 * self.target_kl
@@ -129,7 +123,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         self.logger.record("train/clip_range", clip_range)
 
     def _loss(
-        self, minibatch: Minibatch, epoch: int, clip_range: float, clip_range_vf: float | None
+        self, minibatch: Minibatch, epoch: int, clip_range: float
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of a minibatch.
 
@@ -157,11 +151,7 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
         policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-        values = evaluation.values_BT
-        if clip_range_vf is not None:
-            change = (values - minibatch.old_values_BT).clamp(-clip_range_vf, clip_range_vf)
-            values = minibatch.old_values_BT + change
-        value_loss = F.mse_loss(minibatch.returns_BT, values)
+        value_loss = F.mse_loss(minibatch.returns_BT, evaluation.values_BT)
         entropy_loss = -evaluation.entropy_BT.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
         if spec is not None:

@@ -10,56 +10,47 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from memory_suite.agents.model.retention.penalty import PenaltyForm, PenaltySpec
+from memory_suite.agents.model.settings import PenaltySettings, PenaltySpec
+from memory_suite.agents.ranges import check
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpanPenaltySettings:
-    """How alpha is chosen, and which penalty it weighs."""
+class SpanPenaltySettings(PenaltySettings):
+    """Cost of memories: the span penalty (equation 6) and how its weight alpha is chosen."""
 
     kind: Literal["constraint", "fixed", "none"] = "constraint"
-    """"constraint": alpha follows the success rate; "fixed": it is `weight`; "none": there is no penalty"""
-    form: PenaltyForm = "log"
-    """cost of a span as a function of its length (`agents.model.retention.penalty`)"""
-    cap_steps: float = 64.0
-    """upper bound of the cost of one memory, in steps; for the form "capped" """
+    """"constraint": alpha is 0 until the worst class of episodes succeeds (and stays 0 where episodes do not
+    report success: choose "none" there); "fixed": alpha is `weight`; "none": there is no penalty"""
     use_weight: float = 100.0
-    """weight of the usefulness of memories relative to their cost (`agents.model.retention.penalty`);
-    0: spans learn from the task loss, as in the paper"""
-    use_margin: float = 2.0
-    """target span of a memory that is useful at an age, as a multiple of that age"""
+    """weight of the usefulness of memories relative to their cost. A memory whose span is too short pays this
+    times log(target / span) per nat (KL) by which the action distribution changes without it; nothing else
+    lengthens spans. 0: usefulness does not count, and spans learn from the task loss on their ramp, as in the
+    paper"""
     weight: float = 1e-4
-    """alpha itself for the kind "fixed"; its first ceiling for "constraint" """
+    """alpha itself with the kind "fixed"; its first ceiling with "constraint" """
     max_weight: float = 1e-3
-    """upper bound of the ceiling"""
+    """upper bound of the ceiling under the constraint"""
     growth: float = 1.03
     """factor on the ceiling, per update while the constraint holds"""
     shrinkage: float = 0.9
     """factor on the ceiling, per update while the constraint is violated"""
     target_success: float = 0.97
-    """the constraint: success rate that the worst class of episodes must exceed"""
+    """the constraint: success rate that the worst class of episodes must exceed. When it no longer does,
+    alpha falls back towards `weight`; with `use_weight` 0 it becomes negative, a subsidy of remembering"""
 
     def __post_init__(self) -> None:
-        """Check ranges; raises ValueError."""
-        if self.weight < 0.0:
-            raise ValueError(f"penalty.weight must be at least 0, got {self.weight}")
-        if self.kind == "constraint" and not 0.0 < self.weight <= self.max_weight:
+        """Validate the settings."""
+        PenaltySettings.__post_init__(self)  # super() fails in a dataclass with slots
+        check("penalty.max_weight", self.max_weight, "[0, inf)")
+        check("penalty.growth", self.growth, "[1, inf)")
+        check("penalty.shrinkage", self.shrinkage, "(0, 1]")
+        check("penalty.target_success", self.target_success, "[0, 1)")
+        if self.kind == "constraint" and self.weight > self.max_weight:
             raise ValueError(
-                f"penalty.weight ({self.weight}) must lie above 0 and not above max_weight "
-                f'({self.max_weight}); choose the kind "none" to charge nothing'
+                f"penalty.weight ({self.weight}) must not exceed penalty.max_weight ({self.max_weight})"
             )
-        if self.cap_steps <= 0.0:
-            raise ValueError(f"penalty.cap_steps must be positive, got {self.cap_steps}")
-        if self.use_weight < 0.0:
-            raise ValueError(f"penalty.use_weight must be at least 0, got {self.use_weight}")
-        if self.use_margin < 1.0:
-            raise ValueError(f"penalty.use_margin must be at least 1, got {self.use_margin}")
-        if self.growth < 1.0:
-            raise ValueError(f"penalty.growth must be at least 1, got {self.growth}")
-        if not 0.0 < self.shrinkage <= 1.0:
-            raise ValueError(f"penalty.shrinkage must lie in (0, 1], got {self.shrinkage}")
-        if not 0.0 <= self.target_success < 1.0:
-            raise ValueError(f"penalty.target_success must lie in [0, 1), got {self.target_success}")
+        if self.kind == "constraint" and self.weight == 0.0:  # growth cannot change 0
+            raise ValueError("penalty.weight must lie above 0; choose penalty.kind=none to charge nothing")
 
 
 @dataclass(slots=True)
@@ -115,10 +106,7 @@ class SpanPenalty:
         settings = self.settings
         if settings.kind == "none" or (settings.kind == "fixed" and settings.weight == 0.0):
             return None
-        if settings.use_weight:
-            use_weight = settings.use_weight if self.weight > 0.0 else 0.0
-            return PenaltySpec(settings.form, settings.cap_steps, use_weight, settings.use_margin)
-        return PenaltySpec(settings.form, settings.cap_steps) if self.weight != 0.0 else None
+        return settings.spec(self.weight)
 
     def update(self, worst_success: float | None) -> None:
         """Update alpha; call once per rollout.

@@ -15,8 +15,9 @@ from memory_suite.agents.model.attention.leave_one_out import Ablation, leave_on
 from memory_suite.agents.model.attention.positions import BlockPositions, positions_of_ages
 from memory_suite.agents.model.block_memories import BlockMemories
 from memory_suite.agents.model.init import orthogonal
-from memory_suite.agents.model.retention.penalty import PenaltySpec, span_shortfall
-from memory_suite.agents.model.settings import AttentionKind, TransformerSettings, make_retention
+from memory_suite.agents.model.retention.make import make_retention
+from memory_suite.agents.model.retention.penalty import span_shortfall
+from memory_suite.agents.model.settings import AttentionKind, PenaltySpec, TransformerSettings
 from memory_suite.agents.model.store.base import Store
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.pages import to_pages
@@ -26,6 +27,8 @@ SLOTS_PER_ALLOCATION = {"cuda": 16}
 """Number of free slots that a row has after its store has grown, by device type (1 on all others, so that
 stores stay narrow). On a GPU, checking for free slots synchronizes with the host."""
 
+FEEDFORWARD_MULTIPLIER = 4
+"""width of the hidden layer of a feedforward part, as a multiple of the model width"""
 LONG_AGO = -(2**30)
 """Earliest birth, relative to a block, where ages have 32 bits. A memory this old has no position."""
 
@@ -144,14 +147,14 @@ class MemoryLayer(nn.Module):
         self.attention = settings.attention
         self.null_memory = settings.null_memory
         self.feedforward_norm = nn.LayerNorm(width)
-        self.widen = orthogonal(nn.Linear(width, settings.feedforward_multiplier * width), gain=2**0.5)
-        self.narrow = orthogonal(nn.Linear(settings.feedforward_multiplier * width, width))
+        self.widen = orthogonal(nn.Linear(width, FEEDFORWARD_MULTIPLIER * width), gain=2**0.5)
+        self.narrow = orthogonal(nn.Linear(FEEDFORWARD_MULTIPLIER * width, width))
         if not settings.remembers:
             return
         self.memory_norm = nn.LayerNorm(width)
-        self.query = orthogonal(nn.Linear(width, width), settings.query_key_gain)
+        self.query = orthogonal(nn.Linear(width, width))
         # No bias here: one on the keys would cancel in the softmax, one on the values is attention_out's.
-        self.key = orthogonal(nn.Linear(width, width, bias=False), settings.query_key_gain)
+        self.key = orthogonal(nn.Linear(width, width, bias=False))
         self.value = orthogonal(nn.Linear(width, width, bias=False))
         self.attention_out = orthogonal(nn.Linear(width, width))
         self.retention = make_retention(settings)

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from memory_suite.agents.model.retention.penalty import PenaltySpec
-from memory_suite.agents.model.settings import TransformerSettings
+from memory_suite.agents.model.settings import PenaltySpec, TransformerSettings
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import BlockOutput, MemoryTransformer, StepOutput
 from memory_suite.agents.serialization.archive import read_archive, write_archive

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from memory_suite.agents.model.attention.leave_one_out import Ablation
 from memory_suite.agents.model.layer import BlockReport, MemoryDetail, MemoryLayer, StepReport
-from memory_suite.agents.model.retention.penalty import PenaltySpec
-from memory_suite.agents.model.settings import TransformerSettings
+from memory_suite.agents.model.settings import PenaltySpec, TransformerSettings
 from memory_suite.agents.model.store.base import Store
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.state import MemoryState

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.model.layer import MemoryDetail, StepReport
-from memory_suite.agents.model.retention.penalty import PenaltySpec
-from memory_suite.agents.model.settings import AttentionKind, MemoryKind, TransformerSettings
+from memory_suite.agents.model.settings import PenaltySpec, TransformerSettings
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import MemoryTransformer
 from memory_suite.agents.policy.encoders import Features, ObservationEncoder
@@ -77,44 +76,33 @@ def _unchecked_distributions() -> Iterator[None]:
 class MemoryPolicy(BasePolicy):
     """Actor and critic on a transformer with a memory: Expire-Span by default, or another kind."""
 
-    def __init__(  # noqa: D417 (see TransformerSettings)
+    def __init__(
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         *,
-        width: int = 64,
-        num_layers: int = 2,
-        num_heads: int = 4,
-        feedforward_multiplier: int = 4,
-        memory: MemoryKind = "expire-span",
-        max_span: int = 1024,
         ramp: int = 1,
-        initial_span_fraction: float = 0.1,
-        span_divisor: float = 1.0,
-        memory_size: int = 64,
-        compressed_size: int = 64,
-        compression_rate: int = 4,
-        position_window: int = 16,
-        query_key_gain: float = 1.0,
         null_memory: bool = True,
-        layer_drop: float = 0.0,
-        attention: AttentionKind = "plain",
         normalize_observations: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         use_sde: bool = False,
+        **transformer_kwargs: Any,
     ) -> None:
-        """Build the policy; arguments not described here are those of `TransformerSettings`.
+        """Build the policy.
 
         Args:
             observation_space: Box, Discrete, MultiDiscrete, MultiBinary, images, or a Dict of these.
             action_space: Discrete, MultiDiscrete, MultiBinary or Box.
             lr_schedule: learning rate as a function of the progress remaining (1 to 0).
+            ramp: see `TransformerSettings`.
+            null_memory: see `TransformerSettings`.
             normalize_observations: divide features by their running standard deviation.
             optimizer_class: class of the optimizer.
             optimizer_kwargs: its arguments besides the learning rate.
             use_sde: must be False; state-dependent exploration is not offered.
+            transformer_kwargs: other arguments of `TransformerSettings`.
 
         Raises:
             ValueError: a space or a setting is not supported.
@@ -129,36 +117,17 @@ class MemoryPolicy(BasePolicy):
             raise ValueError(f"action_space must be a flat MultiDiscrete, got {action_space}")
         if use_sde:
             raise ValueError("use_sde=True is not offered by MemoryPolicy; set it to False")
-        self.encoder = ObservationEncoder(observation_space, width, normalize=normalize_observations)
-        self.transformer = MemoryTransformer(
-            TransformerSettings(
-                width=width,
-                num_layers=num_layers,
-                num_heads=num_heads,
-                feedforward_multiplier=feedforward_multiplier,
-                memory=memory,
-                max_span=max_span,
-                ramp=ramp,
-                initial_span_fraction=initial_span_fraction,
-                span_divisor=span_divisor,
-                memory_size=memory_size,
-                compressed_size=compressed_size,
-                compression_rate=compression_rate,
-                position_window=position_window,
-                query_key_gain=query_key_gain,
-                null_memory=null_memory,
-                layer_drop=layer_drop,
-                attention=attention,
-            )
-        )
+        settings = TransformerSettings(ramp=ramp, null_memory=null_memory, **transformer_kwargs)
+        self.encoder = ObservationEncoder(observation_space, settings.width, normalize=normalize_observations)
+        self.transformer = MemoryTransformer(settings)
         self.action_dist = make_proba_distribution(action_space)
-        head: Any = self.action_dist.proba_distribution_net(latent_dim=width)
+        head: Any = self.action_dist.proba_distribution_net(latent_dim=settings.width)
         self.log_std: nn.Parameter | None = None
         if isinstance(action_space, spaces.Box):
             self.action_net, self.log_std = head
         else:
             self.action_net = head
-        self.value_net = nn.Linear(width, 1)
+        self.value_net = nn.Linear(settings.width, 1)
         self.action_net.apply(lambda module: self.init_weights(module, gain=ACTOR_GAIN))
         # The critic starts at 0 everywhere. The first updates see no reward and would learn from random
         # values alone, which can teach a policy to stay where it is (docs/results.md).

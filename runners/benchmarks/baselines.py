@@ -14,8 +14,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
+from memory_suite.agents.model.settings import MemoryKind
 from memory_suite.configs.agent_schema import TrainConfig
-from memory_suite.configs.model import MemoryKind
 from memory_suite.runners.benchmarks.options import AgentSpec
 from memory_suite.runners.training.build import choose_device, make_agent, make_training_env
 

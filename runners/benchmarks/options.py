@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.agents.ranges import check
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig, load
-from memory_suite.configs.ranges import check
 from memory_suite.runners.run.loading import open_checkpoint
 from memory_suite.runners.training.build import (
     choose_device,

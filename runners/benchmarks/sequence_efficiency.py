@@ -23,11 +23,11 @@ from typing import Any, Literal
 import torch
 
 from memory_suite.agents.distributed import DistributedContext
+from memory_suite.agents.model.settings import MemoryKind
+from memory_suite.agents.ranges import check
 from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs import command_line
 from memory_suite.configs.command_line import exit_on_error
-from memory_suite.configs.model import MemoryKind
-from memory_suite.configs.ranges import check
 from memory_suite.configs.run_config import checkpoint_options
 from memory_suite.configs.sequence_schema import SequenceConfig, from_yaml, load
 from memory_suite.runners import IMPORT_PATH

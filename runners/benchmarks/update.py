@@ -8,6 +8,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.agents.model.layer import FEEDFORWARD_MULTIPLIER
 from memory_suite.configs.agent_schema import TrainConfig
 from memory_suite.runners.benchmarks.options import MATURE_ROLLOUTS, AgentSpec, BenchmarkCommand
 from memory_suite.runners.benchmarks.tables import Spread, Table, interleaved
@@ -76,7 +77,7 @@ def _update_operations(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> f
     features = len(agent.policy.encoder.mean_F)
     for stored in state.retained_NB.sum(1).tolist():
         pairs = stored * ppo.n_steps + tokens * (ppo.n_steps - 1) / 2
-        projections = tokens * (4 * width**2 + 2 * policy.feedforward_multiplier * width**2)
+        projections = tokens * (4 * width**2 + 2 * FEEDFORWARD_MULTIPLIER * width**2)
         projections += stored * 2 * width**2
         total += 2 * (projections + pairs * 2 * width)
     total += 2 * tokens * features * width

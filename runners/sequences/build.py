@@ -9,9 +9,8 @@ import torch
 
 from memory_suite.agents.distributed import DistributedContext
 from memory_suite.agents.model.sequence_model import SequenceModel
-from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.serialization.state_tree import unflatten
-from memory_suite.configs.model import MemoryConfig, ModelConfig
+from memory_suite.configs.model import transformer_settings
 from memory_suite.configs.sequence_schema import SequenceConfig
 from memory_suite.envs.streams.stream import Stream
 from memory_suite.envs.streams.tasks import make_stream
@@ -52,29 +51,6 @@ def open_stream(
         )
     except OSError as error:
         raise ValueError(str(error)) from None  # it names the option
-
-
-def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> TransformerSettings:
-    """Settings of the transformer from the options."""
-    return TransformerSettings(
-        width=model.width,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        feedforward_multiplier=model.feedforward_multiplier,
-        query_key_gain=model.query_key_gain,
-        null_memory=model.null_memory,
-        layer_drop=model.layer_drop,
-        attention=model.attention,
-        memory=memory.kind,
-        max_span=memory.max_span,
-        ramp=memory.ramp,
-        initial_span_fraction=memory.initial_span_fraction,
-        span_divisor=memory.span_divisor,
-        memory_size=memory.size,
-        compressed_size=memory.compressed_size,
-        compression_rate=memory.compression_rate,
-        position_window=memory.position_window,
-    )
 
 
 def make_model(config: SequenceConfig, stream: Stream, device: torch.device) -> SequenceModel:

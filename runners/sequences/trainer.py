@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from memory_suite.agents.distributed import DistributedContext
-from memory_suite.agents.model.retention.penalty import PenaltySpec
 from memory_suite.agents.model.sequence_model import SequenceModel
+from memory_suite.agents.model.settings import PenaltySpec
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.serialization.random_state import random_state, set_random_state
 from memory_suite.configs.sequence_schema import SequenceConfig
@@ -209,13 +209,10 @@ class SequenceTrainer:
 
     def _penalty_spec(self, weight: float) -> PenaltySpec | None:
         """The penalty to compute, if any."""
-        chosen = self.config.penalty
-        if not self.model.transformer.learns_spans or not chosen.weight:
+        penalty = self.config.penalty
+        if not self.model.transformer.learns_spans or not penalty.weight:
             return None
-        if chosen.use_weight:
-            use_weight = chosen.use_weight if weight else 0.0
-            return PenaltySpec(chosen.form, chosen.cap_steps, use_weight, chosen.use_margin)
-        return PenaltySpec(chosen.form, chosen.cap_steps) if weight else None
+        return penalty.spec(weight)
 
     def _span_limit(self, tokens: Tensor) -> Tensor | None:
         """Random span shortening (released code): one draw for all rows of a block, and for all ranks."""

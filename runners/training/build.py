@@ -13,11 +13,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from memory_suite.agents.algorithms.a2c import MemoryA2C
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.agents.algorithms.ppo import MemoryPPO
-from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.serialization.spaces import describe_difference
 from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs.agent_schema import A2CConfig, PPOConfig, TrainConfig
+from memory_suite.configs.model import transformer_settings
 from memory_suite.configs.run_config import to_dict
 from memory_suite.envs.make import make_vec_env
 from memory_suite.runners.run.folder import Checkpoint
@@ -123,31 +123,14 @@ def make_agent(
         device=ranks.device(choose_device(config.device)),
         ranks=ranks,
         policy_kwargs={
-            "width": policy.width,
-            "num_layers": policy.num_layers,
-            "num_heads": policy.num_heads,
-            "feedforward_multiplier": policy.feedforward_multiplier,
-            "query_key_gain": policy.query_key_gain,
-            "null_memory": policy.null_memory,
-            "layer_drop": policy.layer_drop,
-            "attention": policy.attention,
+            **asdict(transformer_settings(memory, policy)),
             "normalize_observations": policy.normalize_observations,
-            "memory": memory.kind,
-            "max_span": memory.max_span,
-            "ramp": memory.ramp,
-            "initial_span_fraction": memory.initial_span_fraction,
-            "span_divisor": memory.span_divisor,
-            "memory_size": memory.size,
-            "compressed_size": memory.compressed_size,
-            "compression_rate": memory.compression_rate,
-            "position_window": memory.position_window,
             # A2C puts RMSprop and its own in their place if told so.
             "optimizer_kwargs": adam,
         },
-        normalize_warmup_rollouts=policy.normalize_warmup_rollouts,
         success_window_episodes=config.stop.window_episodes,
         success_min_episodes=config.stop.min_episodes,
-        span_penalty=SpanPenaltySettings(**asdict(config.penalty)),
+        span_penalty=config.penalty,
         random_shortening=memory.random_shortening,
     )
 

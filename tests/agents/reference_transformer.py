@@ -95,7 +95,7 @@ def seen(layer: MemoryLayer, written: list[Written], now: int, limit: float) -> 
     for clock, h_D, tag in written:
         age = now - clock
         if isinstance(retention, ExpireSpan):
-            logit = retention.predictor(h_D / retention.span_divisor).squeeze(-1)
+            logit = retention.predictor(h_D).squeeze(-1)
             spans = [retention.max_span * torch.sigmoid(logit)] * layer.num_heads  # e_i (1)
         elif isinstance(retention, AdaptiveSpan):
             spans = [retention.max_span * torch.sigmoid(logit) for logit in retention.logit_G]

@@ -34,15 +34,6 @@ def test_every_span_starts_at_the_stated_fraction(fraction: float) -> None:
     torch.testing.assert_close(spans(module, torch.randn(2, 7, 5)), torch.full((2, 7), 1000 * fraction))
 
 
-def test_divisor_shrinks_the_influence_of_the_hidden_state() -> None:
-    plain = ExpireSpan(4, max_span=100, ramp=3)
-    divided = ExpireSpan(4, max_span=100, ramp=3, span_divisor=5.0)
-    for module in (plain, divided):
-        torch.nn.init.ones_(module.predictor.weight)
-    hidden = torch.randn(1, 6, 4)
-    torch.testing.assert_close(spans(divided, 5.0 * hidden), spans(plain, hidden))
-
-
 @given(
     max_span=st.integers(1, 50),
     ramp=st.integers(1, 80),
@@ -94,7 +85,6 @@ def test_ramp_penalty_by_hand() -> None:
         ({"ramp": 0}, "ramp"),
         ({"initial_span_fraction": 0.0}, "initial_span_fraction"),
         ({"initial_span_fraction": 1.0}, "initial_span_fraction"),
-        ({"span_divisor": 0.0}, "span_divisor"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, float], named: str) -> None:

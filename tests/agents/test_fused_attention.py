@@ -20,8 +20,7 @@ from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.attention import flex as fused_module
 from memory_suite.agents.model.attention.flex import fused_attention, visible_steps
 from memory_suite.agents.model.retention.base import SMALLEST_MASK
-from memory_suite.agents.model.retention.penalty import PenaltySpec
-from memory_suite.agents.model.settings import AttentionKind, MemoryKind, TransformerSettings
+from memory_suite.agents.model.settings import AttentionKind, MemoryKind, PenaltySpec, TransformerSettings
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import MemoryTransformer

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 from memory_suite.agents.model.attention.leave_one_out import LARGEST_EFFECT, SMALLEST_EFFECT, leave_one_out
-from memory_suite.agents.model.retention.penalty import PenaltySpec
-from memory_suite.agents.model.settings import MemoryKind
+from memory_suite.agents.model.settings import MemoryKind, PenaltySpec
 from memory_suite.agents.model.transformer import MemoryTransformer
 from memory_suite.agents.policy.policy import MemoryPolicy
 from tests.agents.reference_transformer import Seen, Written, attention, read, seen

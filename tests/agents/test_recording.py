@@ -67,7 +67,7 @@ def by_the_equations(layer: MemoryLayer, content_MD: Tensor, t: int) -> tuple[li
     query_D = layer.query(content_MD[t])
     masks, weights = [], []
     for i in range(t):
-        logit = expire.predictor(content_MD[i] / expire.span_divisor).item()
+        logit = expire.predictor(content_MD[i]).item()
         remaining = expire.max_span / (1 + math.exp(-logit)) - (t - i)
         masks.append(max(0.0, min(1.0, 1 + remaining / expire.ramp)))
         row = []

@@ -1,4 +1,4 @@
-"""The penalty weight waits for success, yields at once, and does not swing; the cap spares long spans."""
+"""The penalty weight waits for success, yields at once, and does not swing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 from memory_suite.agents.algorithms.span_penalty import SpanPenalty, SpanPenaltySettings
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
 from memory_suite.agents.model.retention.adaptive_span import AdaptiveSpan
-from memory_suite.agents.model.retention.penalty import PenaltySpec, span_cost, span_shortfall
+from memory_suite.agents.model.retention.penalty import span_cost, span_shortfall
+from memory_suite.agents.model.settings import PenaltySpec
 
 
 def by_the_task(**change: Any) -> SpanPenalty:
@@ -131,19 +132,9 @@ def test_state_survives(success: float, make: Callable[..., SpanPenalty]) -> Non
     assert other == penalty
 
 
-def test_the_cap_spares_long_spans_and_short_ones_pay_in_full() -> None:
-    spans = torch.tensor([0.1, 64.0, 640.0], requires_grad=True)
-    cost = span_cost(spans, "capped", 64.0)
-    assert cost.tolist() == pytest.approx([0.1, 40.455, 63.997], rel=1e-3)
-    cost.sum().backward()
-    assert spans.grad is not None
-    assert spans.grad.tolist() == pytest.approx([0.998, 0.368, 4.5e-5], rel=2e-2)
-    assert torch.equal(span_cost(spans, "all", 64.0), spans)
-
-
 def test_the_logarithm_charges_by_factors() -> None:
     spans = torch.tensor([0.0, 1.0, 1e6], requires_grad=True)
-    cost = span_cost(spans, "log", 64.0)
+    cost = span_cost(spans, "log")
     assert cost.tolist() == pytest.approx([0.0, 0.6931, 13.8155], rel=1e-4)
     cost.sum().backward()
     assert spans.grad is not None
@@ -170,7 +161,6 @@ def test_a_span_falls_short_of_the_age_of_use_times_the_margin() -> None:
         ({"growth": 0.5}, "growth"),
         ({"shrinkage": 0.0}, "shrinkage"),
         ({"target_success": 1.0}, "target_success"),
-        ({"cap_steps": 0.0}, "cap_steps"),
         ({"use_margin": 0.5}, "use_margin"),
         ({"use_weight": -1.0}, "use_weight"),
     ],

@@ -15,8 +15,8 @@ from memory_suite.agents.model import layer as layer_module
 from memory_suite.agents.model.retention.adaptive_span import AdaptiveSpan
 from memory_suite.agents.model.retention.base import SMALLEST_MASK
 from memory_suite.agents.model.retention.expire_span import ExpireSpan
-from memory_suite.agents.model.retention.penalty import PenaltyForm, PenaltySpec
-from memory_suite.agents.model.settings import MemoryKind, TransformerSettings, make_retention
+from memory_suite.agents.model.retention.make import make_retention
+from memory_suite.agents.model.settings import MemoryKind, PenaltyForm, PenaltySpec, TransformerSettings
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.rows import NEVER, SPARE_SLOTS
 from memory_suite.agents.model.store.state import MemoryState
@@ -282,13 +282,13 @@ def test_the_task_teaches_spans(kind: MemoryKind) -> None:
 
 
 @settings(max_examples=30)
-@given(chosen=transformers(), seed=seeds, form=st.sampled_from(["all", "capped", "ramp"]))
+@given(chosen=transformers(), seed=seeds, form=st.sampled_from(["all", "log", "ramp"]))
 def test_penalties_equal_their_definitions(chosen: TransformerSettings, seed: int, form: PenaltyForm) -> None:
     """Expire-Span: mean cost of what is written, or the ramp's; Adaptive-Span: mean span of the heads."""
     model = lively(chosen, seed)
     x = torch.randn(2, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     first = episode_starts(seed, 2, 9, 0.2)
-    reports = model.block(x, model.initial_state(2), first, penalty=PenaltySpec(form, 5.0)).reports
+    reports = model.block(x, model.initial_state(2), first, penalty=PenaltySpec(form)).reports
     h = model.layers[0].memory_norm(x)
     retention, penalty = model.layers[0].retention, reports[0].penalty_B
     if isinstance(retention, AdaptiveSpan):
@@ -299,7 +299,7 @@ def test_penalties_equal_their_definitions(chosen: TransformerSettings, seed: in
         if form == "ramp":
             expected = torch.stack([_ramp_pairs(span[b], first[b].tolist(), chosen.ramp) for b in range(2)])
         else:
-            cost = span if form == "all" else 5.0 * (1.0 - torch.exp(-span / 5.0))
+            cost = span if form == "all" else torch.log(1.0 + span)
             expected = cost.mean(1)
     else:
         assert penalty is None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.configs import agent_schema as schema
 from memory_suite.configs import command_line, model, run_config, sequence_schema
 from memory_suite.configs.agent_schema import PRESETS, TrainConfig, from_dict, load
@@ -43,7 +48,6 @@ memories = st.builds(
     size=st.integers(1, 10**4),
     compressed_size=st.integers(1, 10**4),
     compression_rate=st.integers(1, 100),
-    span_divisor=number(0.1, 100.0),
     random_shortening=st.booleans(),
     position_window=st.integers(0, 64),
 )
@@ -55,7 +59,6 @@ policies = st.builds(
     layer_drop=number(0.0, 0.9),
     attention=st.sampled_from(["auto", "plain"]),
     normalize_observations=st.booleans(),
-    normalize_warmup_rollouts=st.integers(0, 100),
 )
 ppo_configs = st.builds(
     schema.PPOConfig,
@@ -63,7 +66,6 @@ ppo_configs = st.builds(
     learning_rate_schedule=schedules,
     n_steps=st.sampled_from([16, 32]),
     batch_size=st.sampled_from([32, 64]),
-    clip_range_vf=st.none() | rates,
     target_kl=st.none() | rates,
 )
 a2c_configs = st.builds(
@@ -86,7 +88,7 @@ configs = st.builds(
     policy=policies,
     ppo=ppo_configs,
     a2c=a2c_configs,
-    penalty=st.builds(schema.PenaltyConfig, weight=number(1e-9, 1e-3), growth=number(1.0, 2.0)),
+    penalty=st.builds(SpanPenaltySettings, weight=number(1e-9, 1e-3), growth=number(1.0, 2.0)),
     stop=st.builds(schema.StopConfig, retained=st.none() | number(0.0, 100.0)),
     evaluation=st.builds(schema.EvaluationConfig, episodes=st.integers(1, 10**5), seed=seeds),
 )
@@ -256,7 +258,6 @@ BAD_COMMAND_LINES = {
     "--memory.ramp 0": "memory.ramp must be at least 1, got 0",
     "--memory.ramp 2000": "memory.ramp (2000) must not exceed memory.max_span (1024)",
     "--memory.initial-span-fraction 1": "memory.initial_span_fraction must lie in (0, 1), got 1.0",
-    "--memory.span-divisor 0": "memory.span_divisor must be greater than 0",
     "--policy.num-heads 3": "policy.num_heads (3) must divide policy.width (64)",
     "--policy.layer-drop 1": "policy.layer_drop must lie in [0, 1)",
     "--policy.attention flash": "policy.attention must be one of auto, plain, fused, got 'flash'",
@@ -501,5 +502,23 @@ def test_options_of_other_memories_are_ignored() -> None:
 def test_direct_use_refuses_nan_and_names_the_option() -> None:
     with pytest.raises(ValueError, match=r"ppo\.learning_rate must be greater than 0, and finite, got nan"):
         schema.PPOConfig(learning_rate=float("nan"))
-    with pytest.raises(ValueError, match=r"memory\.span_divisor must be greater than 0, and finite, got inf"):
-        schema.AgentMemoryConfig(span_divisor=float("inf"))
+    with pytest.raises(ValueError, match=r"penalty\.weight must be at least 0, and finite, got inf"):
+        SpanPenaltySettings(weight=float("inf"))
+
+
+def test_configurations_do_not_import_torch() -> None:
+    program = (
+        "import sys; from memory_suite.configs import agent_schema, sequence_schema; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program]).returncode == 0
+
+
+def test_every_setting_of_the_transformer_has_an_option() -> None:
+    config = load(["--memory", "compressive", "--memory.size", "7", "--memory.max-span", "99"])
+    chosen = model.transformer_settings(config.memory, config.policy)
+    assert (chosen.memory, chosen.memory_size, chosen.max_span) == ("compressive", 7, 99)
+    names = {field.name for group in (model.MemoryConfig, model.ModelConfig) for field in fields(group)}
+    assert {"memory", "memory_size"} | names - {"kind", "size", "random_shortening"} == {
+        field.name for field in fields(TransformerSettings)
+    }

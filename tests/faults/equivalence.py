@@ -83,12 +83,10 @@ def random_settings(generator: random.Random) -> TransformerSettings:
         width=heads * generator.choice([4, 6, 8]),
         num_layers=generator.randint(1, 3),
         num_heads=heads,
-        feedforward_multiplier=generator.choice([1, 4]),
         memory=generator.choice(KINDS),
         max_span=generator.choice([1, 3, 8, 30, 200]),
         ramp=generator.choice([1, 2, 5, 20]),
         initial_span_fraction=generator.choice([0.05, 0.3, 0.8]),
-        span_divisor=generator.choice([1.0, 4.0]),
         memory_size=generator.choice([1, 2, 5, 30]),
         compressed_size=generator.choice([1, 3, 9]),
         compression_rate=generator.choice([1, 2, 3, 7]),
@@ -198,7 +196,7 @@ def _policy(settings: TransformerSettings, seed: int) -> Any:
     space = spaces.Box(-2.0, 2.0, (3,), np.float32)
     env = sb3_make_vec_env(lambda: AnySpace(space, spaces.Discrete(3)), n_envs=2)
     names = ("width", "num_layers", "num_heads", "memory", "max_span", "ramp", "initial_span_fraction")
-    names += ("span_divisor", "memory_size", "compressed_size", "compression_rate", "position_window")
+    names += ("memory_size", "compressed_size", "compression_rate", "position_window")
     arguments = {name: getattr(settings, name) for name in names}
     model = MemoryPPO(
         "MemoryPolicy", env, n_steps=4, batch_size=8, seed=seed, device="cpu", policy_kwargs=arguments

@@ -35,7 +35,7 @@ _CONTEXT.set_forkserver_preload(["tests.faults.children"])
 SMALL = (
     *("--env", "corridor-short", "--num-envs", "8", "--track", "disabled", "--checkpoint-every", "2"),
     *("--policy.width", "16", "--policy.num-layers", "2", "--policy.num-heads", "2"),
-    *("--policy.normalize-warmup-rollouts", "9", "--ppo.n-steps", "8", "--ppo.batch-size", "32"),
+    *("--ppo.n-steps", "8", "--ppo.batch-size", "32"),
     *("--a2c.n-steps", "8", "--total-steps", "768", "--evaluation.episodes", "4", "--stop.success", "none"),
     *("--stop.min-episodes", "1", "--env-arg", "max_length=4"),
     *("--memory.max-span", "64", "--memory.ramp", "4", "--memory.initial-span-fraction", "0.2"),

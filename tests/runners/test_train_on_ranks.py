@@ -28,8 +28,8 @@ CURRICULUM = (
 )
 CASES: dict[str, tuple[str, ...]] = {
     # Minibatches of two environments: in some of them a rank has none.
-    "ppo": ("--ppo.batch-size", "32", "--ppo.target-kl", "0.0001", "--ppo.clip-range-vf", "0.2"),
-    "a2c": ("--algo", "a2c", "--a2c.normalize-advantage", "true", "--policy.normalize-warmup-rollouts", "3"),
+    "ppo": ("--ppo.batch-size", "32", "--ppo.target-kl", "0.0001"),
+    "a2c": ("--algo", "a2c", "--a2c.normalize-advantage", "true"),
     "shortening": (
         *("--memory.random-shortening", "true", "--penalty.kind", "fixed"),
         *("--policy.layer-drop", "0.3"),

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memory_suite.agents.model.retention.base import LearnedSpans
-from memory_suite.agents.model.retention.penalty import PenaltySpec, span_cost
+from memory_suite.agents.model.retention.penalty import span_cost
+from memory_suite.agents.model.settings import PenaltySpec
 
 
 class AdaptiveSpan(LearnedSpans):
@@ -61,5 +62,5 @@ class AdaptiveSpan(LearnedSpans):
     ) -> Float[Tensor, " B"]:
         """The mean span of the heads; its logarithm if usefulness counts, which can balance a logarithm."""
         if spec.use_weight is not None:
-            return span_cost(span_BGW, "log", spec.cap_steps).mean((1, 2))
+            return span_cost(span_BGW, "log").mean((1, 2))
         return span_BGW.mean((1, 2))

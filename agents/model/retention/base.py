@@ -1,7 +1,7 @@
 """Retention rules: how long the memories of a layer last. This is all that differs between kinds of memory.
 
 A `Retention` gives every memory its span, from which the layers derive masks (equation 3) and deletion. It
-may also replace several memories by one. Only `agents.model.settings.make_retention` knows which kinds there
+may also replace several memories by one. Only `make.make_retention` knows which kinds there
 are. Equations and symbols are those of Expire-Span (https://arxiv.org/abs/2105.06548): span e_i, maximum
 span L, remaining span r_ti, mask m_ti, ramp length R.
 """
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from memory_suite.agents.model.retention.penalty import PenaltySpec
+from memory_suite.agents.model.settings import PenaltySpec
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.rows import RowStore
 

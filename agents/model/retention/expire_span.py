@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from memory_suite.agents.model.retention.base import LearnedSpans
-from memory_suite.agents.model.retention.penalty import PenaltySpec, ramp_penalty, span_cost
+from memory_suite.agents.model.retention.penalty import ramp_penalty, span_cost
+from memory_suite.agents.model.settings import PenaltySpec
 
 
 class ExpireSpan(LearnedSpans):
@@ -24,7 +25,6 @@ class ExpireSpan(LearnedSpans):
         max_span: int,
         ramp: int,
         initial_span_fraction: float = 0.1,
-        span_divisor: float = 1.0,
     ) -> None:
         """Build the predictor; every span starts at `initial_span_fraction * max_span`.
 
@@ -33,16 +33,11 @@ class ExpireSpan(LearnedSpans):
             max_span: L, the longest span that can be predicted, in steps.
             ramp: R, steps over which an expiring memory fades from 1 to 0. May exceed `max_span`.
             initial_span_fraction: p; the bias starts at logit(p), the weights at zero (released code).
-            span_divisor: d; hidden states are divided by it before the predictor, so that spans do
-                not jump when L is very large (released code).
 
         Raises:
             ValueError: an argument is out of its range.
         """
-        if span_divisor <= 0.0:
-            raise ValueError(f"span_divisor must be positive, got {span_divisor}")
         super().__init__(max_span=max_span, ramp=ramp, initial_span_fraction=initial_span_fraction)
-        self.span_divisor = span_divisor
         self.predictor = nn.Linear(width, 1)
         nn.init.zeros_(self.predictor.weight)
         nn.init.constant_(self.predictor.bias, self.initial_logit)
@@ -58,9 +53,7 @@ class ExpireSpan(LearnedSpans):
         birth_BT: Int[Tensor, "B T"],
         compressed_BT: Bool[Tensor, "B T"] | None,
     ) -> Float[Tensor, "B G T"]:
-        """Compute e_i = L * sigmoid(w . h_i / d + b) from w . h_i."""
-        if self.span_divisor != 1.0:
-            span_logits_BNT = span_logits_BNT / self.span_divisor
+        """Compute e_i = L * sigmoid(w . h_i + b) from w . h_i."""
         return self.max_span * (span_logits_BNT + self.predictor.bias).sigmoid()
 
     def penalty(
@@ -75,4 +68,4 @@ class ExpireSpan(LearnedSpans):
         if spec.form == "ramp":
             assert mask_BWGT is not None
             return ramp_penalty(end_BGT.unsqueeze(1) - step_W.view(1, -1, 1, 1), mask_BWGT, self.ramp)
-        return span_cost(span_BGW, spec.form, spec.cap_steps).mean((1, 2))
+        return span_cost(span_BGW, spec.form).mean((1, 2))

@@ -1,15 +1,15 @@
-"""Numbers within their ranges."""
+"""Range checks of numbers. Importing them does not import torch."""
 
 from __future__ import annotations
 
 import math
 
 
-def check(option: str, value: float, interval: str) -> None:
-    """Refuse a number outside an interval such as "[0, 1)".
+def check(option: str, value: float | int, interval: str) -> None:
+    """Check that a number lies in an interval such as "[0, 1)".
 
     Raises:
-        ValueError: names the option and says what is allowed.
+        ValueError: the number lies outside; the message names the option and the range.
     """
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     above = value > low if interval[0] == "(" else value >= low
@@ -24,7 +24,7 @@ def check(option: str, value: float, interval: str) -> None:
     raise ValueError(f"{option} must lie in {interval}, got {value}")
 
 
-def check_optional(option: str, value: float | None, interval: str) -> None:
-    """The same for an option that may be none."""
+def check_optional(option: str, value: float | int | None, interval: str) -> None:
+    """Like `check`, for an option that may be None."""
     if value is not None:
         check(option, value, interval)
