@@ -59,11 +59,11 @@ class CueTracker:
         """Score the step, then observe the next cues.
 
         Args:
-            transformer: whose memory it is.
-            memory: after the step.
-            reports: of the step.
+            transformer: reads the memory.
+            memory: memory after the step.
+            reports: reports of the step, one per layer.
             dones: [B], where the step was the last of its episode.
-            infos: of the step's next observations, one per environment.
+            infos: infos of the next observations, one per environment.
             playing_B: environments that count; None: all.
             span_limit_B1: upper bound of spans in the step.
 

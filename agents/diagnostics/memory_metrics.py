@@ -1,10 +1,4 @@
-"""What the memory held during a rollout, as numbers for the log (described in docs/metrics.md).
-
-Shape letters:
-    B  environments
-    T  steps of a rollout
-    G  spans of a memory: 1, or one for each head
-"""
+"""Metrics of the memory over a rollout; docs/metrics.md describes each."""
 
 from __future__ import annotations
 
@@ -24,11 +18,11 @@ from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import MemoryTransformer
 
 RECENT_EPISODES = 100
-"""episodes (or cues) over which precision, recall and retention are averaged, as SB3's episode statistics"""
+"""number of episodes (or cues) over which precision, recall and retention are averaged, as in SB3"""
 
 
 class MemoryStatistics:
-    """Counts of retained, fading, deleted and tagged memories, per layer."""
+    """Counts retained, fading and deleted memories, and memories of cues, per layer."""
 
     def __init__(
         self, num_envs: int, settings: TransformerSettings, ranks: DistributedContext = SINGLE_PROCESS
@@ -36,21 +30,21 @@ class MemoryStatistics:
         """Start empty.
 
         Args:
-            num_envs: whose memories `retention` looks into.
-            settings: of the transformer.
-            ranks: what is added is of the environments of all of them.
+            num_envs: number of environments of this rank, whose memories `retention` reads.
+            settings: settings of the transformer.
+            ranks: process group; added steps are those of the environments of all ranks.
         """
         self._num_own = num_envs
         self._num_envs = ranks.world_size * num_envs
         self._num_layers = settings.num_layers if settings.remembers else 0
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
-        """Every environment is at the start of an episode."""
+    def reset(self) -> None:
+        """Start over, with every environment at the start of an episode."""
         shape = (self._num_envs,)
         self._possible_B = torch.zeros(shape, dtype=torch.long)
         self._cue_seen_B = torch.zeros(shape, dtype=torch.bool)
-        # Per episode: steps with memories, sum of precision, steps with a cue behind them, sum of recall.
+        # Per episode: steps with memories, sum of precision, steps after a cue, sum of recall.
         self._sums_B4 = torch.zeros(*shape, 4)
         self._precision: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._recall: deque[float] = deque(maxlen=RECENT_EPISODES)
@@ -58,15 +52,15 @@ class MemoryStatistics:
         self.begin_rollout()
 
     def begin_rollout(self) -> None:
-        """Forget the counts of the last rollout."""
+        """Discard the counts of the last rollout."""
         self._reports: list[list[StepReport]] = []
-        self._first: list[Tensor] = []
+        self._episode_start: list[Tensor] = []
         self._possible: list[Tensor] = []
 
     def add(
         self, reports: list[StepReport], episode_start_B: Bool[Tensor, " B"], cue_B: Int[Tensor, " B"]
     ) -> None:
-        """Add one step, of which all lies on the host."""
+        """Add one step; all tensors are on the CPU."""
         self._possible_B = torch.where(episode_start_B, 0, self._possible_B)
         if bool(episode_start_B.any()):
             self._finish_episodes(episode_start_B)
@@ -85,21 +79,21 @@ class MemoryStatistics:
             )
         self._cue_seen_B |= cue_B > 0
         self._reports.append(reports)
-        self._first.append(episode_start_B)
+        self._episode_start.append(episode_start_B)
         self._possible.append(self._possible_B)
         self._possible_B = self._possible_B + 1
 
     def _finish_episodes(self, episode_start_B: Tensor) -> None:
-        """Take in the episodes that ended before this step."""
-        for held, precision, asked, recall in self._sums_B4[episode_start_B].tolist():
-            if held and asked:
-                self._precision.append(precision / held)
-                self._recall.append(recall / asked)
+        """Add the episodes that ended before this step."""
+        for num_holding, precision, num_after_cue, recall in self._sums_B4[episode_start_B].tolist():
+            if num_holding and num_after_cue:
+                self._precision.append(precision / num_holding)
+                self._recall.append(recall / num_after_cue)
         self._sums_B4[episode_start_B] = 0.0
         self._cue_seen_B &= ~episode_start_B
 
     def retained_means(self) -> list[float]:
-        """Memories retained per layer, mean over the last rollout."""
+        """Mean number of retained memories per layer, over the last rollout."""
         if not self._reports:
             return []
         return [
@@ -108,16 +102,16 @@ class MemoryStatistics:
         ]
 
     def possible_mean(self) -> float:
-        """Memories that would be retained if nothing were forgotten, mean over the last rollout."""
+        """Mean number of memories that would be retained without forgetting, over the last rollout."""
         return torch.stack(self._possible).float().mean().item() if self._possible else 0.0
 
     def metrics(self) -> dict[str, float | np.ndarray]:
-        """One row of the log."""
+        """Metrics of the last rollout by name in the log."""
         result: dict[str, float | np.ndarray] = {}
         if not self._reports or not self._num_layers:
             return result
         possible_BT = torch.stack(self._possible, 1).float()
-        same_episode_BT = ~torch.stack(self._first, 1)[:, 1:]
+        same_episode_BT = ~torch.stack(self._episode_start, 1)[:, 1:]
         result["memory/possible_mean"] = possible_BT.mean().item()
         for layer in range(self._num_layers):
             steps = [reports[layer] for reports in self._reports]
@@ -148,7 +142,7 @@ class MemoryStatistics:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
+        """State for a checkpoint."""
         return {
             "possible": self._possible_B,
             "cue_seen": self._cue_seen_B,
@@ -159,7 +153,7 @@ class MemoryStatistics:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self._possible_B, self._cue_seen_B, self._sums_B4 = (
             state["possible"],
             state["cue_seen"],
@@ -174,10 +168,10 @@ class MemoryStatistics:
 def retained_ages(
     transformer: MemoryTransformer, state: MemoryState, span_limit_B1: Tensor | None
 ) -> dict[str, np.ndarray]:
-    """Ages of all memories that the next step will see, in steps, by name in the log."""
+    """Ages, in steps, of the memories that the next step sees, by name in the log."""
     ages = {}
     for number, (layer, memory) in enumerate(zip(transformer.layers, state.layers, strict=False), start=1):
-        alive_FS = layer.seen(memory, state.clock_B, span_limit_B1)
-        age_FS = memory.expand_to_pages(state.clock_B).unsqueeze(1) - memory.slots.birth_BT
-        ages[f"memory/layer{number}/age_histogram"] = age_FS[alive_FS].cpu().numpy()
+        seen = layer.seen(memory, state.clock_B, span_limit_B1)
+        age = memory.expand_to_pages(state.clock_B).unsqueeze(1) - memory.slots.birth_BT
+        ages[f"memory/layer{number}/age_histogram"] = age[seen].cpu().numpy()
     return ages

@@ -1,4 +1,4 @@
-"""What an algorithm measures while it collects rollouts: memories, cues, and outcomes of episodes."""
+"""Measurements while an algorithm collects rollouts: memories, cues and outcomes of episodes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ EPISODE_KEYS = ("episode", "is_success", "episode_class")
 
 
 class RolloutDiagnostics:
-    """Records each step of a rollout on the device, and adds all of them to the statistics at once.
+    """Records the steps of a rollout on the device, and adds all of them to the statistics at once.
 
-    To look at each step alone would synchronize with a GPU at each step.
+    Adding each step by itself would synchronize with the GPU at each step.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class RolloutDiagnostics:
         """Start empty.
 
         Args:
-            num_envs: B, environments of this rank.
-            transformer: whose memories are measured.
-            success_window: takes the outcomes of episodes.
-            ranks: statistics are those of all ranks.
+            num_envs: number of environments of this rank, B.
+            transformer: the transformer whose memories are measured.
+            success_window: receives the outcomes of episodes.
+            ranks: process group; statistics are those of all ranks.
         """
         self._transformer = transformer
         self._ranks = ranks
@@ -53,13 +53,13 @@ class RolloutDiagnostics:
 
     def reset(self, infos: Sequence[dict[str, Any]]) -> None:
         """Begin new episodes in all environments, with the infos of their resets."""
-        self.memory.begin()
+        self.memory.reset()
         self.cues = CueTracker(self.memory.retention)
         self.cues.observe(infos)
         self._steps = []
 
     def begin_rollout(self) -> None:
-        """Forget the means of the last rollout."""
+        """Discard the counts of the last rollout."""
         self.memory.begin_rollout()
 
     def before_step(
@@ -80,11 +80,11 @@ class RolloutDiagnostics:
         """Record a step, after the policy and the environments acted.
 
         Args:
-            reports: what each layer did with its memories.
-            memory: after the step.
+            reports: reports of the step, one per layer.
+            memory: memory after the step.
             episode_start_B: where the step was the first of an episode.
-            dones: [B], where it was the last.
-            infos: of the environments.
+            dones: [B], where it was the last of an episode.
+            infos: infos of the environments.
             span_limit_B1: upper bound of spans in the step.
         """
         cue_B = torch.as_tensor(self.cues.cue_B, device=episode_start_B.device)
@@ -101,7 +101,7 @@ class RolloutDiagnostics:
         """Add the recorded steps of all ranks to the statistics.
 
         Returns:
-            What the infos of the episodes that ended said of them (`EPISODE_KEYS`), in the order of time.
+            The `EPISODE_KEYS` of the episodes that ended, in the order of time.
         """
         steps, self._steps = self._steps, []
         ended = []

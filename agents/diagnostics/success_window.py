@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import deque
 
 ALL = "all"
-"""class of an episode whose environment names none"""
+"""class of episodes whose environment names none"""
 EPISODE_BASICS = frozenset({"r", "l", "t"})
-"""what stable-baselines3 says of every episode: return, length, time; the rest the environment measures"""
+"""keys that SB3 sets for every episode: return, length, time; the others are the environment's"""
 
 
 class SuccessWindow:
-    """Outcomes of the last episodes of each class."""
+    """Outcomes of the most recent episodes of each class."""
 
     def __init__(self, *, episodes_per_class: int = 100, min_episodes_per_class: int = 30) -> None:
         """Start empty.
 
         Args:
-            episodes_per_class: how many recent episodes of a class count.
-            min_episodes_per_class: with fewer, a class has no rate yet, and there is no worst one.
+            episodes_per_class: number of recent episodes in the success rate of a class.
+            min_episodes_per_class: smallest number of episodes for which a class has a success rate.
         """
         self.episodes_per_class = episodes_per_class
         self.min_episodes_per_class = min_episodes_per_class
@@ -31,12 +31,12 @@ class SuccessWindow:
         self._outcomes[episode_class].append(success)
 
     def expect(self, episode_classes: tuple[str, ...]) -> None:
-        """Name classes that must have been seen before there is a worst one."""
+        """Name classes that must have success rates before there is a worst class."""
         for name in episode_classes:
             self._outcomes.setdefault(name, deque(maxlen=self.episodes_per_class))
 
     def clear(self) -> None:
-        """Forget all episodes and classes: the task has changed."""
+        """Discard all episodes and classes, for a new task."""
         self._outcomes.clear()
 
     def rates(self) -> dict[str, float]:
@@ -53,11 +53,11 @@ class SuccessWindow:
         return min(rates.values()) if rates and len(rates) == len(self._outcomes) else None
 
     def state_dict(self) -> dict[str, list[bool]]:
-        """What a checkpoint needs."""
+        """State for a checkpoint."""
         return {name: list(outcomes) for name, outcomes in self._outcomes.items()}
 
     def load_state_dict(self, state: dict[str, list[bool]]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self._outcomes = {
             name: deque(outcomes, maxlen=self.episodes_per_class) for name, outcomes in state.items()
         }

@@ -1,26 +1,23 @@
 """Exact counterfactuals: the same episode with a memory removed, exchanged or inserted.
 
-A record of an episode holds every memory, so the memory as it stood before any step can be put together
-again, changed, and asked: what would the policy have done? Two answers are given.
+The record of an episode contains every memory, so the state of the memory before any step can be rebuilt and
+edited. A probe compares what the policy does with it to the record, in two ways.
 
-*The decision*: the recorded actions are taken up to a decision, so that everything seen is the same. What
-differs there is what the memory did, and nothing else: a memory that leaves no trace changes exactly nothing.
+*The decision*: the recorded actions are replayed up to a decision, so that all observations are the same. Any
+difference in the decision is caused by the memory. A memory without effect changes exactly nothing.
 
-*The return*: from the change on, the policy acts for itself, with the same random numbers at the same steps.
+*The return*: from the edit on, the policy acts by itself, with the same random numbers at the same steps.
 
     record = record_episode(model, env, seed=7)
     probe = Probe(model, env, record)
     for effect in probe.sweep():
         print(effect.births, effect.change)
 
-A memory that matters may have a copy: an agent that stands still beside the ball remembers it twice, and
-dropping one of two equal memories changes almost nothing. So a sweep ranks single memories, and `together`
-asks about all the cues at once.
+An important memory may have a copy: an agent that stands still beside the ball remembers it twice, and
+dropping one of two equal memories changes almost nothing. Therefore `sweep` ranks single memories, and
+`together` drops all cues at once.
 
-Shape letters:
-    B  counterfactuals, the episode as it was in row 0
-    T  steps of the episode
-    W  memories retained
+A row of the batch (B) is one edit, row 0 the episode without an edit.
 """
 
 from __future__ import annotations
@@ -46,75 +43,75 @@ from memory_suite.agents.policy.policy import MemoryPolicy
 Content = list[NDArray[np.float32]]
 """h_i of one memory, per layer"""
 ROUNDING = 1e-6
-"""changes of the decision up to this are float rounding"""
+"""largest change of a decision that rounding can cause"""
 NAMED = 10
-"""so many of the memories retained are named in a message"""
+"""largest number of retained memories that a message lists"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Edit:
-    """What is done to the memory at one moment."""
+    """Changes to the memory before one step."""
 
     drop: tuple[int, ...] = ()
     """births of the memories to remove"""
     replace: dict[int, Content] = field(default_factory=dict)
-    """by birth: what the memory holds instead; its age stays"""
+    """new contents of memories, by birth; their ages stay"""
     insert: dict[int, Content] = field(default_factory=dict)
-    """by birth: a further memory, as if it had been written at that step"""
+    """contents of additional memories, by the step at which they are to have been written"""
     layer: int | None = None
-    """only in this layer, from 1; None: in all"""
+    """layer to edit, from 1; None: all layers"""
 
     @property
     def births(self) -> tuple[int, ...]:
-        """The memories it is about."""
+        """Births of the edited memories."""
         return tuple(sorted({*self.drop, *self.replace, *self.insert}))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effect:
-    """What an edit changed."""
+    """The effect of an edit."""
 
     births: tuple[int, ...]
-    """the memories it was about"""
+    """births of the edited memories"""
     is_cue: bool
-    """whether all of them saw a cue"""
+    """whether all of them are of cues"""
     edited_at: int
-    """step before which the memory was changed"""
+    """step before which the memory was edited"""
     decided_at: int
     """step whose decision is compared"""
     change: float
-    """of the decision: total variation between the distributions of actions, 0 to 1 (of several choices: the
-    greatest; for a Box: of the Gaussians, before they are clipped to its bounds)"""
+    """total variation between the distributions of actions at the decision, 0 to 1 (the maximum over several
+    choices; for a Box, between the Gaussians before clipping)"""
     choice_before: list[float]
-    """what the action is drawn from, as in the record"""
+    """parameters of the distribution of actions, as in the record"""
     choice_after: list[float]
     value_before: float
     value_after: float
     turned: bool
-    """whether another action is now the most likely"""
+    """whether the most likely action is another one"""
     return_before: float | None = None
-    """of the episode as it was; None if returns were not asked for"""
+    """return of the recorded episode; None if returns were not requested"""
     return_after: float | None = None
 
     @property
     def value_change(self) -> float:
-        """What the critic expects more."""
+        """Change of the critic's value."""
         return self.value_after - self.value_before
 
 
 class Probe:
-    """Asks what would have happened in one recorded episode."""
+    """Counterfactuals of one recorded episode."""
 
     def __init__(self, agent: Agent, env: gym.Env[Any, Any], record: EpisodeRecord) -> None:
-        """Prepare.
+        """Replay the episode, to collect its observations.
 
         Args:
-            agent: the one that played the episode.
-            env: a copy of the environment it was played in; it is played again.
-            record: the episode, with the contents of its memories.
+            agent: the model or policy that played the episode.
+            env: a copy of the environment in which it was played.
+            record: record of the episode, with the contents of memories.
 
         Raises:
-            ValueError: the record has no contents, or this agent in this environment plays otherwise.
+            ValueError: the record has no contents, or `env` does not reproduce the episode.
         """
         self.policy = agent if isinstance(agent, MemoryPolicy) else agent.policy
         self.env = env
@@ -141,24 +138,24 @@ class Probe:
 
     @property
     def moment(self) -> int:
-        """Half way from the last cue to the decision (without cues: from the start)."""
+        """The step halfway between the last cue (without cues: the start) and the decision."""
         cues = np.flatnonzero(self.record.cue_T[: self.decision])
         after = int(cues[-1]) + 1 if len(cues) else 0
         return (after + self.decision) // 2
 
     def cues(self, at: int | None = None) -> tuple[int, ...]:
-        """Births of the cues that step `at` (None: `moment`) sees."""
+        """Births of the memories of cues that step `at` (None: `moment`) sees."""
         return tuple(
             birth for birth in self.retained(self.moment if at is None else at) if self._is_cue(birth)
         )
 
     def retained(self, step: int) -> tuple[int, ...]:
-        """Births of the memories that a step sees, in any layer."""
+        """Births of the memories that a step sees in any layer."""
         births = [layer.at(step).birth for layer in self.record.layers]
         return tuple(sorted({int(birth) for birth in np.concatenate(births)}))
 
     def content(self, birth: int) -> Content:
-        """What a memory of this episode holds."""
+        """Content of a memory of this episode."""
         return content_of(self.record, birth)
 
     # -- questions --------------------------------------------------------------------------------
@@ -172,17 +169,17 @@ class Probe:
         returns: bool = True,
         watch: Callable[[int, int], None] = lambda answered, asked: None,
     ) -> list[Effect]:
-        """What each edit would have changed.
+        """The effect of each edit by itself.
 
         Args:
-            edits: each is asked about by itself.
-            at: step before which the memory is changed; None: `moment`.
+            edits: the edits.
+            at: step before which the memory is edited; None: `moment`.
             decision: step whose decision is compared; None: `Probe.decision`.
-            returns: also play on, for the return.
-            watch: called at the start and after each edit, with how many are answered and how many asked.
+            returns: also continue the episode, for the return.
+            watch: called at the start and after each edit, with the number of finished edits and of all.
 
         Raises:
-            ValueError: a step lies outside the episode, or a memory to be changed is not retained then.
+            ValueError: a step is outside the episode, or an edited memory is not retained at that step.
         """
         decision = self.decision if decision is None else decision
         at = min(self.moment, decision) if at is None else at
@@ -224,7 +221,7 @@ class Probe:
         returns: bool = True,
         watch: Callable[[int, int], None] = lambda answered, asked: None,
     ) -> list[Effect]:
-        """Drop each retained memory in turn; what changes the decision most comes first."""
+        """Effects of dropping each retained memory, sorted by change of the decision, largest first."""
         decision = self.decision if decision is None else decision
         at = min(self.moment, decision) if at is None else at
         edits = [Edit(drop=(birth,)) for birth in self.retained(at)]
@@ -234,7 +231,7 @@ class Probe:
     def together(
         self, *, at: int | None = None, decision: int | None = None, returns: bool = True
     ) -> Effect | None:
-        """Drop all retained cues at once; None if there is none."""
+        """Effect of dropping all retained cues at once; None if there are none."""
         decision = self.decision if decision is None else decision
         at = min(self.moment, decision) if at is None else at
         cues = self.cues(at)
@@ -243,7 +240,7 @@ class Probe:
         return self.ask([Edit(drop=cues)], at=at, decision=decision, returns=returns)[0]
 
     def play_on(self, edit: Edit, at: int) -> float:
-        """The return if the memory is changed before step `at` and the policy acts for itself from there."""
+        """The return if the memory is edited before step `at` and the policy acts by itself from there."""
         player = EpisodePlayer(
             self.policy,
             self.env,
@@ -260,14 +257,14 @@ class Probe:
 
     @property
     def _most_steps(self) -> int | float:
-        """A recording that was cut short is not played on beyond its length."""
+        """Largest number of steps to play: a recording that was cut short is not continued."""
         facts = self.record.facts
         return np.inf if facts["terminated"] or facts["truncated"] else self.record.num_steps
 
     # -- inside -----------------------------------------------------------------------------------
 
     def state_before(self, step: int, edits: Sequence[Edit]) -> MemoryState:
-        """The memory as it stood before a step, once for each edit, with that edit."""
+        """The memory before a step, one row per edit, with the edit applied."""
         device = self.policy.device
         layers: list[Store] = []
         for number, layer in enumerate(self.record.layers, start=1):
@@ -303,7 +300,7 @@ class Probe:
     def _decide(
         self, edits: Sequence[Edit], at: int, decision: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Choice and value at the decision, one row for each edit; the recorded actions are taken."""
+        """Choice and value at the decision, one row per edit; recorded actions are replayed."""
         policy = self.policy
         state = self.state_before(at, edits)
         episode_start_B = torch.full((len(edits),), at == 0, device=policy.device)
@@ -316,12 +313,12 @@ class Probe:
         return choices_of(policy_step.distribution)[1], policy_step.values_B.cpu().numpy()
 
     def _replayed_observations(self) -> tuple[list[Any], NDArray[np.float32]]:
-        """What was seen at each step, by playing the recorded actions again."""
+        """Observations and rewards of each step, from replaying the recorded actions."""
         observation, _ = self.env.reset(seed=int(self.record.facts["seed"]))
         observations, rewards = [deepcopy(observation)], []
         for action in self.record.action_T:
             observation, reward, *_ = self.env.step(action)
-            observations.append(deepcopy(observation))  # an environment may write into the same array
+            observations.append(deepcopy(observation))  # environments may reuse the array
             rewards.append(float(reward))
         return observations, np.array(rewards, dtype=np.float32)
 
@@ -348,8 +345,8 @@ class Probe:
             changes = np.abs(after - before)
             parts = np.split(changes, np.cumsum(self._choice_sizes())[:-1])
             return float(max(0.5 * part.sum() if len(part) > 1 else part.sum() for part in parts))
-        # A policy's deviations are the same wherever it is, so that only the means move apart: along the line
-        # between them these are two normal distributions of deviation 1.
+        # A policy's deviations do not depend on its input, so only the means differ. Along the line between
+        # them these are two normal distributions with deviation 1.
         size = len(before) // 2
         distance = np.linalg.norm((after[:size] - before[:size]) / before[size:])
         return math.erf(float(distance) / (2.0 * math.sqrt(2.0)))
@@ -362,7 +359,7 @@ class Probe:
         return tuple(int(part.argmax()) if len(part) > 1 else int(part[0] > 0.5) for part in parts)
 
     def _choice_sizes(self) -> list[int]:
-        """How many probabilities belong to each choice: all for Discrete, one each for MultiBinary."""
+        """Number of probabilities of each choice: all for Discrete, one each for MultiBinary."""
         space: Any = self.policy.action_space
         if hasattr(space, "nvec"):
             return [int(size) for size in space.nvec.reshape(-1)]
@@ -372,10 +369,10 @@ class Probe:
 
 
 def content_of(record: EpisodeRecord, birth: int) -> Content:
-    """What a memory holds, per layer.
+    """Content of a memory, per layer.
 
     Raises:
-        ValueError: there is no such step, or the record has no contents.
+        ValueError: the episode has no such step, or the record has no contents.
     """
     if not 0 <= birth < record.num_steps:
         raise ValueError(f"the episode has the steps 0 to {record.num_steps - 1}, but no step {birth}")
@@ -390,9 +387,9 @@ def content_of(record: EpisodeRecord, birth: int) -> Content:
 def exchange(
     record: EpisodeRecord, births: Sequence[int], donor: EpisodeRecord, donors: Sequence[int]
 ) -> Edit:
-    """Put the contents of other memories in place of some; paired from the last backwards.
+    """Replace contents of memories by those of other memories, paired from the last backwards.
 
-    If there are fewer donors, the first of them is used again; if there are more, the first are left out.
+    If there are fewer donors, the first of them is reused; if there are more, the first are ignored.
 
     Raises:
         ValueError: nothing to pair, or the memories are of another shape.
@@ -408,7 +405,7 @@ def exchange(
 
 
 def insertion(record: EpisodeRecord, birth: int, donor: EpisodeRecord, donor_birth: int) -> Edit:
-    """Insert a memory of another episode as if it had been written at step `birth`.
+    """Insert a memory of another episode, as if written at step `birth`.
 
     Raises:
         ValueError: the memory is of another shape.

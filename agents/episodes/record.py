@@ -1,12 +1,13 @@
-"""What happened in one episode and what the memory held at every step, as a file.
+"""The record of one episode, with the memory at every step, as a file.
 
 The file is a zip of .npy arrays and one `episode.json`, so that `numpy.load` reads all of it without this
-package; docs/recording.md describes every member. Nothing in it is pickled.
+package; docs/recording.md describes every member. It contains no pickles.
 
-Shape letters:
-    T  steps of the episode              A  numbers that describe the policy's choice
+Names of arrays in the file end in these letters:
+
+    T  steps of the episode              A  parameters of the distribution of actions
     M  memories of a layer, in the order of their births
-    N  pairs of a memory and a step that saw it, memory by memory, steps rising
+    N  pairs of a memory and a step that saw it, sorted by memory, then by step
     H  attention heads                   D  size of a memory's content
 """
 
@@ -30,16 +31,16 @@ from memory_suite.agents.serialization.archive import write_file_atomically
 
 FORMAT = "memory-suite episode"
 VERSION = 1
-"""of the file; a reader refuses higher numbers"""
+"""version of the file's format; readers refuse higher numbers"""
 FRAMES_PER_CHUNK = 32
 UNKNOWN_CELL = -(2**31)
-"""both coordinates of a cell that the environment does not tell"""
+"""both coordinates of a cell that the environment does not provide"""
 
 Frame = NDArray[np.uint8]
 
 
 class EpisodeFileError(ValueError):
-    """A file that is no episode record, or one this version cannot read."""
+    """The file is not an episode record, or this version cannot read it."""
 
 
 class Retained(NamedTuple):
@@ -61,7 +62,7 @@ class Retained(NamedTuple):
 
 @dataclass(slots=True)
 class LayerRecord:
-    """Every memory of one layer, from its birth to its expiry."""
+    """All memories of one layer, from birth to expiry."""
 
     birth_M: NDArray[np.int32]
     """step at which it was written"""
@@ -70,9 +71,9 @@ class LayerRecord:
     first_M: NDArray[np.int32]
     """first step that saw it"""
     last_M: NDArray[np.int32]
-    """last step that saw it; less than `first_M` if none did"""
+    """last step that saw it; less than `first_M` if no step did"""
     offset_M: NDArray[np.int64]
-    """where the memory's pairs begin"""
+    """index of the first pair of the memory"""
     remaining_N: NDArray[np.float32]
     """r_ti, in steps"""
     mask_N: NDArray[np.float32]
@@ -80,15 +81,15 @@ class LayerRecord:
     attention_NH: NDArray[np.float16]
     """a'_ti per head"""
     content_MD: NDArray[np.float32] | None = None
-    """h_i, if it was recorded; a probe can put it into another episode"""
+    """h_i, if contents were recorded; probes insert it into other episodes"""
 
     @property
     def num_heads(self) -> int:
-        """H."""
+        """Number of attention heads."""
         return self.attention_NH.shape[1]
 
     def at(self, step: int) -> Retained:
-        """What a step saw."""
+        """The memories that a step saw."""
         memory = np.flatnonzero((self.first_M <= step) & (step <= self.last_M))
         pair = self.offset_M[memory] + (step - self.first_M[memory])
         return Retained(
@@ -112,12 +113,12 @@ class LayerRecord:
         return np.repeat(np.arange(len(self.birth_M)), self.last_M - self.first_M + 1)
 
     def retained_counts(self, num_steps: int) -> NDArray[np.int64]:
-        """Memories that each step saw, [T]."""
+        """Number of memories that each step saw, [T]."""
         return np.bincount(self.steps_of_pairs(), minlength=num_steps)[:num_steps]
 
 
 class FrameStore:
-    """Pictures, each kept once and compressed against the one before it."""
+    """Pictures, each stored once, as the difference from the one before it."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -132,7 +133,7 @@ class FrameStore:
         return self._count
 
     def add(self, frame: Frame) -> int:
-        """Keep a picture [height, width, 3]; gives its number, the same for equal pictures."""
+        """Add a picture [height, width, 3]; returns its number, the same for equal pictures."""
         frame = np.ascontiguousarray(frame, dtype=np.uint8)
         digest = hashlib.blake2b(frame.tobytes(), digest_size=16, person=repr(frame.shape).encode()[:16])
         number = self._known.setdefault(digest.digest(), self._count)
@@ -144,7 +145,7 @@ class FrameStore:
         return number
 
     def __getitem__(self, number: int) -> Frame:
-        """A picture by its number."""
+        """The picture with a number."""
         if not 0 <= number < self._count:
             raise IndexError(f"frame {number} of {self._count}")
         first_open = self._count - len(self._open)
@@ -173,7 +174,7 @@ class FrameStore:
 
     @classmethod
     def from_file(cls, path: Path, firsts: list[int], count: int) -> FrameStore:
-        """Pictures in a file; they are read when they are asked for."""
+        """Pictures in a file, which are read on access."""
         store = cls()
         store._firsts, store._count = firsts, count
         store._chunks = [_reader(path, _chunk_name(index)) for index in range(len(firsts))]
@@ -182,37 +183,37 @@ class FrameStore:
 
 @dataclass(slots=True)
 class EpisodeRecord:
-    """One episode. Arrays of T entries belong to the steps, those of T + 1 also to what followed the last."""
+    """One episode. Arrays have an entry for each step (T), or also one for after the last step (T + 1)."""
 
     facts: dict[str, Any]
-    """plain types: where it was played, how it ended (docs/recording.md)"""
+    """where it was played and how it ended, as plain types (docs/recording.md)"""
     action_T: NDArray[Any]
     reward_T: NDArray[np.float32]
     value_T: NDArray[np.float32]
     log_prob_T: NDArray[np.float32]
     choice_TA: NDArray[np.float32]
-    """`facts["choice"]` says what: "probabilities" of the actions, or "mean and deviation" of a Box"""
+    """parameters of kind `facts["choice"]`: "probabilities" of actions, or "mean and deviation" of a Box"""
     cue_T: NDArray[np.int32]
     """number of the cue in sight; 0: none"""
     cell_T1: NDArray[np.int32]
     """[T + 1, 2] world cell x, y of the agent, or `UNKNOWN_CELL`"""
     origin_T1: NDArray[np.int32]
-    """[T + 1, 2] world cell in the picture's upper left corner"""
+    """[T + 1, 2] world cell in the upper left corner of the picture"""
     frame_T1: NDArray[np.int32]
     """[T + 1] number of the picture; -1: none"""
     layers: list[LayerRecord]
     frames: FrameStore = field(default_factory=FrameStore)
     lines: list[str] | None = None
-    """T + 1 lines, if the environment is one of text"""
+    """T + 1 lines of text, if the environment has any"""
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """Number of steps."""
         return len(self.reward_T)
 
     @property
     def ramp(self) -> int:
-        """R, in steps."""
+        """Length R of the ramp, in steps."""
         return int(self.facts["ramp"])
 
     @property
@@ -222,11 +223,11 @@ class EpisodeRecord:
 
     @property
     def knows_cells(self) -> bool:
-        """Whether the environment tells where the agent is."""
+        """Whether the environment provides the agent's position."""
         return bool((self.cell_T1 != UNKNOWN_CELL).all())
 
     def frame(self, step: int) -> Frame | None:
-        """The picture of a step (T: of what followed the last one)."""
+        """The picture before a step (T: after the last one)."""
         number = int(self.frame_T1[step])
         return None if number < 0 else self.frames[number]
 
@@ -254,10 +255,11 @@ class EpisodeRecord:
 
     @classmethod
     def load(cls, path: Path) -> EpisodeRecord:
-        """Read a file that `save` wrote; pictures are read when they are asked for.
+        """Read a file that `save` wrote; pictures are read on access.
 
         Raises:
-            EpisodeFileError: it is none, it is damaged, or a later version wrote it.
+            EpisodeFileError: the file is missing, damaged or not an episode record, or a later version
+                wrote it.
         """
         try:
             with zipfile.ZipFile(path) as archive:
@@ -266,7 +268,8 @@ class EpisodeRecord:
                     raise EpisodeFileError(f"{path} is no episode record")
                 if facts["version"] > VERSION:
                     raise EpisodeFileError(
-                        f"{path} has version {facts['version']} of the format, this reads up to {VERSION}"
+                        f"{path} has version {facts['version']} of the format, this reads up to {VERSION}; "
+                        "update memory-suite"
                     )
                 arrays = {f"{name}_{_ARRAYS[name]}": _read_array(archive, f"{name}.npy") for name in _ARRAYS}
                 names = set(archive.namelist())
@@ -288,7 +291,7 @@ _MALFORMED = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error),
 )
-"""what reading a damaged or crafted file can raise; RuntimeError: it is encrypted, or nested too deeply"""
+"""errors from reading a damaged or crafted file; RuntimeError: it is encrypted, or nested too deeply"""
 
 _ARRAYS: Mapping[str, str] = {
     "action": "T",
@@ -301,7 +304,7 @@ _ARRAYS: Mapping[str, str] = {
     "origin": "T1",
     "frame": "T1",
 }
-"""members of the file that are fields of `EpisodeRecord`, with the shape in the field's name"""
+"""members of the file that are fields of `EpisodeRecord`, with the shape letters of the field"""
 
 
 def _read_layer(archive: zipfile.ZipFile, names: set[str], number: int) -> LayerRecord:

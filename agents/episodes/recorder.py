@@ -1,4 +1,4 @@
-"""Play one episode, exactly repeatably, and record what the agent's memory held at every step.
+"""Play one reproducible episode and record the agent's memory at every step.
 
     from memory_suite.agents.episodes.recorder import record_episode
 
@@ -6,14 +6,11 @@
     record = record_episode(model, env, seed=7)
     record.save(Path("episode.npz"))
 
-Works with any model of this suite and any Gymnasium environment. An environment may tell where its agent is
-and what its picture shows; docs/recording.md says how. Recording draws from no random generator but its own,
-so it may be done in the middle of training.
+Works with any model of this package and any Gymnasium environment. An environment may provide the position of
+its agent and the section of the world in its picture (docs/recording.md). Recording uses random generators of
+its own, so it is possible during training.
 
-Shape letters:
-    T  steps of the episode              H  attention heads
-    M  memories of a layer               D  size of a memory's content
-    W  slots of a layer's store
+Arrays end in the letters of `agents.episodes.record`, tensors of the policy in those of `agents.model`.
 """
 
 from __future__ import annotations
@@ -38,6 +35,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.agents.diagnostics.cue_tracker import info_numbers
 from memory_suite.agents.episodes.record import UNKNOWN_CELL, EpisodeRecord, FrameStore, LayerRecord
 from memory_suite.agents.model.layer import MemoryDetail
 from memory_suite.agents.policy.policy import MemoryPolicy, PolicyStep
@@ -48,16 +46,16 @@ Agent = MemoryOnPolicyAlgorithm | MemoryPolicy
 PROBABILITIES = "probabilities"
 MEAN_AND_DEVIATION = "mean and deviation"
 MAX_FRAME_PIXELS = 240_000
-"""larger pictures are recorded at half their size, or a quarter, ... (CartPole's 600 x 400 just fit)"""
+"""larger pictures are reduced by 2, 4, ... (CartPole's 600 x 400 is just small enough)"""
 _SEED_STRIDE = 1_000_003
-"""step t of the episode with seed s draws from a generator seeded with s * this + t"""
+"""step t of an episode with seed s samples with the generator seed s * _SEED_STRIDE + t"""
 
 
 class EpisodePlayer:
     """One episode, step by step: `decide`, then `act`, until `over`.
 
-    The same seed gives the same episode, and step t draws its action from random numbers that belong to
-    (seed, t) alone: two players that differ in one memory, or one action, share all other chance.
+    The same seed gives the same episode. The action of step t is sampled with random numbers that depend on
+    the seed and t alone, so two players that differ in one memory or action share all other random numbers.
     """
 
     def __init__(
@@ -66,10 +64,10 @@ class EpisodePlayer:
         """Begin the episode.
 
         Args:
-            agent: whose policy decides; it is left as it is.
-            env: reset here with `seed`.
-            seed: of the environment and of the sampled actions.
-            deterministic: take the most likely action.
+            agent: a model or its policy; it is not changed.
+            env: the environment; it is reset with `seed`.
+            seed: seed of the environment and of the sampled actions.
+            deterministic: take the most likely action instead of sampling.
 
         Raises:
             ValueError: the environment's spaces are not those of the agent.
@@ -79,7 +77,7 @@ class EpisodePlayer:
         self.seed = seed
         self.deterministic = deterministic
         self.state = self.policy.initial_state(1)
-        """the memory; may be edited between two steps"""
+        """the memory; it may be edited between two steps"""
         self.step = 0
         self.episode_return = 0.0
         self.over = self.terminated = self.truncated = False
@@ -89,10 +87,10 @@ class EpisodePlayer:
     @property
     def cue(self) -> int:
         """Number of the cue in sight; 0: none."""
-        return int(self.info.get("cue", 0))
+        return int(info_numbers([self.info], "cue")[0])
 
     def decide(self, details: list[MemoryDetail] | None = None) -> tuple[PolicyStep, Any]:
-        """What the policy does now, and that as the environment takes it; the memory takes in the step."""
+        """Act with the policy; returns its output and the action for the environment. Updates the memory."""
         policy = self.policy
         with self._undisturbed():
             tensor, _ = policy.obs_to_tensor(self.observation)
@@ -108,7 +106,7 @@ class EpisodePlayer:
         return policy_step, policy.to_env(policy_step.actions)[0]
 
     def act(self, action: Any) -> float:
-        """Let the environment take an action; gives the reward."""
+        """Step the environment with an action; returns the reward."""
         self.observation, reward, self.terminated, self.truncated, self.info = self.env.step(action)
         self.step += 1
         self.episode_return += float(reward)
@@ -117,7 +115,7 @@ class EpisodePlayer:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """Leave global random state, the policy's mode and its running statistics as they are."""
+        """Restore global random state, the policy's mode and its running statistics afterwards."""
         policy = self.policy
         devices = [policy.device] if policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), policy.watching():
@@ -140,13 +138,13 @@ def record_episode(
 
     Args:
         agent: a model, or its policy.
-        env: one environment; with a `render_mode`, its pictures (or lines of text) are kept.
-        seed: of the environment and of the sampled actions.
-        deterministic: take the most likely action.
-        max_steps: stop after so many steps even if the episode is not over.
-        frames: keep pictures.
-        contents: keep what each memory holds (h_i), so that a probe can put it into another episode.
-        facts: more to write into the record, plain types.
+        env: one environment; if it has a `render_mode`, its pictures or lines of text are recorded.
+        seed: seed of the environment and of the sampled actions.
+        deterministic: take the most likely action instead of sampling.
+        max_steps: largest number of steps; None: until the episode ends.
+        frames: record pictures.
+        contents: record the content h_i of each memory, which probes need.
+        facts: further facts for the record, of plain types.
 
     Raises:
         ValueError: the environment's spaces are not those of the agent.
@@ -164,7 +162,7 @@ def record_episode(
 
 
 class _Writer:
-    """Collects an episode step by step."""
+    """Collects the record of an episode step by step."""
 
     def __init__(self, player: EpisodePlayer, *, keep_frames: bool, keep_contents: bool) -> None:
         self._player = player
@@ -187,7 +185,7 @@ class _Writer:
         self.reward: list[float] = []
 
     def look(self) -> None:
-        """Keep what is to be seen before a step (or after the last)."""
+        """Record the picture or line of text before a step, or after the last one."""
         player = self._player
         picture: Any = player.env.render() if player.env.render_mode is not None else None
         line = getattr(player.env.unwrapped, "line", picture if isinstance(picture, str) else None)
@@ -204,7 +202,7 @@ class _Writer:
         self._places.append((*cell, *origin))
 
     def remember(self, policy_step: PolicyStep, action: Any, details: list[MemoryDetail]) -> None:
-        """Keep what the policy decided, and what it saw."""
+        """Record the output of the policy, and the memories it saw."""
         self._choice_kind, choices = choices_of(policy_step.distribution)
         self._choice.append(choices[0])
         self._action.append(np.asarray(action))
@@ -228,7 +226,7 @@ class _Writer:
             self._content.append(rows)
 
     def finish(self, facts: dict[str, Any]) -> EpisodeRecord:
-        """The record."""
+        """Build the record."""
         player = self._player
         policy = player.policy
         settings = policy.transformer.settings
@@ -269,7 +267,7 @@ class _Writer:
         )
 
     def _layer(self, number: int) -> LayerRecord:
-        """Turn what each step saw into what became of each memory."""
+        """Sort what each step saw by memory."""
         num_steps = len(self._seen)
         counts = [len(seen[number][0]) for seen in self._seen]
         step_N = np.repeat(np.arange(num_steps), counts)
@@ -297,7 +295,7 @@ class _Writer:
 
 
 def choices_of(distribution: Distribution) -> tuple[str, NDArray[np.float32]]:
-    """What the policy's choices are drawn from, [B, A]: see `EpisodeRecord.choice_TA`."""
+    """Kind and parameters [B, A] of the distribution of actions; see `EpisodeRecord.choice_TA`."""
     inner: Any = distribution.distribution
     if isinstance(distribution, CategoricalDistribution | BernoulliDistribution):
         parts, kind = [inner.probs], PROBABILITIES
@@ -310,11 +308,11 @@ def choices_of(distribution: Distribution) -> tuple[str, NDArray[np.float32]]:
 
 
 def place_of(env: gym.Env[Any, Any]) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """Where the agent is and what the picture shows, as far as the environment tells.
+    """The agent's position and the section of the world in the picture, if the environment provides them.
 
     Returns:
-        World cell (x, y) of the agent, world cell in the picture's upper left corner, pixels per cell (0:
-        the picture does not show cells).
+        World cell (x, y) of the agent, world cell in the upper left corner of the picture, and pixels per
+        cell (0: the picture does not show cells).
     """
     base: Any = env.unwrapped
     if hasattr(base, "agent_cell"):
@@ -329,7 +327,7 @@ def place_of(env: gym.Env[Any, Any]) -> tuple[tuple[int, int], tuple[int, int], 
 
 
 def action_names(env: gym.Env[Any, Any]) -> list[str] | None:
-    """What the actions are called, if the environment tells."""
+    """Names of the actions, if the environment provides them."""
     base: Any = env.unwrapped
     if hasattr(base, "action_names"):
         return [str(name) for name in base.action_names]
@@ -340,7 +338,7 @@ def action_names(env: gym.Env[Any, Any]) -> list[str] | None:
 
 
 def _reduction(picture: NDArray[np.uint8], tile: int) -> int:
-    """By which whole factor a picture is to be made smaller; cells stay whole."""
+    """Integer factor by which a picture is reduced, such that a cell is a whole number of pixels."""
     factor = 1
     while picture.shape[0] * picture.shape[1] > MAX_FRAME_PIXELS * factor**2 and tile % (2 * factor) == 0:
         factor *= 2
@@ -348,7 +346,7 @@ def _reduction(picture: NDArray[np.uint8], tile: int) -> int:
 
 
 def _reduced(picture: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Means of blocks; what is left over at the right and below is cut off."""
+    """Means of blocks; a remainder at the right and at the bottom is cut off."""
     if factor == 1:
         return picture
     height, width = picture.shape[0] // factor, picture.shape[1] // factor
@@ -370,7 +368,7 @@ def _check_spaces(policy: MemoryPolicy, env: gym.Env[Any, Any]) -> None:
 
 
 def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The space as stable-baselines3 shows it to a policy: it transposes images."""
+    """The space with images transposed, as SB3 does for policies."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({name: _channels_first(part) for name, part in space.spaces.items()})
     if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]

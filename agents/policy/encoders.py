@@ -1,18 +1,14 @@
-"""From observations of any Gymnasium space to the transformer's input.
+"""Encode observations of any Gymnasium space as inputs of the transformer.
 
-Two parts, because only the second one learns. `preprocess` makes features (one-hot codes, flat
-vectors, raw images, token numbers) and normalizes them; a rollout stores its result. `forward` embeds
-them.
+There are two parts, since only the second one learns. `preprocess` computes features (one-hot codes, flat
+vectors, raw images, token numbers) and normalizes them; rollouts store these. `forward` embeds them.
 
-Rare features are made large on purpose: a one-hot feature seen in 2% of the steps has a standard
-deviation of 0.14, so dividing by it multiplies the feature by 7, and a cue that is shown once
-stands out from the hundred steps that follow (measured in docs/results.md).
+Normalization makes rare features large on purpose. A one-hot feature seen in 2% of the steps has a standard
+deviation of 0.14, so dividing by it multiplies the feature by 7. A cue that is shown once then stands out
+from the hundred steps that follow (measured in docs/results.md).
 
-Shape letters:
-    N  observations, any leading shape
-    F  features
-    D  model width
-    L  words of a line of text
+Names of tensors end in the letters of `agents.model`, where N is any leading shape. In this module F counts
+features, and L words of a line.
 """
 
 from __future__ import annotations
@@ -28,42 +24,42 @@ from torch import Tensor, nn
 from memory_suite.agents.model.init import orthogonal
 
 Features = dict[str, Tensor]
-"""`FLAT` holds all that is neither image nor text, [N, F] normalized; images [N, C, Y, X] uint8 and lines of
-text [N, L] int64 are kept under their own keys."""
+"""Under `FLAT` all parts that are neither images nor text, normalized, [N, features]. Images [N, channels,
+height, width] uint8 and lines of text [N, words] int64 are under their own keys."""
 
 FLAT = "flat"
 CLIP = 10.0
-"""normalized features are clipped to +-10, as stable-baselines3's VecNormalize does"""
+"""bound of normalized features, that of SB3's VecNormalize"""
 MAX_CATEGORIES = 64
-"""an integer box with an upper bound below this is read as categories, not as numbers"""
+"""integer boxes with an upper bound below this are categories, others are numbers"""
 MIN_IMAGE_PIXELS = 36
-"""the smallest side of an image that the convolutional network can take (its kernels and strides)"""
+"""smallest side of an image for the kernels and strides of the convolutional network"""
 TOKEN_SIZE = 32
 """size of a word's embedding"""
 PHRASE_LENGTH = 3
-"""neighboring words that the text encoder reads together"""
+"""kernel size of the text encoder's convolution, in words"""
 PADDING = 0
-"""token number that stands for no word"""
+"""token number after the end of a line"""
 SILENT = -1e30
-"""response of a phrase that is not there; finite, so that bits can be written into it"""
+"""response after the end of a line; finite, so that `_argmax_dim1` can write bits into it"""
 
 
 class ObservationEncoder(nn.Module):
-    """Embed observations of one space; raises ValueError for a space it cannot read."""
+    """Embeds observations of one space; raises ValueError for an unsupported space."""
 
     mean_F: Tensor
     std_F: Tensor
     seen_F: Tensor
-    """[3, F] count, sum and sum of squares of all features seen while collecting"""
+    """count, sum and sum of squares of features while collecting, [3, features]"""
 
     def __init__(self, space: spaces.Space[object], width: int, *, normalize: bool = True) -> None:
         """Build the encoder.
 
         Args:
             space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these. A MultiDiscrete whose
-                entries all have the same count, above `MAX_CATEGORIES`, is read as a line of text: token
-                numbers, `PADDING` after the last word.
-            width: D.
+                entries all have the same count, above `MAX_CATEGORIES`, is a line of text: token numbers,
+                then `PADDING`.
+            width: size of the transformer's input, D.
             normalize: divide features by their running standard deviation.
         """
         super().__init__()
@@ -79,7 +75,7 @@ class ObservationEncoder(nn.Module):
         num_features = sum(part.num_features for part in self._flat.values())
         self.normalize = normalize
         self.collecting = False
-        """whether `preprocess` adds what it sees to the pending statistics"""
+        """whether `preprocess` adds observations to `seen_F`"""
         self.register_buffer("mean_F", torch.zeros(num_features))
         self.register_buffer("std_F", torch.ones(num_features))
         self.register_buffer("seen_F", torch.zeros(3, num_features, dtype=torch.float64))
@@ -115,7 +111,7 @@ class ObservationEncoder(nn.Module):
         return features
 
     def update_statistics(self) -> None:
-        """Normalize by what has been collected so far; call it between an update and a rollout."""
+        """Update the normalization to the collected statistics; call between an update and a rollout."""
         count_F, total_F, squares_F = self.seen_F
         if self.normalize and self.seen_F.numel() and bool(count_F[0] > 0):
             mean_F = total_F / count_F
@@ -125,7 +121,7 @@ class ObservationEncoder(nn.Module):
             self.std_F.copy_(torch.where(variance_F > 0.0, variance_F.sqrt(), 1.0).clamp_min(1.0 / CLIP**2))
 
     def forward(self, features: Features) -> Float[Tensor, "*N D"]:
-        """The transformer's input."""
+        """Embed features as the transformer's input."""
         total: Tensor | None = None
         if self.embed_flat is not None:
             total = self.embed_flat(features[FLAT])
@@ -142,13 +138,12 @@ class ObservationEncoder(nn.Module):
 
 
 class LineEncoder(nn.Module):
-    """A line of text by the phrases in it: a convolution over words, then the strongest response.
+    """Encodes a line of text by a max-pooled convolution over its words (Kim 2014).
 
-    The max-pooled convolution of Kim 2014, https://arxiv.org/abs/1408.5882. Where in the line a phrase
-    stands does not matter, which words stand together does.
+    https://arxiv.org/abs/1408.5882. The encoding depends on which words are adjacent, not on their position.
 
-    A convolution over embedded words is a sum of one table per place in the phrase, looked up by word;
-    and only the strongest response has a gradient, so only that one is computed with one.
+    For speed, the convolution of embedded words is computed as a sum of table entries, one table per position
+    of the kernel. Only the maximum has a gradient, so only the maximum is computed with one.
     """
 
     def __init__(self, vocabulary_size: int, width: int) -> None:
@@ -175,7 +170,7 @@ class LineEncoder(nn.Module):
             word_NLP = padded_NL.unfold(1, PHRASE_LENGTH, 1) + first_P
             response = F.embedding_bag(word_NLP.reshape(-1, PHRASE_LENGTH), table_QD, mode="sum")
             response_NLD = response.view(-1, length, width)
-            # Behind its last word a line says nothing, however long the others are; an empty one is one word.
+            # Mask responses after the last word; an empty line counts as one word.
             response_NLD[:, 1:].masked_fill_((line_NL[:, 1:length] == PADDING).unsqueeze(2), SILENT)
             strongest_ND = _argmax_dim1(response_NLD.float())
         index_NPD = (strongest_ND.unsqueeze(1) + place_P[:, None]).flatten(1)
@@ -187,10 +182,10 @@ class LineEncoder(nn.Module):
 
 
 def _argmax_dim1(values_NLD: Float[Tensor, "N words D"]) -> Int[Tensor, "N D"]:
-    """Where the largest value along dimension 1 is (nearly the largest; `values_NLD` is used up).
+    """Index of the maximum along dimension 1, up to rounding; overwrites `values_NLD`.
 
-    torch's own argmax takes 50 times as long as its maximum. So the index is written into the lowest bits
-    of the value and read from the maximum, at the price of telling values apart to 1 in 2**(23 - bits).
+    torch's argmax takes 50 times as long as its maximum. The index is therefore written into the lowest bits
+    of each value and read from the maximum, which rounds the mantissa to the bits above.
     """
     length = values_NLD.shape[1]
     lowest = (1 << (length - 1).bit_length()) - 1
@@ -202,7 +197,7 @@ def _argmax_dim1(values_NLD: Float[Tensor, "N words D"]) -> Int[Tensor, "N D"]:
 
 
 class _FlatPart:
-    """How one subspace becomes a flat vector: one-hot if it is categorical, numbers otherwise."""
+    """Flattens one subspace: one-hot if it is categorical, numbers otherwise."""
 
     def __init__(self, name: str, space: spaces.Space[object]) -> None:
         self._sizes: Tensor | None = None
@@ -228,7 +223,7 @@ class _FlatPart:
         self.num_features = int(self._sizes.sum())
 
     def features(self, values: Tensor) -> Float[Tensor, "N F"]:
-        """[N, ...] of the space to [N, F]."""
+        """Flatten values [N, ...] of the space to [N, features]."""
         values = values.reshape(values.shape[0], -1)
         if self._sizes is None:
             return values.float()
@@ -242,7 +237,7 @@ def _is_categorical(space: spaces.Box) -> bool:
 
 
 def _line_vocabulary(space: spaces.Space[object]) -> int:
-    """How many different words a line of text may have; 0 if the space holds no lines."""
+    """Size of the vocabulary of a line of text; 0 if the space is not one of lines."""
     if not isinstance(space, spaces.MultiDiscrete) or space.nvec.ndim != 1 or np.any(space.start):
         return 0
     counts = set(space.nvec.tolist())
@@ -250,7 +245,7 @@ def _line_vocabulary(space: spaces.Space[object]) -> int:
 
 
 def _is_image(space: spaces.Space[object]) -> bool:
-    """Channels-first bytes large enough for a convolution (stable-baselines3 transposes images)."""
+    """Whether a space is one of channels-first images (SB3 transposes them), large enough to convolve."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
         return False
     return min(space.shape[1:]) >= MIN_IMAGE_PIXELS and not _is_categorical(space)

@@ -105,6 +105,7 @@ class MemoryPolicy(BasePolicy):
             transformer_kwargs: other arguments of `TransformerSettings`.
 
         Raises:
+            TypeError: `transformer_kwargs` names something else.
             ValueError: a space or a setting is not supported.
         """
         super().__init__(

@@ -1,4 +1,4 @@
-"""Safe single-file archives for models and checkpoints: no code in them, and no damage loads silently.
+"""Safe single-file archives for models and checkpoints: they contain no code, and damage is always detected.
 
 An archive is an uncompressed zip of three members:
 
@@ -6,9 +6,9 @@ An archive is an uncompressed zip of three members:
     data.json             everything else, as plain JSON types
     manifest.json         format, version, and the size and SHA-256 of the other two
 
-The zip's comment is the SHA-256 of all bytes before it, so damage anywhere in the file is found, in
-the zip's own tables too. Writing goes to a temporary file that replaces the target only when it is
-complete and on disk: whoever is killed meanwhile leaves the previous archive as it was.
+The zip's comment is the SHA-256 of all bytes before it, so damage anywhere in the file is detected, also in
+the zip's own tables. An archive is written to a temporary file, which replaces the target once it is complete
+and on disk. A process killed before that leaves the previous archive unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,13 @@ _COPY_BYTES = 1 << 20
 
 
 class ArchiveError(ValueError):
-    """A file that is no archive, or no longer the one that was written."""
+    """The file is not an archive of this revision, or is damaged."""
 
 
 def write_archive(
     target: str | os.PathLike[str] | io.BufferedIOBase,
     tensors: Mapping[str, Tensor | NDArray[Any]],
     data: Mapping[str, Any],
-    *,
-    allow_nonfinite: Collection[str] = (),
 ) -> None:
     """Write an archive; given a path, atomically.
 
@@ -57,15 +55,14 @@ def write_archive(
         target: path, or a binary file to write to.
         tensors: tensors and NumPy arrays by name.
         data: plain JSON types: dicts with string keys, lists, strings, finite numbers, booleans, None.
-        allow_nonfinite: names of tensors that may hold NaN or infinities.
 
     Raises:
-        ValueError: a tensor that is not finite, or something that an archive cannot hold. The previous
-            file at that path is untouched, as it is after any other failure.
+        ValueError: a tensor is not finite, or an archive cannot hold a value. As after any other failure, the
+            previous file at that path is unchanged.
     """
     _require_plain(data, "data")
     members = {
-        _TENSORS: _pack_tensors(tensors, allow_nonfinite),
+        _TENSORS: _pack_tensors(tensors),
         _DATA: json.dumps(data, allow_nan=False).encode(),
     }
     manifest = {"format": FORMAT, "version": VERSION, "members": _fingerprints(members)}
@@ -81,7 +78,7 @@ def write_archive(
 def read_archive(
     source: str | os.PathLike[str] | io.BufferedIOBase,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read an archive that `write_archive` wrote; no code in it is ever run.
+    """Read an archive that `write_archive` wrote, without running code.
 
     Args:
         source: path, or a binary file to read from.
@@ -90,8 +87,8 @@ def read_archive(
         The tensors, on the CPU, and the data.
 
     Raises:
-        ArchiveError: names the file and what is wrong with it.
-        OSError: the file cannot be read at all.
+        ArchiveError: the file is damaged, is not an archive, or another revision wrote it.
+        OSError: the file cannot be read.
     """
     if isinstance(source, str | os.PathLike):
         name, content = str(source), Path(source).read_bytes()
@@ -106,7 +103,7 @@ def read_archive(
 
 
 def write_file_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: after a crash it holds the old content or the new, never a part."""
+    """Replace a file atomically: after a crash it has the old content or the new, never a part of it."""
     _replace(path, lambda file: file.write(content))
 
 
@@ -120,10 +117,10 @@ def _replace(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a write does not know whose it was
+        if isinstance(error, OSError) and error.filename is None:  # errors of writes lack the path
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened, nor need it be
+    if os.name == "posix":  # elsewhere folders cannot be opened
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # makes the new name itself durable
@@ -131,7 +128,7 @@ def _replace(path: Path, write: Callable[[io.BufferedIOBase], object]) -> None:
             os.close(folder)
 
 
-def _pack_tensors(tensors: Mapping[str, Tensor | NDArray[Any]], allow_nonfinite: Collection[str]) -> bytes:
+def _pack_tensors(tensors: Mapping[str, Tensor | NDArray[Any]]) -> bytes:
     packed: dict[str, Tensor] = {}
     for name, value in tensors.items():
         if name == "__metadata__":
@@ -142,7 +139,7 @@ def _pack_tensors(tensors: Mapping[str, Tensor | NDArray[Any]], allow_nonfinite:
             raise ValueError(f"array {name!r} cannot be saved: {error}") from None
         # safetensors refuses tensors that share memory or are not contiguous
         tensor = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        if name not in allow_nonfinite and not _is_finite(tensor):
+        if not _is_finite(tensor):
             raise ValueError(f"tensor {name!r} holds NaN or infinity and was not saved")
         packed[name] = tensor
     try:
@@ -155,7 +152,7 @@ def _is_finite(tensor: Tensor) -> bool:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     if tensor.is_floating_point() and tensor.element_size() == 1:
-        tensor = tensor.float()  # isfinite knows no 8-bit types
+        tensor = tensor.float()  # isfinite does not support 8-bit types
     return bool(torch.isfinite(tensor).all())
 
 

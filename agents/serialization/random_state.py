@@ -10,7 +10,7 @@ import torch
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """State of Python's, NumPy's and torch's generators (and the GPU's, if it is used)."""
+    """State of the generators of Python, NumPy, torch and, if `device` is one, the GPU."""
     version, python_state, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 (SB3 and environments may draw from it)
     state: dict[str, Any] = {
@@ -27,7 +27,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put every generator back to where `random_state` found it."""
+    """Restore the generators to a state that `random_state` returned."""
     python = state["python"]
     random.setstate((python["version"], tuple(python["state"]), python["gauss"]))
     inner = state["numpy"]["state"]

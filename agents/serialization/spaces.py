@@ -1,4 +1,4 @@
-"""Constructor arguments and spaces as plain JSON types, so that a saved model holds no code."""
+"""Spaces as plain JSON types, so that a saved model contains no code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ KIND = "__kind__"
 
 
 def encode_space(space: spaces.Space[Any]) -> dict[str, Any]:
-    """A space as plain types; raises ValueError for kinds that the agents do not take."""
+    """Convert a space to plain types; raises ValueError for kinds that agents do not support."""
     if isinstance(space, spaces.Box):
         return {
             KIND: "box",
-            # As text, since JSON has no infinity.
+            # Text, since JSON has no infinity.
             "low": [str(bound) for bound in space.low.reshape(-1).tolist()],
             "high": [str(bound) for bound in space.high.reshape(-1).tolist()],
             "shape": list(space.shape),
@@ -40,14 +40,14 @@ def encode_space(space: spaces.Space[Any]) -> dict[str, Any]:
 
 
 def decode_space(plain: Mapping[str, Any]) -> spaces.Space[Any]:
-    """The space that `encode_space` wrote."""
+    """Convert back what `encode_space` returned."""
     kind = plain[KIND]
     if kind == "box":
         dtype = np.dtype(plain["dtype"])
         low, high = (np.array(plain[side], dtype=str).astype(dtype) for side in ("low", "high"))
         return spaces.Box(low.reshape(plain["shape"]), high.reshape(plain["shape"]), dtype=dtype.type)
     if kind in ("discrete", "multi_discrete"):
-        integer: Any = np.dtype(plain.get("dtype", np.int64)).type  # files of older versions do not say
+        integer: Any = np.dtype(plain["dtype"]).type
         if kind == "discrete":
             return spaces.Discrete(plain["n"], start=plain["start"], dtype=integer)
         return spaces.MultiDiscrete(plain["nvec"], start=plain["start"], dtype=integer)
@@ -60,7 +60,7 @@ def decode_space(plain: Mapping[str, Any]) -> spaces.Space[Any]:
 
 
 def describe_difference(one: spaces.Space[Any], other: spaces.Space[Any]) -> tuple[str, str]:
-    """Two spaces for a message, without the bounds of every element if they differ otherwise."""
+    """Two spaces as text for a message; bounds of each element only if nothing else differs."""
     brief, other_brief = _brief(one), _brief(other)
     return (brief, other_brief) if brief != other_brief else (str(one), str(other))
 

@@ -1,6 +1,6 @@
-"""Nested state (dictionaries, lists, numbers, tensors) to a flat dictionary of tensors and plain JSON.
+"""Nested state (dictionaries, lists, numbers, tensors) as a flat dictionary of tensors and plain JSON.
 
-What an archive can hold without pickling: `flatten` takes tensors and arrays out of a tree and leaves
+That is what an archive holds without pickling. `flatten` takes tensors and arrays out of a tree and leaves
 markers, `unflatten` puts them back.
 """
 
@@ -17,10 +17,10 @@ MARKER = "__tensor__"
 
 
 def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
-    """Separate a tree into tensors by path and JSON-able rest.
+    """Split a tree into its tensors by path, and the rest, which JSON can represent.
 
     Raises:
-        TypeError: a value is neither a tensor, an array nor plain; the message names its path.
+        TypeError: a value is not a tensor, an array or a plain type; the message names its path.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -47,7 +47,7 @@ def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:
 
 
 def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
-    """The tree that `flatten` took apart (tuples come back as lists).
+    """Rebuild the tree that `flatten` split (tuples become lists).
 
     Raises:
         KeyError: a tensor is missing.

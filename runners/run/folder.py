@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,6 @@ class RunFolder:
         data: Mapping[str, Any],
         *,
         is_best: bool = False,
-        allow_nonfinite: Collection[str] = (),
     ) -> Path:
         """Write a checkpoint, point to it, and only then remove old ones.
 
@@ -170,7 +169,6 @@ class RunFolder:
             tensors: see `agents.serialization.archive.write_archive`.
             data: see `agents.serialization.archive.write_archive`.
             is_best: point `best` to it as well.
-            allow_nonfinite: see `agents.serialization.archive.write_archive`.
 
         Returns:
             The checkpoint's path.
@@ -180,7 +178,7 @@ class RunFolder:
         """
         path = self.checkpoints / _checkpoint_name(step)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_archive(path, tensors, {"step": step, "content": data}, allow_nonfinite=allow_nonfinite)
+        write_archive(path, tensors, {"step": step, "content": data})
         if is_best:
             self._point("best", path)
         self._point("latest", path)

@@ -109,7 +109,7 @@ def make_agent(
     config: TrainConfig, env: VecEnv, ranks: DistributedContext = SINGLE_PROCESS
 ) -> MemoryOnPolicyAlgorithm:
     """A fresh agent; of several `ranks`, each with its share of the environments."""
-    memory, policy = config.memory, config.policy
+    policy = config.policy
     learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
     arguments: dict[str, Any] = to_dict(learning)
     adam = {"betas": (ADAM_BETA1, arguments.pop("adam_beta2")), "eps": arguments.pop("adam_eps")}

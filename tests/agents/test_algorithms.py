@@ -216,27 +216,27 @@ def test_truncation_bootstraps_from_the_final_observation_given_the_memory() -> 
     torch.testing.assert_close(model.rollout_buffer.advantages_BT, torch.zeros(2, 16), atol=1e-5, rtol=0)
 
 
-def test_the_value_at_a_truncation_is_asked_with_the_memory_of_that_moment() -> None:
+def test_the_value_at_a_truncation_uses_the_memory_of_that_step() -> None:
     """The bonus equals what the policy says when it is fed the episode and then its last observation."""
     model = ppo(vec(lambda: TimeLimit(RepeatFirst(50), 4), 1), n_steps=4, batch_size=4, gamma=0.9)
     torch.nn.init.normal_(model.policy.value_net.weight, generator=torch.Generator().manual_seed(0))
     model.lr_schedule = lambda _: 0.0
     model.learn(4)
     rollout, policy = model.rollout_buffer, model.policy
-    state, nobody = policy.initial_state(1), torch.zeros(1, dtype=torch.bool)
+    state, no_reset = policy.initial_state(1), torch.zeros(1, dtype=torch.bool)
     for t in range(4):
         features = {name: part[:, t] for name, part in rollout.features.items()}
-        state = policy.act(features, state, nobody).state
+        state = policy.act(features, state, no_reset).state
     final = policy.encoder.preprocess(np.zeros((1, 2), np.float32))
     # The encoder's statistics were taken in after the rollout; undo them for the comparison.
     policy.encoder.mean_F.zero_()
     policy.encoder.std_F.fill_(1.0)
     final = policy.encoder.preprocess(np.zeros((1, 2), np.float32))
-    expected = 0.9 * float(policy.predict_values(final, state, nobody))
+    expected = 0.9 * float(policy.predict_values(final, state, no_reset))
     assert float(rollout.rewards_BT[0, 3]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_predict_follows_the_documented_loop_and_leaves_the_state_alone() -> None:
+def test_predict_follows_the_documented_loop_and_does_not_change_the_state() -> None:
     model = ppo(vec(RepeatFirst))
     observation = np.zeros((4, 2), np.float32)
     _, state = model.predict(observation, deterministic=True)
@@ -286,7 +286,7 @@ def test_sb3_tools_work(tmp_path: Path) -> None:
     assert MemoryPPO.load(saved, env=gym.make("CartPole-v1"), device="cpu").num_timesteps == 32
 
 
-def test_what_a_callback_evaluates_leaves_no_trace_in_training() -> None:
+def test_evaluation_in_a_callback_does_not_change_training() -> None:
     """SB3's EvalCallback predicts while a rollout is collected and what is observed counts."""
     judge = EvalCallback(Monitor(gym.make("CartPole-v1")), eval_freq=10, n_eval_episodes=2, verbose=0)
     options: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "seed": 3}
@@ -297,7 +297,7 @@ def test_what_a_callback_evaluates_leaves_no_trace_in_training() -> None:
         assert torch.equal(part, alone.policy.state_dict()[name]), name
 
 
-def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
+def test_loading_refuses_other_algorithms_and_spaces(tmp_path: Path) -> None:
     model = ppo(vec(RepeatFirst))
     model.save(tmp_path / "model")
     with pytest.raises(ValueError, match="MemoryPPO; load it with that class"):
@@ -323,7 +323,7 @@ def test_loading_refuses_what_does_not_fit(tmp_path: Path) -> None:
         (a2c, "adaptive-span"),
     ],
 )
-def test_a_resumed_run_equals_an_unbroken_one(make: Any, kind: str, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(make: Any, kind: str, tmp_path: Path) -> None:
     """Weights after the same updates, bit for bit; everything that is random is on."""
     penalty = SpanPenaltySettings(kind="fixed", weight=1e-4)
 
@@ -355,7 +355,7 @@ def test_a_resumed_run_equals_an_unbroken_one(make: Any, kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("n_steps", "n_epochs"), [(16, 3), (16, 1), (2, 4)])
-def test_each_step_is_asked_once_for_the_use_of_memories(
+def test_each_step_is_ablated_in_one_epoch(
     n_steps: int, n_epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one of the epochs, for all of them; before anything is charged nothing is asked for."""
@@ -402,7 +402,7 @@ def test_a_metric_that_some_episodes_lack_is_averaged_over_the_others() -> None:
     assert [row["episode/time_to_goal"] for row in rows][-1] == pytest.approx(np.mean(range(1, 19, 2)))
 
 
-def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights() -> None:
+def test_a_nan_loss_stops_training_before_weights_change() -> None:
     model = ppo(vec(RepeatFirst))
     model.learn(64)
     before = {name: part.clone() for name, part in model.policy.state_dict().items()}
@@ -429,9 +429,7 @@ class NotFinite(gym.ObservationWrapper[Any, Any, Any]):
 
 @pytest.mark.parametrize("in_dict", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_observation_that_is_not_finite_stops_before_it_reaches_anything(
-    value: float, in_dict: bool
-) -> None:
+def test_a_nonfinite_observation_stops_training_before_any_state_changes(value: float, in_dict: bool) -> None:
     """SB3's own environments check nothing; one such number would stay in the statistics for ever."""
     steps = iter([1000, 6, 1000])
     model = ppo(vec(lambda: NotFinite(value, in_dict=in_dict, at_step=next(steps)), count=3))
@@ -445,7 +443,7 @@ def test_an_observation_that_is_not_finite_stops_before_it_reaches_anything(
         model.predict({"x": observation} if in_dict else observation)
 
 
-def test_predict_refuses_starts_of_another_number_of_environments() -> None:
+def test_predict_refuses_episode_start_of_another_length() -> None:
     model = ppo(vec(RepeatFirst))
     observation = np.stack([model.observation_space.sample() for _ in range(2)])
     with pytest.raises(ValueError, match="episode_start is of 1 environments, not of 2"):
@@ -471,7 +469,7 @@ def test_all_that_is_logged_reaches_tensorboard(make: Any, tmp_path: Path) -> No
     assert {*tags["scalars"], *tags["histograms"]} == set().union(*recorder.rows)
 
 
-def test_an_infinite_gradient_stops_before_it_reaches_the_weights() -> None:
+def test_an_infinite_gradient_stops_training_before_weights_change() -> None:
     """The root of zero is zero, but its slope is not finite."""
     model = ppo(vec(RepeatFirst))
     model.learn(64)
@@ -501,7 +499,7 @@ def test_an_expired_memory_does_not_return_when_the_weights_change() -> None:
     assert births_after_a_rollout_with(20.0) - {NEVER} == set(range(min(short), 28))
 
 
-def test_a_callback_that_ends_a_rollout_leaves_everything_in_step() -> None:
+def test_learning_continues_after_a_callback_stopped_a_rollout() -> None:
     """The observation kept is the environments' present one, so that learning can go on."""
     env = vec(RepeatFirst)
 
@@ -517,7 +515,7 @@ def test_a_callback_that_ends_a_rollout_leaves_everything_in_step() -> None:
     model.learn(64, reset_num_timesteps=False)
 
 
-def test_the_policy_alone_can_be_kept(tmp_path: Path) -> None:
+def test_a_policy_can_be_saved_without_its_algorithm(tmp_path: Path) -> None:
     model = ppo(vec(RepeatFirst), policy_kwargs={"memory": "compressive", **FEW_MEMORIES})
     model.learn(64)
     model.policy.save(tmp_path / "policy.zip")
@@ -530,7 +528,7 @@ def test_the_policy_alone_can_be_kept(tmp_path: Path) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_parameters_can_be_taken_from_a_file(tmp_path: Path) -> None:
+def test_set_parameters_reads_a_saved_file(tmp_path: Path) -> None:
     model, fresh = ppo(vec(RepeatFirst)), ppo(vec(RepeatFirst), seed=5)
     model.learn(64)
     model.save(tmp_path / "model")
@@ -542,7 +540,7 @@ def test_parameters_can_be_taken_from_a_file(tmp_path: Path) -> None:
     assert all(torch.equal(mine[key]["exp_avg"], theirs[key]["exp_avg"]) for key in mine)
 
 
-def test_what_a_saved_model_keeps(tmp_path: Path) -> None:
+def test_a_loaded_model_has_the_saved_arguments(tmp_path: Path) -> None:
     model = ppo(vec(RepeatFirst), gamma=0.7, stats_window_size=7, tensorboard_log=str(tmp_path / "tb"))
     model.save(tmp_path / "all")
     kept = MemoryPPO.load(tmp_path / "all", device="cpu", print_system_info=True, force_reset=True)
@@ -555,7 +553,7 @@ def test_what_a_saved_model_keeps(tmp_path: Path) -> None:
         model.save(tmp_path / "none", exclude=["gama"])
 
 
-def test_impossible_arguments_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="must be a flat MultiDiscrete"):
         ppo(vec(lambda: AnySpace(spaces.Discrete(2), spaces.MultiDiscrete([[2, 3], [2, 2]]))))
     with pytest.raises(ValueError, match=r"batch_size \(24\) must be a multiple of n_steps \(16\)"):
@@ -596,7 +594,7 @@ MemoryPPO("MemoryPolicy", twin)
 @pytest.mark.learning
 @pytest.mark.parametrize("make", [ppo, a2c])
 def test_learns_to_say_what_it_saw_first(make: Any) -> None:
-    """Five steps back; without memory nobody exceeds 50%."""
+    """Five steps back; without memory no policy exceeds 50%."""
     settings = {"learning_rate": 3e-3, "ent_coef": 0.01}
     extra = {"batch_size": 256, "n_epochs": 4} if make is ppo else {}
     model = make(vec(RepeatFirst, 32), **settings, **extra)

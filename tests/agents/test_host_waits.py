@@ -75,7 +75,7 @@ def looks_in_a_rollout(make: Callable[[], VecEnv], num_steps: int, **changes: An
     ],
     ids=["a cue", "a time limit", "cues of several numbers"],
 )
-def test_a_step_of_a_rollout_looks_at_nothing_but_its_actions(
+def test_a_rollout_step_synchronizes_only_for_its_actions(
     make: Callable[[], VecEnv], memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Limits are drawn, where spans are learned, whenever an episode begins."""

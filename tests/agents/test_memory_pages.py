@@ -266,7 +266,7 @@ def paged_state(model: MemoryTransformer, batch: int = 3, steps: int = 12) -> Me
 
 def test_asking_copying_and_saving_leave_pages_as_they_are() -> None:
     model = lively(SMALL)
-    x, nobody = torch.randn(3, 8, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
+    x, no_reset = torch.randn(3, 8, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
     with pages_always():
         state = paged_state(model)
         before = [held(memory) for memory in state.layers]
@@ -278,7 +278,7 @@ def test_asking_copying_and_saving_leave_pages_as_they_are() -> None:
         assert torch.equal(asked.y_BD, told.y_BD)
         again = MemoryState.from_state_dict(flat)
         torch.testing.assert_close(
-            model.step(x, again.clone(), nobody).y_BD, model.step(x, state.clone(), nobody).y_BD
+            model.step(x, again.clone(), no_reset).y_BD, model.step(x, state.clone(), no_reset).y_BD
         )
         moved = state.to("cpu")
         assert [contents(memory.to_rows()) for memory in moved.layers] == before
@@ -341,23 +341,23 @@ def test_bytes_held_counts_room_for_pages_to_come() -> None:
 
 def test_details_of_pages_are_those_of_rows() -> None:
     model = lively(SMALL)
-    x, nobody = torch.randn(3, 8, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
+    x, no_reset = torch.randn(3, 8, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
     with pages_always():
         state = paged_state(model)
         found: list[MemoryDetail] = []
         expected: list[MemoryDetail] = []
-        model.step(x, state, nobody, write=False, details=found)
-        model.step(x, state.to_rows(), nobody, write=False, details=expected)
+        model.step(x, state, no_reset, write=False, details=found)
+        model.step(x, state.to_rows(), no_reset, write=False, details=expected)
         for mine, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, theirs)
-        after = model.step(x, state, nobody, details=[]).state
+        after = model.step(x, state, no_reset, details=[]).state
         assert all(isinstance(memory, RowStore) for memory in after.layers)
 
 
 def test_cues_are_found_in_pages() -> None:
     """How long a cue will still be seen is asked of the store while it is in pages."""
     model = lively(replace(SMALL, max_span=200, initial_span_fraction=0.5), spread=0.5)
-    x, nobody = torch.randn(9, 3, 8, dtype=torch.float64), np.zeros(3, dtype=bool)
+    x, no_reset = torch.randn(9, 3, 8, dtype=torch.float64), np.zeros(3, dtype=bool)
     found = []
     with pages_always():
         start = paged_state(model)
@@ -366,10 +366,10 @@ def test_cues_are_found_in_pages() -> None:
             for t in range(9):  # several memories of each cue, in several pages
                 cue_B = np.array([1 + t % 2, 0, 2])
                 done_B = np.array([1, 0, 2]) if t == 8 else np.zeros(3, dtype=np.int64)
-                score.before_step(model, state, nobody)
-                output = model.step(x[t], state, torch.as_tensor(nobody), cue_B=torch.as_tensor(cue_B))
+                score.before_step(model, state, no_reset)
+                output = model.step(x[t], state, torch.as_tensor(no_reset), cue_B=torch.as_tensor(cue_B))
                 state = output.state
-                pending = score.after_step(model, state, output.reports, cue_B, done_B, nobody)
+                pending = score.after_step(model, state, output.reports, cue_B, done_B, no_reset)
             found.append((pending.held_BN.tolist(), pending.later_steps.tolist()))
             ages = retained_ages(model, state, None)
             found[-1] += (sorted(np.concatenate(list(ages.values())).tolist()),)

@@ -22,7 +22,7 @@ def by_the_task(**change: Any) -> SpanPenalty:
     return SpanPenalty(SpanPenaltySettings(use_weight=0.0, **change))
 
 
-def test_nothing_is_charged_before_success_is_known_and_high() -> None:
+def test_alpha_is_0_until_success_is_known_and_high() -> None:
     penalty = by_the_task(weight=1e-4, target_success=0.9)
     for success in (None, 0.0, 0.5, 0.9, None):
         penalty.update(success)
@@ -68,7 +68,7 @@ def test_the_weight_settles_where_spans_still_suffice() -> None:
     assert max(spans) < 225.0
 
 
-def test_a_fixed_weight_takes_too_much_in_the_same_world() -> None:
+def test_a_fixed_weight_shortens_spans_too_much_in_the_same_simulation() -> None:
     """The control: the test above can fail."""
     spans = crude_world(SpanPenalty(SpanPenaltySettings(kind="fixed", weight=0.2, max_weight=0.2)))
     assert max(spans) < 150.0
@@ -90,7 +90,7 @@ def by_effect(**change: Any) -> SpanPenalty:
     return SpanPenalty(SpanPenaltySettings(**{**settings, **change}))
 
 
-def test_by_effect_forgetting_begins_with_success_and_then_goes_on() -> None:
+def test_with_usefulness_alpha_stays_the_ceiling_after_the_first_success() -> None:
     penalty = by_effect(weight=1e-4, max_weight=1e-2, growth=1.5)
     task_does_not_teach = PenaltySpec("log", use_weight=0.0, use_margin=3.0)
     for success in (None, 0.4):
@@ -111,7 +111,7 @@ def test_by_effect_forgetting_begins_with_success_and_then_goes_on() -> None:
 
 
 @pytest.mark.parametrize("change", [{"kind": "none"}, {"kind": "fixed", "weight": 0.0}])
-def test_without_a_penalty_the_task_teaches_spans(change: dict[str, Any]) -> None:
+def test_without_a_penalty_spans_learn_from_the_task_loss(change: dict[str, Any]) -> None:
     penalty = by_effect(**change)
     penalty.update(1.0)
     assert penalty.spec is None
@@ -141,7 +141,7 @@ def test_the_logarithm_charges_by_factors() -> None:
     assert (spans.grad * spans).tolist() == pytest.approx([0.0, 0.5, 1.0], rel=1e-4)
 
 
-def test_a_span_falls_short_of_the_age_of_use_times_the_margin() -> None:
+def test_the_shortfall_is_relative_to_the_useful_age_times_the_margin() -> None:
     span = torch.tensor([41.0, 39.0, 4.0, 0.0, 1e6], requires_grad=True)
     age = torch.tensor([10.0, 10.0, 10.0, 1.0, 100.0])
     shortfall = span_shortfall(span, age, 4.0)
@@ -165,25 +165,25 @@ def test_a_span_falls_short_of_the_age_of_use_times_the_margin() -> None:
         ({"use_weight": -1.0}, "use_weight"),
     ],
 )
-def test_impossible_penalties_are_refused(change: dict[str, Any], named: str) -> None:
+def test_invalid_penalty_settings_are_refused(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         SpanPenaltySettings(**change)
 
 
-def test_a_fixed_weight_knows_no_largest() -> None:
+def test_a_fixed_weight_may_exceed_max_weight() -> None:
     assert SpanPenalty(SpanPenaltySettings(kind="fixed", weight=1.0, max_weight=0.5)).weight == 1.0
 
 
-def test_limits_are_constant_within_an_episode() -> None:
+def test_span_limits_are_constant_within_an_episode() -> None:
     shortening = RandomShortening(enabled=True)
-    all_start, nobody = np.ones(500, dtype=bool), np.zeros(500, dtype=bool)
+    all_start, none_start = np.ones(500, dtype=bool), np.zeros(500, dtype=bool)
     span_limit_B1 = shortening.sample(all_start, 100)
     assert span_limit_B1 is not None
     assert 0.0 <= float(span_limit_B1.min()) < 20.0 < 80.0 < float(span_limit_B1.max()) <= 100.0
-    again_B1 = shortening.sample(nobody, 100)
+    again_B1 = shortening.sample(none_start, 100)
     assert again_B1 is not None
     assert torch.equal(again_B1, span_limit_B1)
-    one = nobody.copy()
+    one = none_start.copy()
     one[3] = True
     other_B1 = shortening.sample(one, 100)
     assert other_B1 is not None
@@ -191,7 +191,7 @@ def test_limits_are_constant_within_an_episode() -> None:
     assert RandomShortening(enabled=False).sample(all_start, 100) is None
 
 
-def test_use_can_hold_an_adaptive_span_however_long() -> None:
+def test_usefulness_can_hold_an_adaptive_span_of_any_length() -> None:
     """Where use counts, each e-folding costs the same; otherwise the span itself is paid."""
     memory = AdaptiveSpan(2, max_span=4096, ramp=1, initial_span_fraction=0.5)
     span_BGT = torch.tensor([[[10.0], [1000.0]]], requires_grad=True)

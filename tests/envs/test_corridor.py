@@ -306,7 +306,7 @@ def test_declared_horizon_and_classes() -> None:
         ({"render_mode": "ascii"}, "render_mode"),
     ],
 )
-def test_impossible_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         CorridorEnv(**arguments)
     with pytest.raises(ValueError, match=named):

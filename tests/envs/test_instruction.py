@@ -327,7 +327,7 @@ def test_a_step_before_the_first_reset_or_after_the_end_is_refused() -> None:
         ({"render_mode": "ascii"}, "render_mode"),
     ],
 )
-def test_impossible_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         InstructionEnv(**arguments)
     with pytest.raises(ValueError, match=named):

@@ -459,7 +459,7 @@ def test_the_bar_shows_the_way_through_the_rooms() -> None:
         ({"render_mode": "ascii"}, "render_mode"),
     ],
 )
-def test_impossible_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         PortalEnv(**arguments)
     with pytest.raises(ValueError, match=named):

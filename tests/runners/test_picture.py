@@ -22,7 +22,7 @@ from memory_suite.runners.rendering.scene_panels import EXPIRED_STEPS, TEXT_LINE
 from memory_suite.runners.rendering.time_panels import CountPanel, LifelinePanel, pack_rows
 from memory_suite.runners.rendering.video import write_gif, write_mp4
 from tests.agents.small_envs import RepeatFirst
-from tests.agents.test_recording import lively_model
+from tests.agents.test_recorder import lively_model
 
 Picture = np.ndarray[Any, Any]
 

@@ -25,7 +25,7 @@ from memory_suite.runners.plotting.palette import span_color
 from memory_suite.runners.rendering.time_panels import pack_rows
 from memory_suite.runners.rendering.viewer import viewer_html
 from tests.agents.small_envs import RepeatFirst
-from tests.agents.test_recording import lively_model
+from tests.agents.test_recorder import lively_model
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 EXECUTABLE = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)

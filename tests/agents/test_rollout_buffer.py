@@ -34,7 +34,7 @@ def test_advantages_by_hand_with_an_episode_that_ends_inside() -> None:
     assert rollout.returns_BT.tolist() == [pytest.approx([1.75, 2.0, 5.5])]
 
 
-def test_nothing_after_a_rollout_that_ends_with_its_episode_counts() -> None:
+def test_values_after_the_end_of_an_episode_do_not_count() -> None:
     rollout = rollout_of(torch.tensor([[1.0]]), torch.zeros(1, 1), torch.tensor([[True]]))
     rollout.compute_advantages(torch.tensor([1e9]), torch.tensor([True]), gamma=0.9, gae_lambda=0.9)
     assert rollout.advantages_BT.item() == 1.0

@@ -18,7 +18,7 @@ from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.transformer import MemoryTransformer
 from memory_suite.envs.vec_env import GymnasiumVecEnv
 from memory_suite.runners.training.evaluation import evaluate
-from tests.agents.test_recording import lively_model
+from tests.agents.test_recorder import lively_model
 
 
 class Errands(gym.Env[np.ndarray, Any]):
@@ -90,7 +90,7 @@ def recount(model: MemoryPPO, env: Errands, seed: int) -> tuple[list[bool], list
 @pytest.mark.parametrize(
     ("numbers", "tells", "max_span"), [(1, True, 10), (1, False, 14), (3, True, 14), (3, False, 14)]
 )
-def test_the_score_is_what_a_recount_gives(numbers: int, tells: bool, max_span: int) -> None:
+def test_scores_equal_a_recount_from_the_record(numbers: int, tells: bool, max_span: int) -> None:
     env = Errands(numbers=numbers, tells=tells)
     model = lively_model(env, seed=numbers, max_span=max_span)
     held, lost, slack = [], [], []
@@ -147,11 +147,11 @@ def test_the_state_can_be_saved() -> None:
     assert (other.recall(), other.premature_rate(), other.slack_mean()) == (1.0, 0.0, 8.0)
 
 
-def test_infos_without_the_word_mean_nothing_is_done() -> None:
+def test_infos_without_cue_done_have_number_0() -> None:
     assert info_numbers([{}, {"cue_done": 2}, {"cue_done": True}], "cue_done").tolist() == [0, 2, 1]
 
 
-def test_each_row_has_its_own_limit_of_spans() -> None:
+def test_each_environment_has_its_own_span_limit() -> None:
     """A cue in three rows at step 0, done at step 2 in one of them. Limit 6 and ramp 4: seen up to age 9."""
     settings = TransformerSettings(width=4, num_layers=1, num_heads=1, max_span=100, ramp=4)
     model = MemoryTransformer(settings).eval()

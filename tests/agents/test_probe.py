@@ -17,7 +17,7 @@ from memory_suite.agents.episodes.probe import Edit, Effect, Probe, content_of, 
 from memory_suite.agents.episodes.recorder import EpisodePlayer, choices_of, record_episode
 from memory_suite.agents.model.store.rows import NEVER
 from tests.agents.small_envs import AnySpace
-from tests.agents.test_recording import lively_model
+from tests.agents.test_recorder import lively_model
 
 
 def corridor() -> gym.Env[Any, Any]:
