@@ -82,8 +82,6 @@ class MemoryPolicy(BasePolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         *,
-        ramp: int = 1,
-        null_memory: bool = True,
         normalize_observations: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -96,13 +94,12 @@ class MemoryPolicy(BasePolicy):
             observation_space: Box, Discrete, MultiDiscrete, MultiBinary, images, or a Dict of these.
             action_space: Discrete, MultiDiscrete, MultiBinary or Box.
             lr_schedule: learning rate as a function of the progress remaining (1 to 0).
-            ramp: see `TransformerSettings`.
-            null_memory: see `TransformerSettings`.
             normalize_observations: divide features by their running standard deviation.
             optimizer_class: class of the optimizer.
             optimizer_kwargs: its arguments besides the learning rate.
             use_sde: must be False; state-dependent exploration is not offered.
-            transformer_kwargs: other arguments of `TransformerSettings`.
+            transformer_kwargs: fields of `TransformerSettings`, of which two have defaults of their own here:
+                `ramp` is 1 and `null_memory` is True.
 
         Raises:
             TypeError: `transformer_kwargs` names something else.
@@ -118,17 +115,18 @@ class MemoryPolicy(BasePolicy):
             raise ValueError(f"action_space must be a flat MultiDiscrete, got {action_space}")
         if use_sde:
             raise ValueError("use_sde=True is not offered by MemoryPolicy; set it to False")
-        settings = TransformerSettings(ramp=ramp, null_memory=null_memory, **transformer_kwargs)
-        self.encoder = ObservationEncoder(observation_space, settings.width, normalize=normalize_observations)
+        settings = TransformerSettings(**{"ramp": 1, "null_memory": True, **transformer_kwargs})
+        width = settings.width
+        self.encoder = ObservationEncoder(observation_space, width, normalize=normalize_observations)
         self.transformer = MemoryTransformer(settings)
         self.action_dist = make_proba_distribution(action_space)
-        head: Any = self.action_dist.proba_distribution_net(latent_dim=settings.width)
+        head: Any = self.action_dist.proba_distribution_net(latent_dim=width)
         self.log_std: nn.Parameter | None = None
         if isinstance(action_space, spaces.Box):
             self.action_net, self.log_std = head
         else:
             self.action_net = head
-        self.value_net = nn.Linear(settings.width, 1)
+        self.value_net = nn.Linear(width, 1)
         self.action_net.apply(lambda module: self.init_weights(module, gain=ACTOR_GAIN))
         # The critic starts at 0 everywhere. The first updates see no reward and would learn from random
         # values alone, which can teach a policy to stay where it is (docs/results.md).

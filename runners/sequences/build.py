@@ -61,7 +61,7 @@ def make_model(config: SequenceConfig, stream: Stream, device: torch.device) -> 
     """
     torch.manual_seed(config.seed)
     return SequenceModel(
-        TransformerSettings(**transformer_arguments(config.memory, config.model)),
+        transformer_settings(config.memory, config.model),
         vocabulary_size=stream.vocabulary_size,
         num_targets=stream.num_targets,
         dropout=config.model.dropout,

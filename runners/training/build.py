@@ -123,7 +123,7 @@ def make_agent(
         device=ranks.device(choose_device(config.device)),
         ranks=ranks,
         policy_kwargs={
-            **asdict(transformer_settings(memory, policy)),
+            **asdict(transformer_settings(config.memory, policy)),
             "normalize_observations": policy.normalize_observations,
             # A2C puts RMSprop and its own in their place if told so.
             "optimizer_kwargs": adam,
@@ -131,7 +131,7 @@ def make_agent(
         success_window_episodes=config.stop.window_episodes,
         success_min_episodes=config.stop.min_episodes,
         span_penalty=config.penalty,
-        random_shortening=memory.random_shortening,
+        random_shortening=config.memory.random_shortening,
     )
 
 

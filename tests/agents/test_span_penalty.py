@@ -132,7 +132,7 @@ def test_state_survives(success: float, make: Callable[..., SpanPenalty]) -> Non
     assert other == penalty
 
 
-def test_the_logarithm_charges_by_factors() -> None:
+def test_the_log_form_charges_by_factors() -> None:
     spans = torch.tensor([0.0, 1.0, 1e6], requires_grad=True)
     cost = span_cost(spans, "log")
     assert cost.tolist() == pytest.approx([0.0, 0.6931, 13.8155], rel=1e-4)
