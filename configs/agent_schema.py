@@ -1,4 +1,4 @@
-"""Every knob of an agent's training, in one place.
+"""Options of an agent's training.
 
 A YAML file overrides these defaults and the command line overrides the YAML; both go through the one
 parser (`configs.command_line`). A number out of its range or an impossible combination is refused
@@ -29,25 +29,25 @@ Schedule = Literal["constant", "linear"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AgentMemoryConfig(MemoryConfig):
-    """What the policy remembers, and for how long; capitals are the papers' symbols."""
+    """What the policy remembers and for how long; capital letters are the papers' symbols."""
 
     ramp: int = 1
-    """R: steps over which an expiring memory fades out. Where use does not count (`penalty.use_weight` 0)
-    only that teaches spans, and 16 is better"""
+    """R: steps over which an expiring memory fades out. With `penalty.use_weight` 0 the task loss has a
+    gradient for spans only there, and 16 is better"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyConfig(ModelConfig):
-    """The transformer around the memory, and what it sees."""
+    """The transformer around the memory, and its observations."""
 
     null_memory: bool = True
-    """let heads attend to nothing too, to a memory of zeros that is always there: what is read then changes
-    less while what is of no use beside it is being forgotten"""
+    """let heads also attend to a memory of zeros that never expires, so that the context depends less on the
+    number of irrelevant memories"""
     normalize_observations: bool = True
-    """divide features by their running statistics, which makes rare ones (the cue above all) large"""
+    """divide features by their running standard deviation, which makes rare features, such as cues, large"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         self.check("policy")
 
 
@@ -56,17 +56,17 @@ class PPOConfig:
     """Proximal policy optimization; names and meanings as in stable-baselines3."""
 
     learning_rate: float = 7e-4
-    """step size of Adam"""
+    """learning rate of Adam"""
     learning_rate_schedule: Schedule = "linear"
     """"linear": falls to 0 at `total_steps`; "constant": stays"""
     adam_beta2: float = 0.999
-    """how slowly Adam forgets the size of past gradients. A solved task has small ones, and that of a rare
-    failure is then a leap of up to 0.1 / sqrt(1 - adam_beta2) learning rates: 3.2, or 1 with 0.99"""
+    """decay of Adam's second moment. After a task is solved gradients are small, so a rare failure takes a
+    step of up to 0.1 / sqrt(1 - adam_beta2) learning rates: 3.2 at 0.999, 1 at 0.99"""
     adam_eps: float = 1e-5
-    """gradients below it move weights in proportion to their size, and no longer by a whole learning rate:
-    what little is left to learn of a solved task, the critic's noise above all, then unlearns nothing"""
+    """epsilon of Adam: gradients below it take steps in proportion to their size instead of a whole learning
+    rate, so that the small gradients of a solved task, mostly noise of the critic, unlearn nothing"""
     n_steps: int = 64
-    """steps of each environment between two updates; gradients are cut there, memories are not"""
+    """steps of each environment between two updates; gradients are cut there, memories are carried on"""
     batch_size: int = 1024
     """minibatch, in steps of environments: a multiple of `n_steps` that divides `n_steps` * `num_envs`"""
     n_epochs: int = 3
@@ -76,12 +76,12 @@ class PPOConfig:
     gae_lambda: float = 0.95
     """bias against variance of the advantage estimate (1: Monte Carlo)"""
     clip_range: float = 0.2
-    """how far the probability ratio may move before its gradient is cut"""
+    """bound on the change of the probability ratio"""
     normalize_advantage: bool = True
     """normalize the advantages of each minibatch"""
     advantage_std_floor: float = 0.0
-    """but divide them by no less than this: without reward they are noise of the critic, and should not drown
-    the entropy bonus"""
+    """smallest standard deviation by which advantages are divided. Without reward they are noise of the
+    critic, which must not dominate the entropy bonus"""
     ent_coef: float = 0.005
     """weight of the entropy bonus"""
     vf_coef: float = 0.5
@@ -92,7 +92,7 @@ class PPOConfig:
     """end an update early once the policy has moved 1.5 times this far; none: never"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         _check_learning("ppo", self)
         check("ppo.adam_beta2", self.adam_beta2, "[0, 1)")
         check("ppo.adam_eps", self.adam_eps, "(0, inf)")
@@ -117,11 +117,11 @@ class A2CConfig:
     learning_rate_schedule: Schedule = "linear"
     """"linear": falls to 0 at `total_steps`; "constant": stays"""
     adam_beta2: float = 0.999
-    """how slowly Adam, if it is used, forgets the size of past gradients"""
+    """decay of Adam's second moment, if Adam is used"""
     adam_eps: float = 1e-5
-    """gradients below it move weights in proportion to their size, if Adam is used"""
+    """epsilon of Adam, if Adam is used"""
     n_steps: int = 16
-    """steps of each environment between two updates; gradients are cut there, memories are not"""
+    """steps of each environment between two updates; gradients are cut there, memories are carried on"""
     gamma: float = 0.99
     """discount factor"""
     gae_lambda: float = 0.95
@@ -139,10 +139,10 @@ class A2CConfig:
     normalize_advantage: bool = False
     """normalize the advantages of each rollout"""
     advantage_std_floor: float = 0.0
-    """but divide them by no less than this; see `ppo.advantage_std_floor`"""
+    """smallest standard deviation by which advantages are divided; see `ppo.advantage_std_floor`"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         _check_learning("a2c", self)
         check("a2c.adam_beta2", self.adam_beta2, "[0, 1)")
         check("a2c.adam_eps", self.adam_eps, "(0, inf)")
@@ -157,20 +157,20 @@ class StopConfig:
     success: float | None = 0.99
     """the worst class of recent episodes must succeed this often; none: train all `total_steps`"""
     window_episodes: int = 100
-    """how many recent episodes of each class count"""
+    """number of recent episodes of each class in its success rate"""
     min_episodes: int = 30
-    """every class must have at least so many of them"""
+    """smallest number of episodes for which a class has a success rate"""
     retained: float | None = None
-    """and no layer may retain more memories than this on average (where spans are learned: no training makes
-    other memories smaller); none: not required"""
+    """also require that no layer retains more memories than this on average, where spans are learned; none:
+    not required"""
     evaluation_success: float | None = None
-    """and so many of `evaluation.episodes` episodes must succeed, played as those after training but from
-    another seed; for an evaluation that is harder than training. none: not required"""
+    """also require this success rate on `evaluation.episodes` evaluation episodes, with another seed than the
+    final evaluation; for evaluations that are harder than training. none: not required"""
     evaluation_every: int = 20
-    """updates between two such evaluations, which begin once all the rest is so"""
+    """number of updates between two such evaluations, which begin once all other conditions hold"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         check_optional("stop.success", self.success, "(0, 1]")
         check_optional("stop.evaluation_success", self.evaluation_success, "(0, 1]")
         check("stop.evaluation_every", self.evaluation_every, "[1, inf)")
@@ -204,7 +204,7 @@ class CurriculumConfig:
     still remembered; none: not required"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         check("curriculum.start", self.start, "[1, inf)")
         check("curriculum.factor", self.factor, "(1, inf)")
         check("curriculum.success", self.success, "(0, 1]")
@@ -227,7 +227,7 @@ class EvaluationConfig:
     """take the most likely action instead of sampling"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         check("evaluation.episodes", self.episodes, "[1, inf)")
         command_line.check_seed(self.seed, "evaluation.seed")
 
@@ -285,7 +285,7 @@ class TrainConfig(RunConfig):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         RunConfig.__post_init__(self)
         if not self.env:
             raise ValueError("env must name an environment, got an empty word")
@@ -327,7 +327,7 @@ class TrainConfig(RunConfig):
 
     @property
     def label(self) -> str:
-        """What a fresh run folder is called by, before the time."""
+        """Name of a new run folder, before the time."""
         return f"{self.env}-{self.algo}-seed{self.seed}"
 
     @property

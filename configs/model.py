@@ -1,4 +1,4 @@
-"""The transformer and its memory: what the runs of agents and of sequence tasks have in common."""
+"""Options of the transformer and its memory, shared by agents and sequence tasks."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from memory_suite.agents.ranges import check
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryConfig:
-    """What is remembered, and for how long; capitals are the papers' symbols."""
+    """What is remembered and for how long; capital letters are the papers' symbols."""
 
     kind: MemoryKind = "expire-span"
-    """`--memory KIND` for short. "expire-span": each memory gets a span of its own; "transformer-xl": the
+    """short: `--memory KIND`. "expire-span": each memory has its own predicted span; "transformer-xl": the
     last `size` steps; "adaptive-span": each head learns one span for all memories; "compressive": the last
-    `size` steps, and means of older ones; "none": the memory-free control, the same torso and width, no
-    attention to the past. Options that a kind does not have are ignored"""
+    `size` steps and means of older ones; "none": memory-free baseline, the same model without attention.
+    Options of other kinds are ignored"""
     max_span: int = 1024
-    """L: longest span that can be learned, in steps; give it room, several times the longest need. Like the
-    next two for expire-span and adaptive-span"""
+    """L: longest span that can be learned, in steps; choose several times the longest distance that the task
+    needs (expire-span, adaptive-span)"""
     ramp: int = 16
-    """R: steps over which an expiring memory fades out; only there does the task teach spans"""
+    """R: steps over which an expiring memory fades out; the task loss has a gradient for spans only there"""
     initial_span_fraction: float = 0.1
-    """p: spans start at this share of `max_span`"""
+    """p: initial span, as a fraction of `max_span`"""
     size: int = 64
-    """S: steps for which a memory is kept as it was (transformer-xl, compressive)"""
+    """S: number of steps for which a memory is kept unchanged (transformer-xl, compressive)"""
     compressed_size: int = 64
-    """N: so many means of older memories are kept (compressive)"""
+    """N: number of compressed memories, means of older ones (compressive)"""
     compression_rate: int = 4
-    """c: memories in a mean (compressive)"""
+    """c: number of memories in a compressed one (compressive)"""
     random_shortening: bool = False
-    """in training, clamp the spans of an episode (of a block, in a sequence task) to u * `max_span` with u
-    uniform between 0 and 1 (expire-span, adaptive-span)"""
+    """in training, clamp the spans of an episode (in a sequence task, of a block) to u * `max_span` with u
+    uniform between 0 and 1, as in the released code (expire-span, adaptive-span)"""
     position_window: int = 16
-    """learned relative position keys for this many last steps; older memories carry no position; 0: none"""
+    """number of last steps with learned relative position keys; older memories have no position; 0: none"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         check("memory.max_span", self.max_span, "[1, inf)")
         check("memory.ramp", self.ramp, "[1, inf)")
         check("memory.initial_span_fraction", self.initial_span_fraction, "(0, 1)")
@@ -50,7 +50,7 @@ class MemoryConfig:
 
     @property
     def learns_spans(self) -> bool:
-        """Whether training decides how long memories last."""
+        """Whether spans are learned."""
         return self.kind in ("expire-span", "adaptive-span")
 
     @property
@@ -77,20 +77,20 @@ class ModelConfig:
     width: int = 64
     """size of a hidden state"""
     num_layers: int = 2
-    """layers, each with a memory of its own"""
+    """number of layers, each with its own memory"""
     num_heads: int = 4
-    """attention heads of a layer; must divide `width`"""
+    """number of attention heads of a layer; must divide `width`"""
     layer_drop: float = 0.0
-    """in training, the probability of skipping a layer"""
+    """probability of skipping a layer in training"""
     null_memory: bool = False
-    """let heads attend to nothing too, to a memory of zeros that is always there: what is read then changes
-    less while what is of no use beside it is being forgotten"""
+    """let heads also attend to a memory of zeros that never expires, so that the context depends less on the
+    number of irrelevant memories"""
     attention: AttentionKind = "plain"
-    """of blocks. "fused": one kernel by FlexAttention, which trains on CUDA only and knows no penalty.form
-    "ramp" and no penalty.use_weight; "plain": without it; "auto": fused on CUDA where it can be had"""
+    """attention of blocks. "fused": one FlexAttention kernel, which trains on CUDA only and supports neither
+    penalty.form "ramp" nor penalty.use_weight; "plain": without it; "auto": fused where it is supported"""
 
     def check(self, group: str) -> None:
-        """Refuse what cannot work; `group` is what the options are called by."""
+        """Validate the options; `group` is their prefix."""
         check(f"{group}.width", self.width, "[1, inf)")
         check(f"{group}.num_layers", self.num_layers, "[1, inf)")
         check(f"{group}.num_heads", self.num_heads, "[1, inf)")
@@ -99,25 +99,25 @@ class ModelConfig:
             raise ValueError(f"{group}.num_heads ({self.num_heads}) must divide {group}.width ({self.width})")
 
     def check_attention(self, group: str, *, device: str, form: str | None, use_weight: float) -> None:
-        """Refuse fused attention where it cannot train, or with a penalty that looks at every pair.
+        """Raise ValueError if fused attention is chosen but not supported.
 
         Args:
-            group: what the options are called by.
-            device: to train on.
-            form: of the span penalty; None: nothing is charged.
-            use_weight: of the penalty.
+            group: prefix of the options.
+            device: device of the training.
+            form: form of the span penalty; None: there is no penalty.
+            use_weight: weight of its usefulness term.
         """
         if self.attention != "fused":
             return
-        obstacle = None
+        reason = None
         if device != "cuda":
-            obstacle = f"device={device}, but needs cuda"
+            reason = f"device={device}; it needs cuda"
         elif form == "ramp":
-            obstacle = "penalty.form=ramp"
+            reason = "penalty.form=ramp"
         elif form is not None and use_weight:
-            obstacle = f"penalty.use_weight ({use_weight:g})"
-        if obstacle is not None:
-            raise ValueError(f"{group}.attention=fused cannot be had with {obstacle}; choose auto or plain")
+            reason = f"penalty.use_weight ({use_weight:g})"
+        if reason is not None:
+            raise ValueError(f"{group}.attention=fused does not support {reason}; use auto or plain")
 
 
 def transformer_settings(memory: MemoryConfig, model: ModelConfig) -> TransformerSettings:

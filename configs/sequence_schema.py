@@ -1,4 +1,4 @@
-"""Every knob of training on a sequence task, in one place; see `configs.agent_schema` for how it is read."""
+"""Options of training on a sequence task; see `configs.agent_schema` for how it is read."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ class SequenceModelConfig(ModelConfig):
     """The transformer around the memory."""
 
     dropout: float = 0.0
-    """in training, the probability of dropping an entry of the embedding and of the output"""
+    """probability of dropping an entry of the embedding and of the output in training"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         self.check("model")
         check("model.dropout", self.dropout, "[0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """Adam, and how its step size moves."""
+    """Adam and its learning rate."""
 
     learning_rate: float = 1e-3
-    """step size after the warm-up"""
+    """learning rate after the warm-up"""
     warmup_updates: int = 100
-    """updates over which it rises from 0; if there are fewer in all, it does not get there"""
+    """number of updates over which the learning rate rises from 0"""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """how it falls to 0 at `total_updates` after that"""
+    """how the learning rate falls to 0 at `total_updates` after the warm-up"""
     beta2: float = 0.98
     """decay of Adam's second moment"""
     weight_decay: float = 0.0
-    """decoupled, of matrices only (AdamW)"""
+    """decoupled weight decay of matrices (AdamW)"""
     max_grad_norm: float = 0.5
     """gradients are scaled down to this norm"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         check("optimizer.learning_rate", self.learning_rate, "(0, inf)")
         check("optimizer.warmup_updates", self.warmup_updates, "[0, inf)")
         check("optimizer.beta2", self.beta2, "(0, 1)")
@@ -77,19 +77,19 @@ class SequencePenaltyConfig(PenaltySettings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOutConfig:
-    """Looks at data that training does not see, while it goes on."""
+    """Evaluation on held-out data during and after training."""
 
     every: int = 200
-    """updates between two looks at the valid split; the best one's checkpoint is kept"""
+    """number of updates between two evaluations on the valid split; the best checkpoint is kept"""
     tokens: int = 131_072
-    """of the valid split, all rows together, from its beginning, rounded up to whole blocks"""
+    """number of first tokens of the valid split, all rows together, rounded up to whole blocks"""
     final_tokens: int | None = 1_048_576
-    """at the end the best checkpoint is judged on so many; none: on the whole split"""
+    """number of tokens on which the best checkpoint is evaluated after training; none: the whole split"""
     stop_accuracy: float | None = None
-    """training ends early once so many of the targets are right; none: never"""
+    """training ends early once the accuracy reaches this fraction of the targets; none: never"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         check("held_out.every", self.every, "[1, inf)")
         check("held_out.tokens", self.tokens, "[1, inf)")
         check_optional("held_out.final_tokens", self.final_tokens, "[1, inf)")
@@ -114,7 +114,7 @@ class SequenceConfig(RunConfig):
     )
 
     task: Literal["text", "collision", "copy", "instruction"] = "text"
-    """what the stream holds"""
+    """task that generates the stream"""
     task_args: Annotated[Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="task-arg")] = (
         field(default_factory=dict)
     )
@@ -122,21 +122,21 @@ class SequenceConfig(RunConfig):
     eval_task_args: Annotated[
         Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="eval-task-arg")
     ] = field(default_factory=dict)
-    """argument that the task has on held-out data only, repeatable; in YAML a mapping"""
+    """argument of the task on held-out data only, repeatable; in YAML a mapping"""
     data: Path | None = None
-    """file to read the text from; none: a default one, fetched when first used"""
+    """text file; none: a default one, downloaded on first use"""
     init: Path | None = None
-    """run folder with whose last weights training begins; none: fresh ones"""
+    """run folder whose latest weights training begins with; none: random weights"""
     num_rows: int = 16
-    """rows of the batch, each a stream with a memory of its own"""
+    """number of rows of the batch, each a stream with its own memory"""
     block_size: int = 256
-    """tokens of a row between two updates; gradients are cut there, memories are not"""
+    """tokens of a row between two updates; gradients are cut there, memories are carried on"""
     accumulation: int = 1
-    """blocks whose gradients make one update"""
+    """number of blocks whose gradients are summed in one update"""
     total_updates: int = 5_000
-    """updates to train for"""
+    """number of updates"""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """of matrix products outside of attention; "bfloat16" is for GPUs"""
+    """precision of matrix products outside attention; "bfloat16" is for GPUs"""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     model: SequenceModelConfig = field(default_factory=SequenceModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -144,7 +144,7 @@ class SequenceConfig(RunConfig):
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Validate the options."""
         RunConfig.__post_init__(self)
         for option, arguments in (("task_args", self.task_args), ("eval_task_args", self.eval_task_args)):
             for key in arguments:
@@ -166,7 +166,7 @@ class SequenceConfig(RunConfig):
 
     @property
     def label(self) -> str:
-        """What a fresh run folder is called by, before the time."""
+        """Name of a new run folder, before the time."""
         return f"{self.task}-{self.memory.kind}-seed{self.seed}"
 
     def arguments(self, split: str) -> dict[str, Scalar]:
@@ -175,7 +175,7 @@ class SequenceConfig(RunConfig):
 
     @property
     def tokens_per_update(self) -> int:
-        """Of all rows together."""
+        """Tokens of an update, all rows together."""
         return self.num_rows * self.block_size * self.accumulation
 
 
