@@ -37,8 +37,8 @@ from memory_suite.runners.sequences.analysis.measure import (
     analyse_stream,
     parse_replacement,
     read_text,
-    span_table_of_stream,
 )
+from memory_suite.runners.sequences.analysis.span_table import span_table_of_stream
 from memory_suite.runners.sequences.evaluation import evaluate
 
 pytest.importorskip("matplotlib")

@@ -25,7 +25,7 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--nodes", "2"], "nothing to run: write -- runners/train_agent.py"),
+        (["--nodes", "2"], "nothing to run: add -- runners/train_agent.py"),
         (["--nodes", "0", "--", "runners/train_agent.py"], "nodes must be at least 1, got 0"),
     ],
 )

@@ -362,7 +362,7 @@ def test_two_processes_cannot_train_a_member(lone: Sweep, monkeypatch: pytest.Mo
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("4711 on elsewhere")
         file.flush()
-        with pytest.raises(SweepError, match="process 4711 on elsewhere has been training none-seed0"):
+        with pytest.raises(SweepError, match="process 4711 on elsewhere is still training none-seed0"):
             worker.train_member(lone, "none-seed0")
 
 

@@ -31,12 +31,11 @@ from memory_suite.runners.sequences.analysis.figures import (
 )
 from memory_suite.runners.sequences.analysis.measure import (
     EditEffect,
-    SpanTable,
     StreamAnalysis,
     TextAnalysis,
     quoted,
-    span_table_of_text,
 )
+from memory_suite.runners.sequences.analysis.span_table import SpanTable, span_table_of_text
 from memory_suite.runners.sequences.evaluation import SequenceScore
 from memory_suite.runners.sequences.loading import TrainedSequence
 
@@ -134,7 +133,7 @@ def of_text(
     tips = [Tip(shade.name, shade.values, "steps", 2) for shade in shades]
     tips.append(Tip("loss", analysis.reading().bits_N, "bits", 3))
     views["spans"] = _view(text, cells, window, shades, tips)
-    table = span_table_of_text(text, analysis.reading())
+    table = span_table_of_text(text, analysis.reading().span_LN)
     sections = [
         _section(
             "How long each byte is kept",
