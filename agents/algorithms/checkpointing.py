@@ -13,8 +13,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import get_system_info
 
+from memory_suite.agents.algorithms.forgetting import Forgetting
 from memory_suite.agents.algorithms.saved_arguments import from_json, to_json
-from memory_suite.agents.algorithms.span_penalty import SpanPenalty
+from memory_suite.agents.algorithms.return_scale import ReturnScale
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
 from memory_suite.agents.diagnostics.cue_retention import cat_needed
 from memory_suite.agents.diagnostics.rollout_diagnostics import RolloutDiagnostics
@@ -41,7 +42,8 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
     """constructor arguments that a saved model contains"""
     policy: MemoryPolicy  # type: ignore[assignment]
     ranks: DistributedContext
-    span_penalty: SpanPenalty
+    forgetting: Forgetting
+    return_scale: ReturnScale
     shortening: RandomShortening
     success_window: SuccessWindow
     diagnostics: RolloutDiagnostics
@@ -172,7 +174,6 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         gets it.
         """
         settings = {name: to_json(getattr(self, name)) for name in self.SAVED_ARGUMENTS}
-        settings["span_penalty"] = to_json(self.span_penalty.settings)
         settings["stats_window_size"] = self._stats_window_size
         optimizer = self.policy.optimizer.state_dict()
         tree: dict[str, Any] = {
@@ -187,7 +188,8 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
                 "state": {str(key): value for key, value in optimizer["state"].items()},
             },
             "counters": {name: getattr(self, name) for name in _COUNTERS},
-            "span_penalty": self.span_penalty.state_dict(),
+            "forgetting": self.forgetting.state_dict(),
+            "return_scale": self.return_scale.state_dict(),
         }
         if with_training_state:
             tree["training"] = self._training_state()
@@ -199,7 +201,8 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         self.policy.optimizer.load_state_dict(_optimizer_state(tree))
         for name, value in tree["counters"].items():
             setattr(self, name, value)
-        self.span_penalty.load_state_dict(tree["span_penalty"])
+        self.forgetting.load_state_dict(tree["forgetting"])
+        self.return_scale.load_state_dict(tree["return_scale"])
         if "training" in tree and self.env is not None:
             self._load_training_state(tree["training"])
 
@@ -230,6 +233,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
             **rows,
             "memory": memory.state_dict(),
             "episodes": list(self.ep_info_buffer or []),
+            "full_memory_returns": list(self.diagnostics.full_memory_returns),
             "successes": [bool(success) for success in self.ep_success_buffer or []],
             "success_window": self.success_window.state_dict(),
             "memory_statistics": statistics,
@@ -249,6 +253,7 @@ class CheckpointedAlgorithm(OnPolicyAlgorithm):
         self.ep_info_buffer = deque(state["episodes"], maxlen=self._stats_window_size)
         self.ep_success_buffer = deque(state["successes"], maxlen=self._stats_window_size)
         self.success_window.load_state_dict(state["success_window"])
+        self.diagnostics.full_memory_returns.extend(state["full_memory_returns"])
         self.diagnostics.memory.load_state_dict(statistics)
         self.shortening.load_state_dict(state["shortening"])
         if "env" in state:

@@ -20,25 +20,30 @@ from jaxtyping import Float
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import explained_variance, safe_mean
+from stable_baselines3.common.utils import LinearSchedule, explained_variance, safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from memory_suite.agents.algorithms.checkpointing import CheckpointedAlgorithm
+from memory_suite.agents.algorithms.forgetting import Forgetting, check_method
+from memory_suite.agents.algorithms.return_scale import ReturnScale
 from memory_suite.agents.algorithms.rollout_buffer import RolloutBuffer
-from memory_suite.agents.algorithms.span_penalty import SpanPenalty, SpanPenaltySettings
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
 from memory_suite.agents.algorithms.stopwatch import Stopwatch
 from memory_suite.agents.diagnostics.memory_metrics import retained_ages
 from memory_suite.agents.diagnostics.rollout_diagnostics import RolloutDiagnostics
 from memory_suite.agents.diagnostics.success_window import EPISODE_BASICS, SuccessWindow
+from memory_suite.agents.defaults import ADVANTAGE_STD_FLOOR, CRITIC_LAMBDA, LEARNING_RATE
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext, cat_rows
+from memory_suite.agents.model.settings import Method, PenaltySettings
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.policy.encoders import Features
 from memory_suite.agents.policy.policy import MemoryPolicy, not_finite
 
-SMALLEST_ADVANTAGE_STD = 1e-8
-"""lower bound of the divisor, for advantages that are all equal"""
+SMALLEST_ADVANTAGE_STD = 1e-30
+"""lower bound of the divisor, for advantages that are all 0; far below any unit of reward"""
+DEFAULT_LEARNING_RATE = LinearSchedule(LEARNING_RATE, 0.0, 1.0)
+"""falls linearly to 0"""
 STATISTICS_ROLLOUTS = 10
 """number of rollouts in which statistics of observations are collected; afterwards they are fixed"""
 
@@ -58,11 +63,14 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         "n_steps",
         "gamma",
         "gae_lambda",
+        "critic_lambda",
         "ent_coef",
         "vf_coef",
         "max_grad_norm",
         "normalize_advantage",
         "advantage_std_floor",
+        "method",
+        "penalty",
         "random_shortening",
         "success_window_episodes",
         "success_min_episodes",
@@ -83,10 +91,12 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         policy: str | type[MemoryPolicy],
         env: GymEnv | str | None,
         *,
-        span_penalty: SpanPenaltySettings | None = None,
+        method: Method = "counterfactual",
+        penalty: PenaltySettings | None = None,
         random_shortening: bool = False,
         normalize_advantage: bool = True,
-        advantage_std_floor: float = 0.0,
+        advantage_std_floor: float = ADVANTAGE_STD_FLOOR,
+        critic_lambda: float = CRITIC_LAMBDA,
         success_window_episodes: int = 100,
         success_min_episodes: int = 30,
         ranks: DistributedContext = SINGLE_PROCESS,
@@ -97,11 +107,14 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         Args:
             policy: "MemoryPolicy" or a class.
             env: a Gymnasium id, an environment or an SB3 VecEnv.
-            span_penalty: settings of the span penalty; ignored by memories that do not learn spans.
+            method: how spans learn what to forget (`forgetting`); ignored by memories that do not learn spans.
+            penalty: the penalty of the method "paper"; None: defaults.
             random_shortening: clamp spans in training (`span_shortening`); ignored by the same memories.
             normalize_advantage: normalize advantages in each gradient step.
-            advantage_std_floor: smallest standard deviation by which advantages are divided. Without reward,
-                advantages are noise of the critic, which must not dominate the entropy bonus.
+            advantage_std_floor: smallest standard deviation by which advantages are divided, in units of the
+                size of returns (`return_scale`). Without reward, advantages are noise of the critic, which must
+                not dominate the entropy bonus.
+            critic_lambda: lambda of the critic's targets.
             success_window_episodes: number of recent episodes in the success rate of each class.
             success_min_episodes: smallest number of episodes for which a class has a success rate.
             ranks: the process group. Each rank has an `env` with the same number of environments; steps,
@@ -119,13 +132,18 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
                 "env is a Gymnasium vector environment: wrap it, envs.vec_env.GymnasiumVecEnv(env), or make "
                 "a wrapped one, envs.make.make_vec_env(name, num_envs)"
             )
-        for name in ("gamma", "gae_lambda"):
-            if not 0.0 <= algorithm_kwargs.get(name, 0.0) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {algorithm_kwargs[name]}")
+        shares = {name: algorithm_kwargs.get(name, 0.0) for name in ("gamma", "gae_lambda")}
+        for name, value in {**shares, "critic_lambda": critic_lambda}.items():
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}")
         if algorithm_kwargs.get("n_steps", 1) < 1:
             raise ValueError(f"n_steps must be at least 1, got {algorithm_kwargs['n_steps']}")
+        self.penalty = penalty or PenaltySettings()
+        check_method(method, self.penalty)
         self.ranks = ranks
-        self.span_penalty = SpanPenalty(span_penalty or SpanPenaltySettings())
+        self.method: Method = method
+        self.critic_lambda = critic_lambda
+        self.return_scale = ReturnScale()
         self.random_shortening = random_shortening
         self.shortening = RandomShortening(random_shortening)
         self.normalize_advantage = normalize_advantage
@@ -158,12 +176,15 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
             use_sde=self.use_sde,
             **self.policy_kwargs,
         ).to(self.device)
-        if not self.policy.transformer.learns_spans:  # no span to penalize or to shorten
-            self.span_penalty = SpanPenalty(SpanPenaltySettings(kind="none"))
+        transformer = self.policy.transformer
+        self.forgetting = Forgetting(
+            self.method, self.penalty, transformer, num_envs=self.n_envs, ranks=self.ranks
+        )
+        if not transformer.learns_spans:  # no span to shorten
             self.shortening = RandomShortening(False)
         self.rollout_buffer = RolloutBuffer(self.n_envs, self.n_steps, self.device)
         self.diagnostics = RolloutDiagnostics(
-            self.n_envs, self.policy.transformer, self.success_window, self.ranks
+            transformer, self.success_window, self.ranks, full_memory_N=self.forgetting.full_memory_N.numpy()
         )
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -213,6 +234,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
     def _reset_memory(self, env: VecEnv) -> None:
         """Empty the memory: every environment is at the start of an episode."""
         self._memory = self.policy.initial_state(env.num_envs)
+        self._memory.span_floor_B = self.forgetting.span_floor_B(self.device)
         self.diagnostics.reset(getattr(env, "reset_infos", [{}] * env.num_envs))
         for classes in env.get_attr("episode_classes") if env.has_attr("episode_classes") else []:
             self.success_window.expect(tuple(classes))
@@ -236,11 +258,12 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         self._reset_memory(self.env)
 
     def _end_iteration(self) -> None:
-        """Update what is constant during an iteration: observation statistics and the span penalty."""
+        """Update what is constant during an iteration: observation statistics and the reliance on memory."""
         self.rollouts_done += 1
         if self.rollouts_done <= STATISTICS_ROLLOUTS:
             self.policy.encoder.update_statistics()
-        self.span_penalty.update(self.success_window.worst())
+        for name, value in self.forgetting.end_update().items():
+            self.logger.record(name, value)
 
     # -- acting -------------------------------------------------------------------------------------
 
@@ -324,8 +347,20 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         # What has expired is deleted before the weights change, and with them the spans: no memory returns.
         self._memory = policy.transformer.compact(self._memory, span_limit_B1)
         self.rollout_buffer.compute_advantages(
-            last_values_B, last_start_B, gamma=self.gamma, gae_lambda=self.gae_lambda
+            last_values_B,
+            last_start_B,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            critic_lambda=self.critic_lambda,
         )
+        self._rescale_values()
+
+    def _rescale_values(self) -> None:
+        """Add the rollout's returns to their statistics; values stay the same, except before the first."""
+        has_size = self.return_scale.size > 0.0
+        self.return_scale.update(self.rollout_buffer.returns_BT, self.ranks)
+        if self.return_scale.size > 0.0:
+            self.policy.rescale_values(self.return_scale.mean, self.return_scale.size, preserve=has_size)
 
     def _collect_statistics(self) -> Tensor | None:
         """Let the encoder collect statistics of observations in the warm-up; copy those that ranks share."""
@@ -392,8 +427,9 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
 
     def normalize_advantages(self, advantages_BT: Float[Tensor, "B T"], share: float) -> Float[Tensor, "B T"]:
         """Normalized advantages of a minibatch; `share` as in `Minibatch`."""
-        if not self.normalize_advantage:
-            return advantages_BT
+        if not self.normalize_advantage:  # still in units of the size of returns
+            return advantages_BT / (self.return_scale.size or 1.0)
+        smallest = max(self.advantage_std_floor * self.return_scale.size, SMALLEST_ADVANTAGE_STD)
         if self.ranks.is_distributed:
             wide_BT = advantages_BT.double() * (share > 0.0)
             count = wide_BT.new_tensor(float(wide_BT.numel() if share > 0.0 else 0))
@@ -403,12 +439,10 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
             mean = total / count
             variance = (squares - count * mean.square()) / (count - 1.0).clamp_min(1.0)
             std = variance.clamp_min(0.0).sqrt().to(advantages_BT.dtype)
-            scale = std.clamp_min(self.advantage_std_floor) + SMALLEST_ADVANTAGE_STD
-            return (advantages_BT - mean.to(advantages_BT.dtype)) / scale
+            return (advantages_BT - mean.to(advantages_BT.dtype)) / std.clamp_min(smallest)
         if advantages_BT.numel() < 2:
             return advantages_BT
-        scale = advantages_BT.std().clamp_min(self.advantage_std_floor) + SMALLEST_ADVANTAGE_STD
-        return (advantages_BT - advantages_BT.mean()) / scale
+        return (advantages_BT - advantages_BT.mean()) / advantages_BT.std().clamp_min(smallest)
 
     def reduce_over_ranks(self, means: list[Tensor], largest: Tensor, share: float) -> list[float]:
         """Reduce numbers of this rank's minibatch to those of the minibatch of all ranks.
@@ -456,13 +490,42 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
             parameter.grad = None
         torch.autograd.backward(loss)
         self.ranks.all_reduce_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
+        norm = self._clip_gradients(optimizer)
         if not bool(torch.isfinite(norm)):  # the weights are still unchanged
             raise NonFiniteLossError(
                 f"the gradient became {norm.item()} in update {self.rollouts_done + 1}, "
                 f"at step {self.num_timesteps}"
             )
         optimizer.step()
+
+    def _clip_gradients(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Clip the gradients of actor and critic apart; returns the sum of their norms.
+
+        Gradients of spans are clipped only where the task's loss reaches them: those of the counterfactual method
+        have a scale of their own.
+        """
+        groups = {group.get("name", "others"): group["params"] for group in optimizer.param_groups}
+        spans = groups.pop("spans", [])
+        if self.forgetting.task_teaches_spans:
+            groups["others"] = [*groups["others"], *spans]
+        norms = [
+            torch.nn.utils.clip_grad_norm_(group, self.max_grad_norm, foreach=True) for group in groups.values()
+        ]
+        norms += [parameter.grad.norm() for parameter in spans if parameter.grad is not None]
+        return torch.stack(norms).sum()
+
+    def _update_learning_rates(self, gradient_steps_per_rollout: int) -> None:
+        """Set the learning rates of all parameters, and log them."""
+        optimizer = self.policy.optimizer
+        self._update_learning_rate(optimizer)
+        steps = self.n_steps * self.n_envs * self.ranks.world_size
+        rate = self.forgetting.set_learning_rate(
+            optimizer,
+            progress_remaining=self._current_progress_remaining,
+            gradient_steps=gradient_steps_per_rollout * self._total_timesteps / steps,
+        )
+        if rate is not None:
+            self.logger.record("forgetting/learning_rate", rate)
 
     # -- logging ------------------------------------------------------------------------------------
 
@@ -498,7 +561,11 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         worst = self.success_window.worst()
         if worst is not None:
             record("success/worst", worst)
-        record("memory/penalty_weight", self.span_penalty.weight)
+        if self.forgetting.method == "paper":
+            record("memory/penalty_weight", self.forgetting.penalty_weight)
+        if self.diagnostics.full_memory_returns:
+            record("forgetting/full_memory_return", safe_mean(self.diagnostics.full_memory_returns))
+        record("train/return_size", self.return_scale.size)
         held, ages = self._memory_contents()
         record("memory/bytes_held", held)
         for name, value in self.diagnostics.memory.metrics().items():
@@ -512,7 +579,13 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         """Bytes of all ranks' memories, and the ages of the memories by name in the log."""
         if self._memory is None:
             return 0, {}
-        ages = retained_ages(self.policy.transformer, self._memory, self.shortening.span_limit_B1)
+        forgets_N = (~self.forgetting.full_memory_B).nonzero().squeeze(1).to(self.device)
+        limit_B1 = self.shortening.span_limit_B1
+        ages = retained_ages(
+            self.policy.transformer,
+            self._memory.select(forgets_N),
+            None if limit_B1 is None else limit_B1[forgets_N],
+        )
         of_ranks = self.ranks.all_gather_object((self._memory.bytes_held, ages))
         return sum(held for held, _ in of_ranks), cat_rows([ages for _, ages in of_ranks])
 

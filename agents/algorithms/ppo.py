@@ -6,13 +6,26 @@ have stable-baselines3's names and meanings.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
+from memory_suite.agents.algorithms.on_policy import DEFAULT_LEARNING_RATE, MemoryOnPolicyAlgorithm
 from memory_suite.agents.algorithms.rollout_buffer import Minibatch
+from memory_suite.agents.defaults import (
+    ENT_COEF,
+    GAE_LAMBDA,
+    GAMMA,
+    MAX_GRAD_NORM,
+    PPO_BATCH_SIZE,
+    PPO_CLIP_RANGE,
+    PPO_N_EPOCHS,
+    PPO_N_STEPS,
+    VF_COEF,
+)
 from memory_suite.agents.policy.policy import MemoryPolicy
 
 
@@ -31,16 +44,16 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         self,
         policy: str | type[MemoryPolicy],
         env: GymEnv | str | None,
-        learning_rate: float | Schedule = 3e-4,
-        n_steps: int = 64,
-        batch_size: int = 64,
-        n_epochs: int = 4,
-        gamma: float = 0.99,
-        gae_lambda: float = 0.95,
-        clip_range: float | Schedule = 0.2,
-        ent_coef: float = 0.0,
-        vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
+        learning_rate: float | Schedule = DEFAULT_LEARNING_RATE,
+        n_steps: int = PPO_N_STEPS,
+        batch_size: int = PPO_BATCH_SIZE,
+        n_epochs: int = PPO_N_EPOCHS,
+        gamma: float = GAMMA,
+        gae_lambda: float = GAE_LAMBDA,
+        clip_range: float | Schedule = PPO_CLIP_RANGE,
+        ent_coef: float = ENT_COEF,
+        vf_coef: float = VF_COEF,
+        max_grad_norm: float = MAX_GRAD_NORM,
         target_kl: float | None = None,
         **memory_and_algorithm_kwargs: object,
     ) -> None:
@@ -51,14 +64,14 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             env: a Gymnasium id, an environment or an SB3 VecEnv.
             learning_rate: step size, or a function of the progress remaining (1 to 0).
             n_steps: steps of a rollout per environment; gradients are cut at its beginning.
-            batch_size: steps of a minibatch: a multiple of `n_steps`.
+            batch_size: steps of a minibatch: a multiple of `n_steps`, at most a whole rollout.
             n_epochs: passes over a rollout.
             gamma: discount factor.
             gae_lambda: lambda of generalized advantage estimation.
             clip_range: bound on the change of the probability ratio.
             ent_coef: weight of the entropy bonus.
-            vf_coef: weight of the value loss.
-            max_grad_norm: largest norm of the gradient; longer ones are scaled down.
+            vf_coef: weight of the value loss, in units of the size of returns.
+            max_grad_norm: largest norm of the gradients of actor and critic; longer ones are scaled down.
             target_kl: end an update early if the approximate KL exceeds 1.5 times this; None: never.
             memory_and_algorithm_kwargs: arguments of `MemoryOnPolicyAlgorithm`.
 
@@ -95,14 +108,17 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
     def train(self) -> None:
         """Update the policy with `n_epochs` passes over the rollout."""
         self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
+        num_rows = self.batch_size // self.n_steps
+        self._update_learning_rates(self.n_epochs * math.ceil(self.ranks.world_size * self.n_envs / num_rows))
+        self.forgetting.begin_update(self.n_epochs, self.device)
         clip_range = self.clip_range(self._current_progress_remaining)
         totals: dict[str, float] = {}
         num_minibatches = 0
         kl_exceeded = False
         for epoch in range(self.n_epochs):
-            for minibatch in self.rollout_buffer.minibatches(self.batch_size // self.n_steps, self.ranks):
-                loss, parts = self._loss(minibatch, epoch, clip_range)
+            log_factor_B = self.forgetting.log_factor_B(epoch)
+            for minibatch in self.rollout_buffer.minibatches(num_rows, self.ranks, log_factor_B):
+                loss, parts = self._loss(minibatch, clip_range)
                 if num_minibatches == 0:
                     self.logger.record("train/first_ratio_deviation", parts["ratio_deviation"])
                 kl_exceeded = self.target_kl is not None and parts["approx_kl"] > 1.5 * self.target_kl
@@ -122,40 +138,31 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
         self.logger.record("train/n_updates", self._n_updates)
         self.logger.record("train/clip_range", clip_range)
 
-    def _loss(
-        self, minibatch: Minibatch, epoch: int, clip_range: float
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    def _loss(self, minibatch: Minibatch, clip_range: float) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss of a minibatch.
 
         Returns:
             This rank's term of the loss, which is the sum over ranks, and the numbers to log.
         """
-        spec = self.span_penalty.spec
-        ablation_mask_BT = None
-        if spec is not None and spec.use_weight:
-            # Ablation is expensive, so each step is ablated in one epoch and weighted by `n_epochs`.
-            spec = spec._replace(use_weight=spec.use_weight * self.n_epochs)
-            ablated_T = torch.arange(epoch, epoch + self.n_steps, device=self.device) % self.n_epochs == 0
-            ablation_mask_BT = ablated_T.expand_as(minibatch.episode_start_BT)
         evaluation = self.policy.evaluate_block(
             minibatch.features,
             minibatch.actions,
             minibatch.state,
             minibatch.episode_start_BT,
             minibatch.span_limit_BT,
-            penalty=spec,
-            ablation_mask_BT=ablation_mask_BT,
+            penalty=self.forgetting.penalty_spec,
+            detach_spans=not self.forgetting.task_teaches_spans,
+            log_factor_B=minibatch.log_factor_B,
         )
         advantages = self.normalize_advantages(minibatch.advantages_BT, minibatch.share)
         log_ratio = evaluation.log_prob_BT - minibatch.old_log_prob_BT
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
         policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-        value_loss = F.mse_loss(minibatch.returns_BT, evaluation.values_BT)
+        value_loss = F.mse_loss(minibatch.returns_BT, evaluation.values_BT) / self.policy.value_scale.square()
         entropy_loss = -evaluation.entropy_BT.mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        if spec is not None:
-            loss = loss + self.span_penalty.weight * evaluation.penalty
+        loss = loss + self.forgetting.penalty_weight * evaluation.penalty
         with torch.no_grad():
             means = [
                 policy_loss,
@@ -168,4 +175,6 @@ class MemoryPPO(MemoryOnPolicyAlgorithm):
             ]
             numbers = self.reduce_over_ranks(means, (ratio - 1.0).abs().max(), minibatch.share)
         names = ("policy_gradient_loss", "value_loss", "entropy_loss", "loss", "approx_kl", "clip_fraction")
+        if evaluation.shortened is not None and minibatch.share:
+            loss = loss + self.forgetting.loss(evaluation.shortened, len(minibatch.actions))
         return minibatch.share * loss, dict(zip((*names, "ratio_deviation"), numbers, strict=True))

@@ -26,6 +26,8 @@ class Minibatch(NamedTuple):
     returns_BT: Float[Tensor, "B T"]
     state: MemoryState
     span_limit_BT: Float[Tensor, "B T"] | None
+    log_factor_B: Float[Tensor, " B"] | None
+    """log of the factor on the spans of each row (`model.shortening`); NaN: the row is not evaluated"""
     share: float
     """this rank's fraction of the minibatch of all ranks; 0: a placeholder row with no weight"""
 
@@ -88,7 +90,13 @@ class RolloutBuffer:
         )
 
     def compute_advantages(
-        self, last_values_B: Tensor, last_episode_start_B: Tensor, *, gamma: float, gae_lambda: float
+        self,
+        last_values_B: Tensor,
+        last_episode_start_B: Tensor,
+        *,
+        gamma: float,
+        gae_lambda: float,
+        critic_lambda: float,
     ) -> None:
         """Generalized advantage estimation (Schulman 2016, https://arxiv.org/abs/1506.02438, equation 16).
 
@@ -97,19 +105,26 @@ class RolloutBuffer:
             last_episode_start_B: where the last step of the rollout ended an episode, so that the observation
                 after it begins another.
             gamma: discount factor.
-            gae_lambda: lambda of generalized advantage estimation.
+            gae_lambda: lambda of the advantages.
+            critic_lambda: lambda of the returns, the critic's targets.
         """
-        running_B = torch.zeros_like(last_values_B)
+        lambda_N1 = last_values_B.new_tensor([[gae_lambda], [critic_lambda]])
+        running_NB = torch.zeros_like(last_values_B).expand(2, -1)
         next_values_B, next_episode_start_B = last_values_B, last_episode_start_B
         for t in reversed(range(self.num_steps)):
             continues_B = (~next_episode_start_B).float()
             delta_B = self.rewards_BT[:, t] + gamma * next_values_B * continues_B - self.values_BT[:, t]
-            running_B = delta_B + gamma * gae_lambda * continues_B * running_B
-            self.advantages_BT[:, t] = running_B
+            running_NB = delta_B + gamma * lambda_N1 * continues_B * running_NB
+            self.advantages_BT[:, t], self.returns_BT[:, t] = running_NB.unbind()
             next_values_B, next_episode_start_B = self.values_BT[:, t], self.episode_start_BT[:, t]
-        torch.add(self.advantages_BT, self.values_BT, out=self.returns_BT)
+        self.returns_BT += self.values_BT
 
-    def minibatches(self, num_rows: int, ranks: DistributedContext = SINGLE_PROCESS) -> Iterator[Minibatch]:
+    def minibatches(
+        self,
+        num_rows: int,
+        ranks: DistributedContext = SINGLE_PROCESS,
+        log_factor_B: Float[Tensor, " B"] | None = None,
+    ) -> Iterator[Minibatch]:
         """Yield random minibatches of `num_rows` environments each, every environment once.
 
         Within a minibatch, environments are sorted by the number of memories they retain, so that attention
@@ -117,7 +132,7 @@ class RolloutBuffer:
 
         A minibatch is drawn from the environments of all `ranks`, and each rank gets its own rows of it. A
         rank without any gets a placeholder row with no weight, since all ranks take part in every gradient
-        step.
+        step. `log_factor_B` is passed on to the rows.
         """
         assert self.actions is not None
         assert self.state is not None
@@ -142,5 +157,6 @@ class RolloutBuffer:
                 self.returns_BT[rows],
                 self.state.select(rows).trimmed(),
                 None if self.span_limit_BT is None else self.span_limit_BT[rows],
+                None if log_factor_B is None else log_factor_B[rows],
                 share,
             )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+from memory_suite.agents.model.settings import PenaltySettings
 from memory_suite.agents.serialization.spaces import KIND
 
 UNSAVED = "function"
@@ -30,7 +30,7 @@ def to_json(value: Any) -> Any:
         return to_json(value.value_schedule)
     if isinstance(value, ConstantSchedule):
         return value.val
-    if isinstance(value, SpanPenaltySettings):
+    if isinstance(value, PenaltySettings):
         return {KIND: type(value).__name__, **asdict(value)}
     if (
         isinstance(value, type)
@@ -65,6 +65,6 @@ def from_json(value: Any) -> Any:
         if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
             raise ValueError(f"names an optimizer that torch does not have, {rest['name']}")
         return optimizer
-    if kind == SpanPenaltySettings.__name__:
-        return SpanPenaltySettings(**rest)
+    if kind == PenaltySettings.__name__:
+        return PenaltySettings(**rest)
     raise ValueError(f"was {rest.get('name')}, which no file can hold")

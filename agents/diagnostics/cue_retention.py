@@ -245,7 +245,7 @@ def _visible_steps(
     """Number of later steps that would see a memory of each of these cues, per environment."""
     longest_BN = state.clock_B.new_zeros(state.batch_size, len(numbers))
     for layer, memory in zip(transformer.layers, state.layers, strict=False):
-        remaining = layer.remaining(memory, state.clock_B, span_limit_B1)
+        remaining = layer.remaining(memory, state.clock_B, state.bounds(span_limit_B1))
         margin = layer.retention.ramp * (1.0 - SMALLEST_MASK)
         steps = torch.ceil(remaining + margin).clamp(min=0).long()
         if memory.slots.num_slots:

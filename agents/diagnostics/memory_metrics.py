@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from memory_suite.agents.diagnostics.cue_retention import CueRetention
-from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.model.layer import StepReport
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.store.state import MemoryState
@@ -25,17 +25,18 @@ class MemoryStatistics:
     """Counts retained, fading and deleted memories, and memories of cues, per layer."""
 
     def __init__(
-        self, num_envs: int, settings: TransformerSettings, ranks: DistributedContext = SINGLE_PROCESS
+        self, num_envs: int, settings: TransformerSettings, *, counted_N: NDArray[np.bool_] | None = None
     ) -> None:
         """Start empty.
 
         Args:
             num_envs: number of environments of this rank, whose memories `retention` reads.
             settings: settings of the transformer.
-            ranks: process group; added steps are those of the environments of all ranks.
+            counted_N: which environments of the added steps count; None: all, those of this rank.
         """
         self._num_own = num_envs
-        self._num_envs = ranks.world_size * num_envs
+        self._counted_N = torch.from_numpy(np.ones(num_envs, dtype=bool) if counted_N is None else counted_N)
+        self._num_envs = int(self._counted_N.sum())
         self._num_layers = settings.num_layers if settings.remembers else 0
         self.reset()
 
@@ -58,9 +59,12 @@ class MemoryStatistics:
         self._possible: list[Tensor] = []
 
     def add(
-        self, reports: list[StepReport], episode_start_B: Bool[Tensor, " B"], cue_B: Int[Tensor, " B"]
+        self, reports: list[StepReport], episode_start_N: Bool[Tensor, " N"], cue_N: Int[Tensor, " N"]
     ) -> None:
-        """Add one step; all tensors are on the CPU."""
+        """Add one step of all environments; all tensors are on the CPU."""
+        counted_N = self._counted_N
+        episode_start_B, cue_B = episode_start_N[counted_N], cue_N[counted_N]
+        reports = [StepReport(*(part[counted_N] for part in report)) for report in reports]
         self._possible_B = torch.where(episode_start_B, 0, self._possible_B)
         if bool(episode_start_B.any()):
             self._finish_episodes(episode_start_B)
@@ -171,7 +175,7 @@ def retained_ages(
     """Ages, in steps, of the memories that the next step sees, by name in the log."""
     ages = {}
     for number, (layer, memory) in enumerate(zip(transformer.layers, state.layers, strict=False), start=1):
-        seen = layer.seen(memory, state.clock_B, span_limit_B1)
+        seen = layer.seen(memory, state.clock_B, state.bounds(span_limit_B1))
         age = memory.expand_to_pages(state.clock_B).unsqueeze(1) - memory.slots.birth_BT
         ages[f"memory/layer{number}/age_histogram"] = age[seen].cpu().numpy()
     return ages

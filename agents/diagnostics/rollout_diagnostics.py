@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memory_suite.agents.diagnostics.cue_tracker import CueTracker
-from memory_suite.agents.diagnostics.memory_metrics import MemoryStatistics
+from memory_suite.agents.diagnostics.memory_metrics import RECENT_EPISODES, MemoryStatistics
 from memory_suite.agents.diagnostics.step_records import LocalStep, gather_steps
 from memory_suite.agents.diagnostics.success_window import ALL, SuccessWindow
 from memory_suite.agents.distributed import DistributedContext
@@ -21,6 +22,8 @@ from memory_suite.agents.model.transformer import MemoryTransformer
 
 EPISODE_KEYS = ("episode", "is_success", "episode_class")
 """keys of the info of an episode's last step that describe the whole episode"""
+FULL_MEMORY = "full_memory"
+"""key that says whether all memories of the episode were kept"""
 
 
 class RolloutDiagnostics:
@@ -31,23 +34,28 @@ class RolloutDiagnostics:
 
     def __init__(
         self,
-        num_envs: int,
         transformer: MemoryTransformer,
         success_window: SuccessWindow,
         ranks: DistributedContext,
+        *,
+        full_memory_N: NDArray[np.bool_],
     ) -> None:
         """Start empty.
 
         Args:
-            num_envs: number of environments of this rank, B.
             transformer: the transformer whose memories are measured.
             success_window: receives the outcomes of episodes.
             ranks: process group; statistics are those of all ranks.
+            full_memory_N: environments of all ranks that keep all memories; statistics leave them out.
         """
+        num_own = len(full_memory_N) // ranks.world_size
+        self._full_memory_B = full_memory_N[ranks.rows(num_own)]
+        self.full_memory_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
+        """returns of recent episodes in which all memories were kept"""
         self._transformer = transformer
         self._ranks = ranks
         self.success_window = success_window
-        self.memory = MemoryStatistics(num_envs, transformer.settings, ranks)
+        self.memory = MemoryStatistics(num_own, transformer.settings, counted_N=~full_memory_N)
         self.cues = CueTracker(self.memory.retention)
         self._steps: list[LocalStep] = []
 
@@ -89,10 +97,17 @@ class RolloutDiagnostics:
         """
         cue_B = torch.as_tensor(self.cues.cue_B, device=episode_start_B.device)
         score = self.cues.after_step(
-            self._transformer, memory, reports, dones, infos, span_limit_B1=span_limit_B1
+            self._transformer,
+            memory,
+            reports,
+            dones,
+            infos,
+            playing_B=~self._full_memory_B,
+            span_limit_B1=span_limit_B1,
         )
         ended = [
             {name: infos[row][name] for name in EPISODE_KEYS if name in infos[row]}
+            | {FULL_MEMORY: bool(self._full_memory_B[row])}
             for row in np.flatnonzero(dones).tolist()
         ]
         self._steps.append(LocalStep(reports, episode_start_B, cue_B, score, ended))
@@ -101,7 +116,8 @@ class RolloutDiagnostics:
         """Add the recorded steps of all ranks to the statistics.
 
         Returns:
-            The `EPISODE_KEYS` of the episodes that ended, in the order of time.
+            The `EPISODE_KEYS` of the episodes that ended, in the order of time, except those in which all
+            memories were kept.
         """
         steps, self._steps = self._steps, []
         ended = []
@@ -109,6 +125,9 @@ class RolloutDiagnostics:
             self.memory.add(record.reports, record.episode_start_N, record.cue_N)
             self.memory.retention.add(record.score)
             ended.extend(record.ended)
+        full = [info for info in ended if info[FULL_MEMORY]]
+        ended = [info for info in ended if not info[FULL_MEMORY]]
+        self.full_memory_returns.extend(info["episode"]["r"] for info in full if "episode" in info)
         for info in ended:
             if "is_success" in info:
                 self.success_window.record(bool(info["is_success"]), str(info.get("episode_class", ALL)))

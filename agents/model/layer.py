@@ -22,6 +22,7 @@ from memory_suite.agents.model.store.base import Store
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.pages import to_pages
 from memory_suite.agents.model.store.rows import RowStore
+from memory_suite.agents.model.store.state import SpanBounds
 
 SLOTS_PER_ALLOCATION = {"cuda": 16}
 """Number of free slots that a row has after its store has grown, by device type (1 on all others, so that
@@ -175,7 +176,7 @@ class MemoryLayer(nn.Module):
         x_BD: Float[Tensor, "B D"],
         store: Store,
         clock_B: Int[Tensor, " B"],
-        span_limit_B1: Float[Tensor, "B 1"] | None,
+        bounds: SpanBounds,
         cue_B: Int[Tensor, " B"] | None,
         *,
         write: bool,
@@ -184,10 +185,10 @@ class MemoryLayer(nn.Module):
         """Take one step; `store` is updated in place and returned, since it may have grown."""
         retention, slots = self.retention, store.slots
         h_BD = self.memory_norm(x_BD)
-        scores = self._score_slots(h_BD, store, clock_B, span_limit_B1)
+        scores = self._score_slots(h_BD, store, clock_B, bounds)
         attention = store.softmax(scores.score_BHT, scores.mask_BGT, null_memory=self.null_memory)
         context_BHD = store.sum_pages(torch.bmm(attention, slots.h_BTD))
-        y_BD = self.feedforward(x_BD + self._output_projection(context_BHD, projected=False))
+        y_BD = self.feedforward(x_BD + self.output_projection(context_BHD, projected=False))
 
         span_BGW = retention.spans(
             retention.span_logits(h_BD.unsqueeze(1)), clock_B.unsqueeze(1), compressed_BT=None
@@ -214,11 +215,11 @@ class MemoryLayer(nn.Module):
         h_BD: Float[Tensor, "B D"],
         store: Store,
         clock_B: Int[Tensor, " B"],
-        span_limit_B1: Float[Tensor, "B 1"] | None,
+        bounds: SpanBounds,
     ) -> _SlotScores:
         """Compute scores, spans and masks of all slots."""
         retention, slots = self.retention, store.slots
-        query_BHD, position_BHP = self._project_queries(h_BD, projected=False)
+        query_BHD, position_BHP = self.project_queries(h_BD, projected=False)
         # One pass over the memories gives the scores of all heads and, last, the logits of spans.
         span_weight_1D = retention.span_weight_1D
         if span_weight_1D is not None:
@@ -226,8 +227,7 @@ class MemoryLayer(nn.Module):
         product = torch.bmm(store.expand_to_pages(query_BHD), slots.h_BTD.transpose(1, 2))
         score = product[:, : self.num_heads]
         span = retention.spans(product[:, self.num_heads :], slots.birth_BT, slots.compressed_BT)
-        if span_limit_B1 is not None:
-            span = torch.minimum(span, store.expand_to_pages(span_limit_B1).unsqueeze(1))
+        span = bounds.apply(span, store)
         age = store.expand_to_pages(clock_B).unsqueeze(1) - slots.birth_BT
         mask = retention.mask(span - age.unsqueeze(1))
         if self.position_window:
@@ -274,7 +274,7 @@ class MemoryLayer(nn.Module):
         projected = fused or should_project_kv(
             num_steps=h_BWD.shape[1], num_heads=self.num_heads, width=h_BWD.shape[2]
         )
-        query_BWHK, position_BWHP = self._project_queries(h_BWD, projected=projected)
+        query_BWHK, position_BWHP = self.project_queries(h_BWD, projected=projected)
         size = self._rows_at_a_time(view, store)
         # Mixed precision ends here: spans of thousands of steps need every digit.
         with torch.autocast(h_BWD.device.type, enabled=False):
@@ -290,12 +290,12 @@ class MemoryLayer(nn.Module):
                 )
             ]
         output = AttentionOutput.cat(parts)
-        attended_BWD = self._output_projection(output.context_BWHK, projected=projected)
+        attended_BWD = self.output_projection(output.context_BWHK, projected=projected)
         y_BWD = self.feedforward(x_BWD + attended_BWD)
         if output.without_NHHK is not None and output.shortfall_NH is not None:
             with torch.no_grad():
                 x_ND, attended_ND = x_BWD[view.ablation_mask_BW], attended_BWD[view.ablation_mask_BW]
-                without_NHD = self._output_projection(output.without_NHHK, projected=projected)
+                without_NHD = self.output_projection(output.without_NHHK, projected=projected)
             ablation = self._extend_ablation(ablation, x_ND, attended_ND, without_NHD, output.shortfall_NH)
         return y_BWD, h_BWD, BlockReport(output.span_BGW, output.penalty_B), ablation
 
@@ -359,7 +359,7 @@ class MemoryLayer(nn.Module):
         retention = self.retention
         memories = BlockMemories.gather(retention, store, view, h_BWD, null_memory=self.null_memory)
         attended = (
-            self._attend_fused(queries, memories, view, penalty)
+            self._attend_fused(queries, memories, view)
             if queries.fused
             else self._attend_plain(queries, memories, view, penalty)
         )
@@ -391,7 +391,7 @@ class MemoryLayer(nn.Module):
             positions = BlockPositions.of(age_BT, num_steps=len(view.step_W), window=self.position_window)
         context_BWHK, mask_BWGT, attention_BWHT = ExpiringAttention.apply(  # type: ignore[no-untyped-call]
             *(queries.query_BWHK.to(full_dtype), key, value, queries.position_BWHP),
-            *memories.expiry(view, retention.ramp, detach_spans=_detach_spans(penalty)),
+            *memories.expiry(view, retention.ramp, detach_spans=view.detach_spans),
             positions,
             penalty is not None and penalty.needs_ablation and retention.learns,
             penalty is not None and penalty.form == "ramp",
@@ -400,9 +400,7 @@ class MemoryLayer(nn.Module):
         )
         return _Attended(context_BWHK, mask_BWGT, attention_BWHT, key if value is None else value)
 
-    def _attend_fused(
-        self, queries: _Queries, memories: BlockMemories, view: BlockView, penalty: PenaltySpec | None
-    ) -> _Attended:
+    def _attend_fused(self, queries: _Queries, memories: BlockMemories, view: BlockView) -> _Attended:
         """Attention in one kernel, which stores no scores."""
         key_BHTK, value_BHTK = self._projected(memories.h, queries.query_BWHK.dtype)
         position_BHWP = queries.position_BWHP.transpose(1, 2) if self.position_window else None
@@ -413,7 +411,7 @@ class MemoryLayer(nn.Module):
             value_BHTK,
             position_BHWP,
             birth_BT.clamp_min(LONG_AGO).to(torch.int32),
-            *memories.expiry(view, self.retention.ramp, detach_spans=_detach_spans(penalty)),
+            *memories.expiry(view, self.retention.ramp, detach_spans=view.detach_spans),
         )
         return _Attended(context_BWHK, None, None, value_BHTK)
 
@@ -472,25 +470,23 @@ class MemoryLayer(nn.Module):
         return RowStore(h_BTD, integers, integers.clone(), integers.bool())
 
     def remaining(
-        self, store: Store, clock_B: Int[Tensor, " B"], span_limit_B1: Float[Tensor, "B 1"] | None
+        self, store: Store, clock_B: Int[Tensor, " B"], bounds: SpanBounds
     ) -> Float[Tensor, "_ T"]:
         """r_ti for a query at this time, per slot: the maximum over heads, far below 0 for an empty slot."""
-        span = self.retention.spans_of(store.slots)
-        if span_limit_B1 is not None:
-            span = torch.minimum(span, store.expand_to_pages(span_limit_B1).unsqueeze(1))
+        span = bounds.apply(self.retention.spans_of(store.slots), store)
         return _max_of_groups(span) - (store.expand_to_pages(clock_B).unsqueeze(1) - store.slots.birth_BT)
 
     def seen(
-        self, store: Store, clock_B: Int[Tensor, " B"], span_limit_B1: Float[Tensor, "B 1"] | None
+        self, store: Store, clock_B: Int[Tensor, " B"], bounds: SpanBounds
     ) -> Bool[Tensor, "_ T"]:
         """The slots whose memories a query at this time sees."""
-        return ~self.retention.expired(self.remaining(store, clock_B, span_limit_B1))
+        return ~self.retention.expired(self.remaining(store, clock_B, bounds))
 
     def compacted(
-        self, store: Store, clock_B: Int[Tensor, " B"], span_limit_B1: Float[Tensor, "B 1"] | None
+        self, store: Store, clock_B: Int[Tensor, " B"], bounds: SpanBounds
     ) -> RowStore:
         """The memories that a query at this time sees, in the narrowest store."""
-        return store.compacted(self.seen(store, clock_B, span_limit_B1))
+        return store.compacted(self.seen(store, clock_B, bounds))
 
     def paged(self, store: RowStore) -> Store:
         """The memories in pages (a copy) where that makes steps cheaper, else the store itself."""
@@ -502,7 +498,7 @@ class MemoryLayer(nn.Module):
 
     # -- projections -----------------------------------------------------------------------------
 
-    def _project_queries(
+    def project_queries(
         self, h: Float[Tensor, "*N D"], *, projected: bool
     ) -> tuple[Float[Tensor, "*N H K"], Float[Tensor, "*N H P"]]:
         """Compute queries, scaled by the root of the head size, and their products with relative positions.
@@ -536,7 +532,7 @@ class MemoryLayer(nn.Module):
         key_BHTK, value_BHTK = torch.cat(both, 3)
         return key_BHTK, value_BHTK
 
-    def _output_projection(
+    def output_projection(
         self, context: Float[Tensor, "*N H K"], *, projected: bool
     ) -> Float[Tensor, "*N D"]:
         """Combine the contexts of the heads, read from projected values or from memories as stored."""
@@ -551,11 +547,6 @@ class MemoryLayer(nn.Module):
         if not self.retention.compresses:
             return age_BT
         return age_BT.masked_fill(slots.compressed_BT, self.position_window + 1)
-
-
-def _detach_spans(penalty: PenaltySpec | None) -> bool:
-    """Whether spans learn from the ablation of memories and not from the task's loss."""
-    return penalty is not None and penalty.use_weight is not None
 
 
 def _max_of_groups(part_BGT: Float[Tensor, "B G T"]) -> Float[Tensor, "B T"]:

@@ -10,6 +10,8 @@ from memory_suite.agents.ranges import check
 MemoryKind = Literal["expire-span", "transformer-xl", "adaptive-span", "compressive", "none"]
 AttentionKind = Literal["auto", "plain", "fused"]
 PenaltyForm = Literal["log", "all", "ramp"]
+Method = Literal["counterfactual", "paper", "none"]
+"""How agents learn what to forget (`agents.algorithms.forgetting`)"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -45,6 +45,11 @@ class BlockOutput(NamedTuple):
     ablation: Ablation | None = None
     """outputs without single memories, if the penalty needs them"""
 
+    def span_penalty(self) -> Float[Tensor, ""]:
+        """The span penalty of all layers, averaged over rows, without its usefulness term."""
+        costs = [report.penalty_B.mean() for report in self.reports if report.penalty_B is not None]
+        return torch.stack(costs).sum() if costs else self.y_BWD.new_zeros(())
+
     def penalty(
         self, spec: PenaltySpec, divergence: Callable[[Tensor], Tensor], *, num_heads: int
     ) -> Float[Tensor, ""]:
@@ -55,8 +60,7 @@ class BlockOutput(NamedTuple):
             divergence: see `Ablation.cost`.
             num_heads: number of heads of each layer.
         """
-        costs = [report.penalty_B.mean() for report in self.reports if report.penalty_B is not None]
-        total = torch.stack(costs).sum() if costs else self.y_BWD.new_zeros(())
+        total = self.span_penalty()
         if self.ablation is None:
             return total
         assert spec.use_weight is not None
@@ -122,6 +126,7 @@ class MemoryTransformer(nn.Module):
         assert span_limit_B1 is None or self.learns_spans
         if write and state.steps_since_compaction >= COMPACTION_INTERVAL_STEPS:
             state = self._paged(self.compact(state, span_limit_B1))
+        bounds = state.bounds(span_limit_B1)
         reports = []
         for index, layer in enumerate(self.layers):
             if not self.settings.remembers:
@@ -131,7 +136,7 @@ class MemoryTransformer(nn.Module):
             if details is not None:
                 memory = memory.to_rows()
             x_BD, memory, report = layer.step(
-                x_BD, memory, state.clock_B, span_limit_B1, cue_B, write=write, details=details
+                x_BD, memory, state.clock_B, bounds, cue_B, write=write, details=details
             )
             if write:
                 state.layers[index] = memory
@@ -151,6 +156,7 @@ class MemoryTransformer(nn.Module):
         cue_BW: Int[Tensor, "B W"] | None = None,
         penalty: PenaltySpec | None = None,
         ablation_mask_BW: Bool[Tensor, "B W"] | None = None,
+        detach_spans: bool = False,
         need_state: bool = True,
         limit_forgets: bool = True,
     ) -> BlockOutput:
@@ -164,11 +170,22 @@ class MemoryTransformer(nn.Module):
             cue_BW: a number to store with each new memory.
             penalty: span penalty to compute; None: none.
             ablation_mask_BW: steps at which memories are ablated, if the penalty needs it; None: all.
+            detach_spans: pass no gradient from the output to spans; a penalty with a usefulness term never does.
             need_state: False skips the deletion and storage of memories.
             limit_forgets: False keeps memories that only the limit hides; the next block has its own limit.
         """
         assert span_limit_BW is None or self.learns_spans
-        view = BlockView.of(state, episode_start_BW, span_limit_BW, cue_BW, ablation_mask_BW, x_BWD.dtype)
+        if penalty is not None and penalty.use_weight is not None:
+            detach_spans = True  # spans learn from the ablation of memories
+        view = BlockView.of(
+            state,
+            episode_start_BW,
+            span_limit_BW,
+            cue_BW,
+            ablation_mask_BW,
+            detach_spans=detach_spans,
+            dtype=x_BWD.dtype,
+        )
         view_without_limit = view if limit_forgets else replace(view, span_limit_BW=None)
         layers: list[Store] = []
         reports = []
@@ -189,7 +206,10 @@ class MemoryTransformer(nn.Module):
                 # Exactly the memories that the next block does not see must be deleted.
                 with torch.no_grad(), torch.autocast(x_BWD.device.type, enabled=False):
                     layers.append(layer.after_block(memory, h_BWD, view_without_limit))
-        new_state = MemoryState(state.clock_B + x_BWD.shape[1], layers) if need_state else None
+        new_state = None
+        if need_state:
+            clock_B = state.clock_B + x_BWD.shape[1]
+            new_state = replace(state, clock_B=clock_B, layers=layers, steps_since_compaction=0)
         if ablation is not None:
             with torch.no_grad():
                 ablation = ablation._replace(y_NTD=self.final_norm(ablation.y_NTD))
@@ -199,10 +219,10 @@ class MemoryTransformer(nn.Module):
     def compact(self, state: MemoryState, span_limit_B1: Float[Tensor, "B 1"] | None = None) -> MemoryState:
         """Delete the memories that have expired under the present weights, and narrow the stores."""
         layers: list[Store] = [
-            layer.compacted(memory, state.clock_B, span_limit_B1)
+            layer.compacted(memory, state.clock_B, state.bounds(span_limit_B1))
             for layer, memory in zip(self._remembering(), state.layers, strict=True)
         ]
-        return MemoryState(state.clock_B, layers)
+        return replace(state, layers=layers, steps_since_compaction=0)
 
     def for_acting(self, state: MemoryState) -> MemoryState:
         """A copy of a compacted state for `step` to update, in the layout in which steps are fastest."""

@@ -23,17 +23,32 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 
+from memory_suite.agents.defaults import ADAM_BETAS, ADAM_EPS, INITIAL_SPAN_FRACTION, MAX_SPAN, RAMP
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.model.layer import MemoryDetail, StepReport
+from memory_suite.agents.model.init import orthogonal
 from memory_suite.agents.model.settings import PenaltySpec, TransformerSettings
+from memory_suite.agents.model.shortening import ShortenedEffect, shortened_effect
 from memory_suite.agents.model.store.state import MemoryState
 from memory_suite.agents.model.transformer import MemoryTransformer
 from memory_suite.agents.policy.encoders import Features, ObservationEncoder
 from memory_suite.agents.serialization.archive import read_archive, write_archive
 from memory_suite.agents.serialization.spaces import decode_space, encode_space
 
+CRITIC_TRUNK_SHARE = 0.1
+"""Share of the critic's gradient that reaches the transformer. With all of it, what is easy to predict of returns
+(such as the time) displaces what the actions need."""
 ACTOR_GAIN = 0.01
 """orthogonal gain of the action head, so that the first policy is uniform (as in SB3's PPO)"""
+
+
+POLICY_DEFAULTS: dict[str, Any] = {
+    "max_span": MAX_SPAN,
+    "initial_span_fraction": INITIAL_SPAN_FRACTION,
+    "ramp": RAMP,
+    "null_memory": True,
+}
+"""settings of the transformer that differ from those of sequence models"""
 
 
 class PolicyStep(NamedTuple):
@@ -55,7 +70,9 @@ class ActionEvaluation(NamedTuple):
     log_prob_BT: Float[Tensor, "B T"]
     entropy_BT: Float[Tensor, "B T"]
     penalty: Float[Tensor, ""]
-    """the span penalty (`BlockOutput.penalty`); 0 without a `PenaltySpec`"""
+    """the span penalty (`BlockOutput.span_penalty`); 0 without a `PenaltySpec`"""
+    shortened: ShortenedEffect | None
+    """effect of shorter spans, if any row is evaluated"""
 
 
 @contextmanager
@@ -98,8 +115,8 @@ class MemoryPolicy(BasePolicy):
             optimizer_class: class of the optimizer.
             optimizer_kwargs: its arguments besides the learning rate.
             use_sde: must be False; state-dependent exploration is not offered.
-            transformer_kwargs: fields of `TransformerSettings`, of which two have defaults of their own here:
-                `ramp` is 1 and `null_memory` is True.
+            transformer_kwargs: fields of `TransformerSettings`, of which some have defaults of their own here,
+                those of `POLICY_DEFAULTS`.
 
         Raises:
             TypeError: `transformer_kwargs` names something else.
@@ -115,7 +132,7 @@ class MemoryPolicy(BasePolicy):
             raise ValueError(f"action_space must be a flat MultiDiscrete, got {action_space}")
         if use_sde:
             raise ValueError("use_sde=True is not offered by MemoryPolicy; set it to False")
-        settings = TransformerSettings(**{"ramp": 1, "null_memory": True, **transformer_kwargs})
+        settings = TransformerSettings(**{**POLICY_DEFAULTS, **transformer_kwargs})
         width = settings.width
         self.encoder = ObservationEncoder(observation_space, width, normalize=normalize_observations)
         self.transformer = MemoryTransformer(settings)
@@ -126,7 +143,12 @@ class MemoryPolicy(BasePolicy):
             self.action_net, self.log_std = head
         else:
             self.action_net = head
-        self.value_net = nn.Linear(width, 1)
+        self.value_body = nn.Sequential(orthogonal(nn.Linear(width, 2 * width), gain=2**0.5), nn.ReLU())
+        self.value_net = nn.Linear(2 * width, 1)
+        self.value_mean: Tensor
+        self.value_scale: Tensor
+        self.register_buffer("value_mean", torch.zeros(()))
+        self.register_buffer("value_scale", torch.ones(()))
         self.action_net.apply(lambda module: self.init_weights(module, gain=ACTOR_GAIN))
         # The critic starts at 0 everywhere. The first updates see no reward and would learn from random
         # values alone, which can teach a policy to stay where it is (docs/results.md).
@@ -135,10 +157,20 @@ class MemoryPolicy(BasePolicy):
         options = dict(self.optimizer_kwargs)
         if self.optimizer_class is torch.optim.Adam:
             options.setdefault("fused", True)  # one kernel for all weights instead of one for each
-            # As in SB3's PPO. With torch's 1e-8 a rare gradient after many small ones takes a very large
-            # step: solved tasks were unlearned within one update.
-            options.setdefault("eps", 1e-5)
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **options)  # type: ignore[call-arg]
+            options.setdefault("betas", ADAM_BETAS)
+            options.setdefault("eps", ADAM_EPS)
+        self.optimizer = self.optimizer_class(self._parameter_groups(), lr=lr_schedule(1), **options)  # type: ignore[call-arg]
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters of the optimizer by name: "critic", "spans" (if spans are learned) and "others"."""
+        layers = self.transformer.layers if self.transformer.settings.remembers else []
+        groups: dict[str, list[nn.Parameter]] = {
+            "critic": [*self.value_body.parameters(), *self.value_net.parameters()],
+            "spans": [parameter for layer in layers for parameter in layer.retention.parameters()],
+        }
+        named = {id(parameter) for group in groups.values() for parameter in group}
+        groups["others"] = [parameter for parameter in self.parameters() if id(parameter) not in named]
+        return [{"params": group, "name": name} for name, group in groups.items() if group]
 
     def save(self, path: str | Path) -> None:
         """Write the policy alone, without the state of its training, to a safe archive."""
@@ -193,7 +225,7 @@ class MemoryPolicy(BasePolicy):
         else:
             distribution = self._distribution(parameters)
             actions = distribution.get_actions(deterministic=deterministic)
-        values_B = self.value_net(output.y_BD).squeeze(-1)
+        values_B = self.values(output.y_BD)
         log_prob_B = distribution.log_prob(actions)
         return PolicyStep(actions, values_B, log_prob_B, output.state, output.reports, distribution)
 
@@ -209,7 +241,28 @@ class MemoryPolicy(BasePolicy):
         output = self.transformer.step(
             self.encoder(features), state, episode_start_B, span_limit_B1, write=False
         )
-        return self.value_net(output.y_BD).squeeze(-1)
+        return self.values(output.y_BD)
+
+    def values(self, y: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """The critic's values of hidden states, in units of reward."""
+        y = y.detach() + CRITIC_TRUNK_SHARE * (y - y.detach()) if y.requires_grad else y
+        return self.value_mean + self.value_scale * self.value_net(self.value_body(y)).squeeze(-1)
+
+    @torch.no_grad()
+    def rescale_values(self, mean: float, scale: float, *, preserve: bool) -> None:
+        """Let the critic's head predict values in units of `scale` around `mean`.
+
+        Args:
+            mean: in units of reward.
+            scale: in units of reward.
+            preserve: change the head such that all values stay the same (PopArt,
+                https://arxiv.org/abs/1602.07714).
+        """
+        if preserve:
+            self.value_net.weight.mul_(self.value_scale / scale)
+            self.value_net.bias.mul_(self.value_scale).add_(self.value_mean - mean).div_(scale)
+        self.value_mean.fill_(mean)
+        self.value_scale.fill_(scale)
 
     @_unchecked_distributions()
     def evaluate_block(
@@ -221,19 +274,22 @@ class MemoryPolicy(BasePolicy):
         span_limit_BT: Float[Tensor, "B T"] | None = None,
         *,
         penalty: PenaltySpec | None = None,
-        ablation_mask_BT: Bool[Tensor, "B T"] | None = None,
+        detach_spans: bool = False,
+        log_factor_B: Float[Tensor, " B"] | None = None,
     ) -> ActionEvaluation:
         """Values, log-probabilities and entropy of a rollout's actions, with gradients.
 
-        `penalty` and `ablation_mask_BT` are those of `MemoryTransformer.block`.
+        `penalty` and `detach_spans` are those of `MemoryTransformer.block`, `log_factor_B` is that of
+        `shortened_effect`.
         """
+        x_BTD = self.encoder(features)
         output = self.transformer.block(
-            self.encoder(features),
+            x_BTD,
             state,
             episode_start_BT,
             span_limit_BT,
             penalty=penalty,
-            ablation_mask_BW=ablation_mask_BT,
+            detach_spans=detach_spans,
             need_state=False,
         )
         batch, num_steps = episode_start_BT.shape
@@ -241,25 +297,24 @@ class MemoryPolicy(BasePolicy):
         log_prob_BT = distribution.log_prob(actions.flatten(0, 1)).view(batch, num_steps)
         entropy = distribution.entropy()
         assert entropy is not None  # only squashed distributions have none
-        values_BT = self.value_net(output.y_BWD).squeeze(-1)
+        values_BT = self.values(output.y_BWD)
+        charge = values_BT.new_zeros(()) if penalty is None else output.span_penalty()
+        shortened = None
+        if log_factor_B is not None and not bool(log_factor_B.isnan().all()):
 
-        ablated = distribution
-        if output.ablation is not None and ablation_mask_BT is not None and bool(ablation_mask_BT.any()):
-            with torch.no_grad():
-                # A copy, since SB3 distributions are changed in place.
-                ablated = self._distribution(
-                    self.action_net(output.y_BWD[ablation_mask_BT]), copy(self.action_dist)
-                )
+            def divergence(rows_N: Tensor, y_NTD: Tensor) -> Tensor:
+                with torch.no_grad():  # a copy, since SB3 distributions are changed in place
+                    full = self._distribution(
+                        self.action_net(output.y_BWD[rows_N].flatten(0, 1)), copy(self.action_dist)
+                    )
+                other = self._distribution(self.action_net(y_NTD.flatten(0, 1)), copy(self.action_dist))
+                kl = kl_divergence(full, other)
+                return (kl if kl.dim() == 1 else kl.sum(1)).view(len(rows_N), num_steps)
 
-        def divergence(y_ND: Tensor) -> Tensor:
-            other = self._distribution(self.action_net(y_ND), copy(self.action_dist))
-            kl = kl_divergence(ablated, other)
-            return kl if kl.dim() == 1 else kl.sum(1)
-
-        charge = values_BT.new_zeros(())
-        if penalty is not None:
-            charge = output.penalty(penalty, divergence, num_heads=self.transformer.settings.num_heads)
-        return ActionEvaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), charge)
+            shortened = shortened_effect(
+                self.transformer, x_BTD, state, episode_start_BT, log_factor_B, divergence
+            )
+        return ActionEvaluation(values_BT, log_prob_BT, entropy.view(batch, num_steps), charge, shortened)
 
     def _distribution(
         self, parameters: Float[Tensor, "N parameters"], kind: Distribution | None = None

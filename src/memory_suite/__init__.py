@@ -17,7 +17,7 @@ import memory_suite.envs  # noqa: F401  (registers the environments)
 if TYPE_CHECKING:
     from memory_suite.agents.algorithms.a2c import MemoryA2C
     from memory_suite.agents.algorithms.ppo import MemoryPPO
-    from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+    from memory_suite.agents.model.settings import PenaltySettings
     from memory_suite.agents.policy.policy import MemoryPolicy
     from memory_suite.envs.make import make_vec_env
     from memory_suite.envs.vec_env import GymnasiumVecEnv
@@ -28,7 +28,7 @@ __all__ = [
     "MemoryA2C",
     "MemoryPPO",
     "MemoryPolicy",
-    "SpanPenaltySettings",
+    "PenaltySettings",
     "__version__",
     "make_vec_env",
 ]
@@ -38,7 +38,7 @@ _MODULES = {
     "MemoryA2C": "memory_suite.agents.algorithms.a2c",
     "MemoryPPO": "memory_suite.agents.algorithms.ppo",
     "MemoryPolicy": "memory_suite.agents.policy.policy",
-    "SpanPenaltySettings": "memory_suite.agents.algorithms.span_penalty",
+    "PenaltySettings": "memory_suite.agents.model.settings",
     "make_vec_env": "memory_suite.envs.make",
 }
 

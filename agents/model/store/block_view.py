@@ -44,6 +44,10 @@ class BlockView:
     """steps at which memories are ablated, if the penalty needs it"""
     span_limit_BW: Float[Tensor, "B W"] | None
     """random span shortening: upper bound of e_i, in steps"""
+    span_floor_B: Float[Tensor, " B"] | None
+    """lower bound of e_i, in steps, which wins over the upper one"""
+    detach_spans: bool
+    """whether the block's output passes no gradient to spans"""
 
     @classmethod
     def of(
@@ -53,6 +57,8 @@ class BlockView:
         span_limit_BW: Float[Tensor, "B W"] | None = None,
         cue_BW: Int[Tensor, "B W"] | None = None,
         ablation_mask_BW: Bool[Tensor, "B W"] | None = None,
+        *,
+        detach_spans: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> BlockView:
         """Build the view; times have `dtype`, or float32 if that is more precise."""
@@ -76,6 +82,8 @@ class BlockView:
             stored_time_BW,
             ablation_mask_BW,
             span_limit_BW,
+            state.span_floor_B,
+            detach_spans,
         )
 
     def split(self, size: int) -> list[BlockView]:
@@ -91,10 +99,13 @@ class BlockView:
         )
         rows = zip(*(torch.split(part, size) for part in parts), strict=True)
         count = -(-len(self.clock_B) // size)
-        limits = [None] * count if self.span_limit_BW is None else torch.split(self.span_limit_BW, size)
+        limits, floors = (
+            [None] * count if bound is None else torch.split(bound, size)
+            for bound in (self.span_limit_BW, self.span_floor_B)
+        )
         return [
-            BlockView(clock, self.step_W, birth, cue, episode, blocked, time, ablated, limit)
-            for (clock, birth, cue, episode, blocked, time, ablated), limit in zip(rows, limits, strict=True)
+            BlockView(*part[:1], self.step_W, *part[1:], limit, floor, self.detach_spans)
+            for part, limit, floor in zip(rows, limits, floors, strict=True)
         ]
 
     def new_memory(self, h_BWD: Float[Tensor, "B W D"]) -> RowStore:
@@ -102,13 +113,16 @@ class BlockView:
         return RowStore(h_BWD, self.birth_BW, self.cue_BW, torch.zeros_like(self.cue_BW, dtype=torch.bool))
 
     def limited(self, spans: list[Tensor]) -> list[Tensor]:
-        """Apply the span limit to the spans of stored, compressed (if any) and new memories."""
-        if self.span_limit_BW is None:
-            return spans
-        stored_BGT, *compressed, new_BGW = spans
-        assert not compressed  # their spans are not learned
-        span_limit_B1W = self.span_limit_BW.unsqueeze(1)
-        return [torch.minimum(stored_BGT, span_limit_B1W[..., :1]), torch.minimum(new_BGW, span_limit_B1W)]
+        """Apply the bounds to the spans of stored, compressed (if any) and new memories."""
+        assert len(spans) == 2 or (self.span_limit_BW is None and self.span_floor_B is None)  # not learned
+        if self.span_limit_BW is not None:
+            stored_BGT, new_BGW = spans
+            limit_B1W = self.span_limit_BW.unsqueeze(1)
+            spans = [torch.minimum(stored_BGT, limit_B1W[..., :1]), torch.minimum(new_BGW, limit_B1W)]
+        if self.span_floor_B is not None:
+            floor_B11 = self.span_floor_B.view(-1, 1, 1)
+            spans = [torch.maximum(span_BGT, floor_B11) for span_BGT in spans]
+        return spans
 
     def relative(self, birth_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Births relative to the block (negative for stored memories)."""

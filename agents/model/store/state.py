@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from memory_suite.agents.model.store.base import Store
@@ -17,6 +18,23 @@ from memory_suite.agents.model.store.rows import NEVER, RowStore
 
 _TENSORS = ("hidden_BWD", "birth_BW", "tag_BW", "pooled_BW")
 """Names of a store's tensors in `state_dict`, in the order of `RowStore.tensors`."""
+
+
+class SpanBounds(NamedTuple):
+    """Bounds of learned spans for each row, in steps; None: no bound."""
+
+    limit_B1: Float[Tensor, "B 1"] | None = None
+    """upper bound (random span shortening)"""
+    floor_B1: Float[Tensor, "B 1"] | None = None
+    """lower bound, which wins over the upper one"""
+
+    def apply(self, span_BGT: Float[Tensor, "_ G T"], store: Store) -> Float[Tensor, "_ G T"]:
+        """The spans of all slots of a store, within the bounds."""
+        if self.limit_B1 is not None:
+            span_BGT = torch.minimum(span_BGT, store.expand_to_pages(self.limit_B1).unsqueeze(1))
+        if self.floor_B1 is not None:
+            span_BGT = torch.maximum(span_BGT, store.expand_to_pages(self.floor_B1).unsqueeze(1))
+        return span_BGT
 
 
 @dataclass(slots=True)
@@ -27,6 +45,12 @@ class MemoryState:
     """number of steps of each row; never reset, so births stay comparable"""
     layers: list[Store]
     steps_since_compaction: int = 0
+    span_floor_B: Float[Tensor, " B"] | None = None
+    """lower bound of learned spans of each row, in steps; None: none"""
+
+    def bounds(self, span_limit_B1: Float[Tensor, "B 1"] | None) -> SpanBounds:
+        """The bounds of spans in a step with this upper bound."""
+        return SpanBounds(span_limit_B1, None if self.span_floor_B is None else self.span_floor_B.unsqueeze(1))
 
     @property
     def retained_NB(self) -> Int[Tensor, "N B"]:
@@ -58,7 +82,9 @@ class MemoryState:
 
     def select(self, rows: Tensor) -> MemoryState:
         """The state of some rows only, as a batch of its own (a copy)."""
-        return MemoryState(self.clock_B[rows], [layer.select(rows) for layer in self.layers])
+        floor_B = None if self.span_floor_B is None else self.span_floor_B[rows]
+        layers = [layer.select(rows) for layer in self.layers]
+        return MemoryState(self.clock_B[rows], layers, span_floor_B=floor_B)
 
     @staticmethod
     def cat(states: Sequence[MemoryState]) -> MemoryState:
@@ -69,7 +95,9 @@ class MemoryState:
             width = max(store.num_slots for store in stores)
             wide = [store.padded(width - store.num_slots).tensors() for store in stores]
             layers.append(RowStore(*(torch.cat(tensors) for tensors in zip(*wide, strict=True))))
-        return MemoryState(torch.cat([state.clock_B for state in states]), layers)
+        floors = [state.span_floor_B for state in states if state.span_floor_B is not None]
+        floor_B = torch.cat(floors) if floors else None  # all states have one, or none has
+        return MemoryState(torch.cat([state.clock_B for state in states]), layers, span_floor_B=floor_B)
 
     def to_rows(self) -> MemoryState:
         """The same state without pages."""
@@ -82,11 +110,14 @@ class MemoryState:
     def to(self, device: torch.device | str) -> MemoryState:
         """The state on another device."""
         layers: list[Store] = [layer.to_rows().map(lambda part: part.to(device)) for layer in self.layers]
-        return MemoryState(self.clock_B.to(device), layers, self.steps_since_compaction)
+        floor_B = None if self.span_floor_B is None else self.span_floor_B.to(device)
+        return MemoryState(self.clock_B.to(device), layers, self.steps_since_compaction, floor_B)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All of the state as a flat dictionary of tensors."""
         flat = {"clock": self.clock_B, "steps_since_compaction": torch.tensor(self.steps_since_compaction)}
+        if self.span_floor_B is not None:
+            flat["span_floor"] = self.span_floor_B
         for index, layer in enumerate(self.layers):
             for name, tensor in zip(_TENSORS, layer.to_rows().tensors(), strict=True):
                 flat[f"{index}.{name}"] = tensor
@@ -103,4 +134,4 @@ class MemoryState:
         layers: list[Store] = [
             RowStore(*(flat[f"{index}.{name}"] for name in _TENSORS)) for index in range(num_layers)
         ]
-        return cls(flat["clock"], layers, int(flat["steps_since_compaction"]))
+        return cls(flat["clock"], layers, int(flat["steps_since_compaction"]), flat.get("span_floor"))
