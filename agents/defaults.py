@@ -18,15 +18,15 @@ GAMMA = 0.99
 GAE_LAMBDA = 0.9
 """lambda of advantages"""
 CRITIC_LAMBDA = 0.97
-"""Lambda of the critic's targets, closer to 1 than that of advantages: a critic whose targets depend on its own
-values can be consistent and wrong."""
+"""Lambda of the critic's targets, closer to 1 than that of advantages: a critic whose targets depend on its
+own values can be consistent and wrong."""
 ENT_COEF = 0.01
 VF_COEF = 0.5
 """weight of the value loss, in units of the size of returns"""
 MAX_GRAD_NORM = 0.5
 ADVANTAGE_STD_FLOOR = 0.2
-"""Smallest standard deviation by which advantages are divided, in units of the size of returns. Without reward,
-advantages are noise of the critic, which must not dominate the entropy bonus."""
+"""Smallest standard deviation by which advantages are divided, in units of the size of returns. Without
+reward, advantages are noise of the critic, which must not dominate the entropy bonus."""
 
 PPO_N_STEPS = 64
 PPO_BATCH_SIZE = 512

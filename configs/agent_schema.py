@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
-
 from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+
 from memory_suite.agents.ranges import check, check_optional
 from memory_suite.configs import command_line, run_config
 from memory_suite.configs.command_line import Scalar

@@ -14,8 +14,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import get_system_info
 
 from memory_suite.agents.algorithms.forgetting import Forgetting
-from memory_suite.agents.algorithms.saved_arguments import from_json, to_json
 from memory_suite.agents.algorithms.return_scale import ReturnScale
+from memory_suite.agents.algorithms.saved_arguments import from_json, to_json
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
 from memory_suite.agents.diagnostics.cue_retention import cat_needed
 from memory_suite.agents.diagnostics.rollout_diagnostics import RolloutDiagnostics

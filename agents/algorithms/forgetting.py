@@ -1,11 +1,11 @@
 """How an agent learns what to forget.
 
 - "counterfactual": the rule of `agents.model.shortening`. Spans learn from the memories whose absence changes
-  the distribution of actions, and nothing else. It needs nothing from the environment: no reported success, no
-  classes of episodes, no horizon. One environment in `FULL_MEMORY_INTERVAL` keeps all memories for at least the
-  initial span, so that a memory can prove useful although its span is too short.
-- "paper": equation 6 of Expire-Span (https://arxiv.org/abs/2105.06548): spans pay a penalty of constant weight,
-  and learn from the task loss through the ramp.
+  the distribution of actions, and nothing else. It needs nothing from the environment: no reported success,
+  no classes of episodes, no horizon. One environment in `FULL_MEMORY_INTERVAL` keeps all memories for at
+  least the initial span, so that a memory can prove useful although its span is too short.
+- "paper": equation 6 of Expire-Span (https://arxiv.org/abs/2105.06548): spans pay a penalty of constant
+  weight, and learn from the task loss through the ramp.
 - "none": spans stay as they are.
 
 The pace of forgetting follows how much actions depend on memory (`Reliance`): before the first reward, hardly
@@ -28,15 +28,18 @@ from memory_suite.agents.model.shortening import ShortenedEffect, sample_log_fac
 from memory_suite.agents.model.transformer import MemoryTransformer
 
 FULL_MEMORY_INTERVAL = 4
-"""One of so many environments keeps all memories, the last of each group; with fewer environments none does."""
+"""One of so many environments keeps all memories, the last of each group; with fewer environments none
+does."""
 FORGETTING_TIME = 0.1
-"""share of the training in which the span of a memory without use can fall from the initial span to one step"""
+"""share of the training in which the span of a memory without use can fall from the initial span to one
+step"""
 EFOLDINGS_PER_RATE = 4.0
 """e-foldings by which a step of Adam changes spans, per unit of the learning rate; measured for width 64"""
 GREATEST_SPAN_RATE = 5e-3
 """upper bound of the learning rate of spans"""
 SPAN_ADAM_EPS = 1e-3
-"""Adam's epsilon for spans. The gradient of the cost is about 1, so smaller ones leave spans nearly unchanged."""
+"""Adam's epsilon for spans. The gradient of the cost is about 1, so smaller ones leave spans nearly
+unchanged."""
 FULL_RELIANCE = 0.3
 """reliance from which spans learn at full pace"""
 SMALLEST_PACE = 0.1
@@ -103,7 +106,8 @@ class Forgetting:
         self._initial_span = settings.initial_span_fraction * settings.max_span
         self.reliance = Reliance()
         self.log_factor_BE: Tensor | None = None
-        """log of the factor on the spans of each environment in each epoch of the update; NaN: not evaluated"""
+        """log of the factor on the spans of each environment in each epoch of the update; NaN: not
+        evaluated"""
         self._sums = [0.0] * 4
 
     @property
@@ -223,5 +227,6 @@ def check_method(method: str, penalty: PenaltySettings) -> None:
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
     if penalty.use_weight:
         raise ValueError(
-            f"penalty.use_weight ({penalty.use_weight:g}) is not offered for agents; use method='counterfactual'"
+            f"penalty.use_weight ({penalty.use_weight:g}) is not offered for agents; "
+            "use method='counterfactual'"
         )

@@ -30,10 +30,10 @@ from memory_suite.agents.algorithms.return_scale import ReturnScale
 from memory_suite.agents.algorithms.rollout_buffer import RolloutBuffer
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
 from memory_suite.agents.algorithms.stopwatch import Stopwatch
+from memory_suite.agents.defaults import ADVANTAGE_STD_FLOOR, CRITIC_LAMBDA, LEARNING_RATE
 from memory_suite.agents.diagnostics.memory_metrics import retained_ages
 from memory_suite.agents.diagnostics.rollout_diagnostics import RolloutDiagnostics
 from memory_suite.agents.diagnostics.success_window import EPISODE_BASICS, SuccessWindow
-from memory_suite.agents.defaults import ADVANTAGE_STD_FLOOR, CRITIC_LAMBDA, LEARNING_RATE
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext, cat_rows
 from memory_suite.agents.model.settings import Method, PenaltySettings
 from memory_suite.agents.model.store.state import MemoryState
@@ -107,13 +107,14 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
         Args:
             policy: "MemoryPolicy" or a class.
             env: a Gymnasium id, an environment or an SB3 VecEnv.
-            method: how spans learn what to forget (`forgetting`); ignored by memories that do not learn spans.
+            method: how spans learn what to forget (`forgetting`); ignored by memories that do not learn
+                spans.
             penalty: the penalty of the method "paper"; None: defaults.
             random_shortening: clamp spans in training (`span_shortening`); ignored by the same memories.
             normalize_advantage: normalize advantages in each gradient step.
             advantage_std_floor: smallest standard deviation by which advantages are divided, in units of the
-                size of returns (`return_scale`). Without reward, advantages are noise of the critic, which must
-                not dominate the entropy bonus.
+                size of returns (`return_scale`). Without reward, advantages are noise of the critic, which
+                must not dominate the entropy bonus.
             critic_lambda: lambda of the critic's targets.
             success_window_episodes: number of recent episodes in the success rate of each class.
             success_min_episodes: smallest number of episodes for which a class has a success rate.
@@ -501,15 +502,16 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
     def _clip_gradients(self, optimizer: torch.optim.Optimizer) -> Tensor:
         """Clip the gradients of actor and critic apart; returns the sum of their norms.
 
-        Gradients of spans are clipped only where the task's loss reaches them: those of the counterfactual method
-        have a scale of their own.
+        Gradients of spans are clipped only where the task's loss reaches them: those of the counterfactual
+        method have a scale of their own.
         """
         groups = {group.get("name", "others"): group["params"] for group in optimizer.param_groups}
         spans = groups.pop("spans", [])
         if self.forgetting.task_teaches_spans:
             groups["others"] = [*groups["others"], *spans]
         norms = [
-            torch.nn.utils.clip_grad_norm_(group, self.max_grad_norm, foreach=True) for group in groups.values()
+            torch.nn.utils.clip_grad_norm_(group, self.max_grad_norm, foreach=True)
+            for group in groups.values()
         ]
         norms += [parameter.grad.norm() for parameter in spans if parameter.grad is not None]
         return torch.stack(norms).sum()

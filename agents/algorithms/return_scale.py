@@ -23,9 +23,9 @@ WINDOW_ROLLOUTS = 1_000
 class ReturnScale:
     """Statistics of the critic's targets over all rollouts.
 
-    The size of returns is their mean squared deviation divided by their mean absolute deviation. It is close to
-    the standard deviation for evenly spread returns. Where rewards are rare, the standard deviation falls with
-    their frequency, so that noise of the critic looks large; the size stays a multiple of the reward.
+    The size of returns is their mean squared deviation divided by their mean absolute deviation. It is close
+    to the standard deviation for evenly spread returns. Where rewards are rare, the standard deviation falls
+    with their frequency, so that noise of the critic looks large; the size stays a multiple of the reward.
     """
 
     rollouts: int = 0
@@ -53,7 +53,7 @@ class ReturnScale:
         self.square += share * (square - self.square)
         self.deviation += share * (deviation - self.deviation)
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, int | float]:
         """State for a checkpoint."""
         return {name: getattr(self, name) for name in ("rollouts", "mean", "square", "deviation")}
 

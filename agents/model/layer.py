@@ -469,22 +469,16 @@ class MemoryLayer(nn.Module):
         h_BTD = weight.new_zeros(batch, 0, weight.shape[0]).detach()
         return RowStore(h_BTD, integers, integers.clone(), integers.bool())
 
-    def remaining(
-        self, store: Store, clock_B: Int[Tensor, " B"], bounds: SpanBounds
-    ) -> Float[Tensor, "_ T"]:
+    def remaining(self, store: Store, clock_B: Int[Tensor, " B"], bounds: SpanBounds) -> Float[Tensor, "_ T"]:
         """r_ti for a query at this time, per slot: the maximum over heads, far below 0 for an empty slot."""
         span = bounds.apply(self.retention.spans_of(store.slots), store)
         return _max_of_groups(span) - (store.expand_to_pages(clock_B).unsqueeze(1) - store.slots.birth_BT)
 
-    def seen(
-        self, store: Store, clock_B: Int[Tensor, " B"], bounds: SpanBounds
-    ) -> Bool[Tensor, "_ T"]:
+    def seen(self, store: Store, clock_B: Int[Tensor, " B"], bounds: SpanBounds) -> Bool[Tensor, "_ T"]:
         """The slots whose memories a query at this time sees."""
         return ~self.retention.expired(self.remaining(store, clock_B, bounds))
 
-    def compacted(
-        self, store: Store, clock_B: Int[Tensor, " B"], bounds: SpanBounds
-    ) -> RowStore:
+    def compacted(self, store: Store, clock_B: Int[Tensor, " B"], bounds: SpanBounds) -> RowStore:
         """The memories that a query at this time sees, in the narrowest store."""
         return store.compacted(self.seen(store, clock_B, bounds))
 

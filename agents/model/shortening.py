@@ -9,14 +9,14 @@ The factor is random. Its distribution says at which ages, relative to the span 
 
 - near (45%): a memory used at an age between e / `MARGIN` and e, so that spans stay `MARGIN` times as long as
   the longest age at which the memory is used;
-- longer (35%): factors above 1. In rows that keep all memories, a memory that has expired is compared with what
-  is missing without it, so that spans can grow again;
+- longer (35%): factors above 1. In rows that keep all memories, a memory that has expired is compared with
+  what is missing without it, so that spans can grow again;
 - far (5%): uses at ages far below the span, which happen often, pay for part of the memory's cost;
 - nothing (15%): no memory at all. No span has a gradient there; the effect says how much depends on memory.
 
-Spans have a cost, whose gradient in log e is (a / e)^(1/4) / (4 a) at each age a up to e: its sum over all ages
-is about 1 for each memory. It falls with a / e like the probability that a far factor leaves a memory of this
-age out, so that uses and costs of a memory far below its span keep their ratio.
+Spans have a cost, whose gradient in log e is (a / e)^(1/4) / (4 a) at each age a up to e: its sum over all
+ages is about 1 for each memory. It falls with a / e like the probability that a far factor leaves a memory of
+this age out, so that uses and costs of a memory far below its span keep their ratio.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ SMALLEST_EFFECT = 0.05
 PRESENT_MASK = 1e-6
 """at or below it a memory is absent"""
 ABSENT, NO_NULL = -1e30, -1e29
-"""scores of absent memories, and of the null memory of layers without one, which absent memories never exceed"""
+"""scores of absent memories, and of the null memory of layers without one, which absent memories never
+exceed"""
 SCORES_AT_A_TIME = 2**20
 """number of scores (one per query, head and memory) of the rows that are computed together"""
 
@@ -112,8 +113,8 @@ def shortened_effect(
         state: memories before the block.
         episode_start_BW: where an episode begins.
         log_factor_B: log of the factor on the spans of each row; NaN: the row is not evaluated.
-        divergence: KL divergence between the output for the given rows (indices) with all memories and the output
-            of these hidden states [N, W, D].
+        divergence: KL divergence between the output for the given rows (indices) with all memories and the
+            output of these hidden states [N, W, D].
     """
     rows_N = (~log_factor_B.isnan()).nonzero().squeeze(1)
     num_steps = episode_start_BW.shape[1]
@@ -155,9 +156,9 @@ def shortened_block(
 ) -> ShortenedOutput:
     """Compute a block with the spans of each row multiplied by a factor.
 
-    A memory of age a fades out on a logarithmic ramp: its mask is 1 up to the age e * factor, and 0 from `MARGIN`
-    times this age on, whatever bounds the spans of the row have. The gradient of the output in the mask reaches
-    spans alone, with the weight `USEFULNESS_WEIGHT` / `IMITATION_WEIGHT`.
+    A memory of age a fades out on a logarithmic ramp: its mask is 1 up to the age e * factor, and 0 from
+    `MARGIN` times this age on, whatever bounds the spans of the row have. The gradient of the output in the
+    mask reaches spans alone, with the weight `USEFULNESS_WEIGHT` / `IMITATION_WEIGHT`.
     """
     view = BlockView.of(state, episode_start_BW, dtype=x_BWD.dtype)
     costs = []
@@ -216,7 +217,7 @@ def _attend(
 def _position_scores(
     position_BWHP: Float[Tensor, "B W H P"], age_BWT: Float[Tensor, "B W T"]
 ) -> Float[Tensor, "B W H T"]:
-    """Additions to scores by age: entry j of a query's products belongs to age P - j, older ones have none."""
+    """Additions to scores by age: entry j of a query's products belongs to age P - j; none beyond P."""
     window, num_heads = position_BWHP.shape[3], position_BWHP.shape[2]
     index_BWT = (window + 1 - age_BWT).clamp(0, window).long().masked_fill(age_BWT < 1, 0)
     padded = F.pad(position_BWHP, (1, 0))

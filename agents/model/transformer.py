@@ -170,7 +170,8 @@ class MemoryTransformer(nn.Module):
             cue_BW: a number to store with each new memory.
             penalty: span penalty to compute; None: none.
             ablation_mask_BW: steps at which memories are ablated, if the penalty needs it; None: all.
-            detach_spans: pass no gradient from the output to spans; a penalty with a usefulness term never does.
+            detach_spans: pass no gradient from the output to spans; a penalty with a usefulness term never
+                does.
             need_state: False skips the deletion and storage of memories.
             limit_forgets: False keeps memories that only the limit hides; the next block has its own limit.
         """

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from memory_suite.agents.defaults import ADAM_BETAS, ADAM_EPS, INITIAL_SPAN_FRACTION, MAX_SPAN, RAMP
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
-from memory_suite.agents.model.layer import MemoryDetail, StepReport
 from memory_suite.agents.model.init import orthogonal
+from memory_suite.agents.model.layer import MemoryDetail, StepReport
 from memory_suite.agents.model.settings import PenaltySpec, TransformerSettings
 from memory_suite.agents.model.shortening import ShortenedEffect, shortened_effect
 from memory_suite.agents.model.store.state import MemoryState
@@ -36,8 +36,8 @@ from memory_suite.agents.serialization.archive import read_archive, write_archiv
 from memory_suite.agents.serialization.spaces import decode_space, encode_space
 
 CRITIC_TRUNK_SHARE = 0.1
-"""Share of the critic's gradient that reaches the transformer. With all of it, what is easy to predict of returns
-(such as the time) displaces what the actions need."""
+"""Share of the critic's gradient that reaches the transformer. With all of it, what is easy to predict of
+returns (such as the time) displaces what the actions need."""
 ACTOR_GAIN = 0.01
 """orthogonal gain of the action head, so that the first policy is uniform (as in SB3's PPO)"""
 
@@ -115,8 +115,8 @@ class MemoryPolicy(BasePolicy):
             optimizer_class: class of the optimizer.
             optimizer_kwargs: its arguments besides the learning rate.
             use_sde: must be False; state-dependent exploration is not offered.
-            transformer_kwargs: fields of `TransformerSettings`, of which some have defaults of their own here,
-                those of `POLICY_DEFAULTS`.
+            transformer_kwargs: fields of `TransformerSettings`, of which some have defaults of their own
+                here, those of `POLICY_DEFAULTS`.
 
         Raises:
             TypeError: `transformer_kwargs` names something else.

@@ -6,20 +6,16 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
-from memory_suite.agents.model.attention.leave_one_out import LARGEST_EFFECT, SMALLEST_EFFECT, leave_one_out
+from memory_suite.agents.model.attention.leave_one_out import leave_one_out
 from memory_suite.agents.model.settings import MemoryKind, PenaltySpec
 from memory_suite.agents.model.transformer import MemoryTransformer
-from memory_suite.agents.policy.policy import MemoryPolicy
 from tests.agents.reference_transformer import Seen, Written, attention, read, seen
 from tests.agents.test_transformer import SMALL, episode_starts, lively
 
@@ -178,73 +174,3 @@ def test_a_layer_that_is_skipped_pays_nothing_since_nothing_is_known_of_its_use(
         without_use = model.block(x, model.initial_state(2), first, penalty=PenaltySpec("log")).reports
         assert all(report.penalty_B is not None for report in without_use), "as in the paper"
     assert seen == {0, 1, 2}
-
-
-ACTIONS: dict[str, spaces.Space[Any]] = {
-    "discrete": spaces.Discrete(4),
-    "box": spaces.Box(-1.0, 1.0, (3,)),
-    "multi_discrete": spaces.MultiDiscrete([2, 3]),
-    "multi_binary": spaces.MultiBinary(3),
-}
-
-
-def by_hand(policy: MemoryPolicy, y: Tensor, other: Tensor) -> Tensor:
-    """KL of what is done from what would be done, summed over the action's parts."""
-    theirs = policy.action_net(other)
-    mine = policy.action_net(y).expand_as(theirs)
-    space = policy.action_space
-    if isinstance(space, spaces.Box):
-        assert policy.log_std is not None
-        std = policy.log_std.exp().expand_as(mine)
-        return kl_divergence(Normal(mine, std), Normal(theirs, std)).sum(-1)
-    if isinstance(space, spaces.MultiBinary):
-        return kl_divergence(Bernoulli(logits=mine), Bernoulli(logits=theirs)).sum(-1)
-    sizes = space.nvec.tolist() if isinstance(space, spaces.MultiDiscrete) else [mine.shape[-1]]
-    parts = zip(mine.split(sizes, -1), theirs.split(sizes, -1), strict=True)
-    return torch.stack(
-        [kl_divergence(Categorical(logits=one), Categorical(logits=two)) for one, two in parts]
-    ).sum(0)
-
-
-@pytest.mark.parametrize("action", ACTIONS)
-def test_an_effect_is_what_the_action_would_change_by(action: str) -> None:
-    """The penalty of a block, put together again from the ablation that the transformer gives."""
-    torch.manual_seed(0)
-    policy = MemoryPolicy(
-        spaces.Box(-1.0, 1.0, (8,)), ACTIONS[action], lambda _: 1e-3,
-        width=8, num_layers=2, num_heads=2, max_span=30, ramp=2, null_memory=True,
-    )  # fmt: skip
-    torch.nn.init.normal_(policy.action_net.weight, std=0.5)
-    batch, steps = 3, 10
-    features = policy.encoder.preprocess(torch.rand(batch * steps, 8))
-    policy.action_space.seed(0)
-    samples = np.array([policy.action_space.sample() for _ in range(batch * steps)])
-    actions = torch.as_tensor(samples)
-    if action == "multi_binary":  # of which torch draws floats
-        actions = actions.float()
-    first = episode_starts(0, batch, steps, 0.1)
-    features = {name: part.view(batch, steps, *part.shape[1:]) for name, part in features.items()}
-    actions = actions.view(batch, steps, *actions.shape[1:])
-    state = policy.transformer.initial_state(batch)
-    total = policy.evaluate_block(features, actions, state, first, None, penalty=EFFECT).penalty
-
-    x = policy.encoder({name: part.flatten(0, 1) for name, part in features.items()}).view(batch, steps, -1)
-    output = policy.transformer.block(x, state, first, penalty=EFFECT)
-    assert output.ablation is not None
-    effect = by_hand(policy, output.y_BWD.flatten(0, 1).unsqueeze(1), output.ablation.y_NTD)
-    effect = (effect - SMALLEST_EFFECT).clamp(0.0, LARGEST_EFFECT)
-    assert float(effect.detach().max()) > 0.0
-    costs = sum(report.penalty_B.mean() for report in output.reports if report.penalty_B is not None)
-    charged = 5.0 * (effect * output.ablation.shortfall_NT).sum(1).mean() / 2  # heads
-    torch.testing.assert_close(total, costs + charged)
-    assert float(charged.detach()) > 0.0
-
-    dearer = EFFECT._replace(use_weight=5.0 * 3)  # each step asked in one of three parts
-    parts = [
-        policy.evaluate_block(
-            features, actions, state, first, None, penalty=dearer, ablation_mask_BT=asked_T.expand(batch, -1)
-        ).penalty
-        for asked_T in (torch.arange(part, part + steps) % 3 == 0 for part in range(3))
-    ]
-    assert len({float(part.detach()) for part in parts}) == 3
-    torch.testing.assert_close(torch.stack(parts).mean(), total)

@@ -26,7 +26,7 @@ from memory_suite.agents.model.store import pages as memory_pages
 from memory_suite.agents.model.store.base import Store
 from memory_suite.agents.model.store.pages import MIN_SLOTS, PAGE_SLOTS, PagedStore, to_pages
 from memory_suite.agents.model.store.rows import NEVER, RowStore
-from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.model.store.state import MemoryState, SpanBounds
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS, MemoryTransformer, StepOutput
 from memory_suite.envs.make import make_vec_env
 from tests.agents.small_envs import RepeatFirst
@@ -251,7 +251,7 @@ def test_free_slots_never_exceed_the_actual_number(
             state = model.step(x[:, t], state, first[:, t]).state
             for layer, memory in zip(model.layers, state.layers, strict=True):
                 assert isinstance(memory, PagedStore)
-                free_B = memory.sum_pages((~layer.seen(memory, state.clock_B, None)).sum(1))
+                free_B = memory.sum_pages((~layer.seen(memory, state.clock_B, SpanBounds())).sum(1))
                 assert 0 <= memory.free_slots <= int(free_B.min())
                 known.append(memory.free_slots)
     assert max(known) >= min(4, slots_per_allocation)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from memory_suite.agents.model.sequence_model import SequenceModel
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.agents.model.store.rows import NEVER
+from memory_suite.agents.model.store.state import SpanBounds
 
 KINDS: dict[str, dict[str, Any]] = {
     "expire-span": {"max_span": 40, "ramp": 4, "initial_span_fraction": 0.3},
@@ -139,5 +140,5 @@ def test_mixed_precision_deletes_what_no_query_will_see() -> None:
         layer = model.transformer.layers[0]
         (memory,) = state.layers
         there_BW = memory.birth_BT != NEVER
-        torch.testing.assert_close(layer.seen(memory, clock_B, None) & there_BW, there_BW)
+        torch.testing.assert_close(layer.seen(memory, clock_B, SpanBounds()) & there_BW, there_BW)
         assert 10 < int(there_BW.sum()) < int(clock_B)

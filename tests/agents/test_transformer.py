@@ -19,7 +19,7 @@ from memory_suite.agents.model.retention.make import make_retention
 from memory_suite.agents.model.settings import MemoryKind, PenaltyForm, PenaltySpec, TransformerSettings
 from memory_suite.agents.model.store.block_view import BlockView
 from memory_suite.agents.model.store.rows import NEVER, SPARE_SLOTS
-from memory_suite.agents.model.store.state import MemoryState
+from memory_suite.agents.model.store.state import MemoryState, SpanBounds
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS, MemoryTransformer
 from tests.agents.reference_transformer import reference
 
@@ -474,7 +474,7 @@ def test_free_slots_never_exceed_the_actual_number(
     for t in range(steps):
         state = model.step(x[:, t], state, first[:, t]).state
         for layer, memory in zip(model.layers, state.layers, strict=True):
-            free_B = (~layer.seen(memory, state.clock_B, None)).sum(1)
+            free_B = (~layer.seen(memory, state.clock_B, SpanBounds())).sum(1)
             assert 0 <= memory.free_slots <= int(free_B.min())
             known.append(memory.free_slots)
     assert max(known) >= min(4, slots_per_allocation)  # and it is known of some

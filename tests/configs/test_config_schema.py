@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
+
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.configs import agent_schema as schema
 from memory_suite.configs import command_line, model, run_config, sequence_schema

@@ -50,7 +50,9 @@ class MemoryState:
 
     def bounds(self, span_limit_B1: Float[Tensor, "B 1"] | None) -> SpanBounds:
         """The bounds of spans in a step with this upper bound."""
-        return SpanBounds(span_limit_B1, None if self.span_floor_B is None else self.span_floor_B.unsqueeze(1))
+        return SpanBounds(
+            span_limit_B1, None if self.span_floor_B is None else self.span_floor_B.unsqueeze(1)
+        )
 
     @property
     def retained_NB(self) -> Int[Tensor, "N B"]:
