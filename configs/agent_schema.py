@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
-from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
 
+from memory_suite.agents import defaults
+from memory_suite.agents.model.settings import Method, PenaltyForm
 from memory_suite.agents.ranges import check, check_optional
 from memory_suite.configs import command_line, run_config
 from memory_suite.configs.command_line import Scalar
@@ -24,6 +25,9 @@ from memory_suite.configs.run_config import RunConfig
 PRESETS = Path(__file__).parent / "presets" / "agents"
 """Folder of the presets that `--env` picks by name."""
 
+METHOD_PRESETS = PRESETS.parent / "methods"
+"""Folder of the presets that `--method` picks by name."""
+
 Schedule = Literal["constant", "linear"]
 
 
@@ -31,9 +35,13 @@ Schedule = Literal["constant", "linear"]
 class AgentMemoryConfig(MemoryConfig):
     """What the policy remembers and for how long; capital letters are the papers' symbols."""
 
-    ramp: int = 1
-    """R: steps over which an expiring memory fades out. With `penalty.use_weight` 0 the task loss has a
-    gradient for spans only there, and 16 is better"""
+    max_span: int = defaults.MAX_SPAN
+    """L: longest span that can be learned, in steps (expire-span, adaptive-span)"""
+    initial_span_fraction: float = defaults.INITIAL_SPAN_FRACTION
+    """p: initial span, as a fraction of `max_span`"""
+    ramp: int = defaults.RAMP
+    """R: steps over which an expiring memory fades out. With `--method paper` the task loss has a gradient
+    for spans only there, and 16 is better"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,50 +63,50 @@ class PolicyConfig(ModelConfig):
 class PPOConfig:
     """Proximal policy optimization; names and meanings as in stable-baselines3."""
 
-    learning_rate: float = 7e-4
+    learning_rate: float = defaults.LEARNING_RATE
     """learning rate of Adam"""
     learning_rate_schedule: Schedule = "linear"
     """"linear": falls to 0 at `total_steps`; "constant": stays"""
-    adam_beta2: float = 0.999
+    adam_beta2: float = defaults.ADAM_BETAS[1]
     """decay of Adam's second moment. After a task is solved gradients are small, so a rare failure takes a
     step of up to 0.1 / sqrt(1 - adam_beta2) learning rates: 3.2 at 0.999, 1 at 0.99"""
-    adam_eps: float = 1e-5
+    adam_eps: float = defaults.ADAM_EPS
     """epsilon of Adam: gradients below it take steps in proportion to their size instead of a whole learning
     rate, so that the small gradients of a solved task, mostly noise of the critic, unlearn nothing"""
-    n_steps: int = 64
+    n_steps: int = defaults.PPO_N_STEPS
     """steps of each environment between two updates; gradients are cut there, memories are carried on"""
-    batch_size: int = 1024
-    """minibatch, in steps of environments: a multiple of `n_steps` that divides `n_steps` * `num_envs`"""
-    n_epochs: int = 3
+    batch_size: int = defaults.PPO_BATCH_SIZE
+    """minibatch, in steps of environments: a multiple of `n_steps` that divides `n_steps` * `num_envs`, or
+    the whole rollout if it is larger"""
+    n_epochs: int = defaults.PPO_N_EPOCHS
     """passes over each rollout"""
-    gamma: float = 0.99
+    gamma: float = defaults.GAMMA
     """discount factor"""
-    gae_lambda: float = 0.95
-    """bias against variance of the advantage estimate (1: Monte Carlo)"""
-    clip_range: float = 0.2
+    gae_lambda: float = defaults.GAE_LAMBDA
+    """lambda of the advantages: bias against variance (1: Monte Carlo)"""
+    critic_lambda: float = defaults.CRITIC_LAMBDA
+    """lambda of the critic's targets"""
+    clip_range: float = defaults.PPO_CLIP_RANGE
     """bound on the change of the probability ratio"""
     normalize_advantage: bool = True
     """normalize the advantages of each minibatch"""
-    advantage_std_floor: float = 0.0
-    """smallest standard deviation by which advantages are divided. Without reward they are noise of the
-    critic, which must not dominate the entropy bonus"""
-    ent_coef: float = 0.005
+    advantage_std_floor: float = defaults.ADVANTAGE_STD_FLOOR
+    """smallest standard deviation by which advantages are divided, in units of the size of returns. Without
+    reward they are noise of the critic, which must not dominate the entropy bonus"""
+    ent_coef: float = defaults.ENT_COEF
     """weight of the entropy bonus"""
-    vf_coef: float = 0.5
-    """weight of the value loss"""
-    max_grad_norm: float = 0.5
-    """gradients are scaled down to this norm"""
+    vf_coef: float = defaults.VF_COEF
+    """weight of the value loss, in units of the size of returns"""
+    max_grad_norm: float = defaults.MAX_GRAD_NORM
+    """the gradients of actor and critic are scaled down to this norm"""
     target_kl: float | None = None
     """end an update early once the policy has moved 1.5 times this far; none: never"""
 
     def __post_init__(self) -> None:
         """Validate the options."""
         _check_learning("ppo", self)
-        check("ppo.adam_beta2", self.adam_beta2, "[0, 1)")
-        check("ppo.adam_eps", self.adam_eps, "(0, inf)")
         check("ppo.batch_size", self.batch_size, "[1, inf)")
         check("ppo.n_epochs", self.n_epochs, "[1, inf)")
-        check("ppo.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
         check("ppo.clip_range", self.clip_range, "(0, inf)")
         check_optional("ppo.target_kl", self.target_kl, "(0, inf)")
         if self.batch_size % self.n_steps:
@@ -112,42 +120,54 @@ class PPOConfig:
 class A2CConfig:
     """Advantage actor-critic; names and meanings as in stable-baselines3."""
 
-    learning_rate: float = 7e-4
-    """step size of the optimizer"""
+    learning_rate: float = defaults.LEARNING_RATE
+    """learning rate of Adam"""
     learning_rate_schedule: Schedule = "linear"
     """"linear": falls to 0 at `total_steps`; "constant": stays"""
-    adam_beta2: float = 0.999
-    """decay of Adam's second moment, if Adam is used"""
-    adam_eps: float = 1e-5
-    """epsilon of Adam, if Adam is used"""
-    n_steps: int = 16
+    adam_beta2: float = defaults.ADAM_BETAS[1]
+    """decay of Adam's second moment. After a task is solved gradients are small, so a rare failure takes a
+    step of up to 0.1 / sqrt(1 - adam_beta2) learning rates: 3.2 at 0.999, 1 at 0.99"""
+    adam_eps: float = defaults.ADAM_EPS
+    """epsilon of Adam: gradients below it take steps in proportion to their size instead of a whole learning
+    rate, so that the small gradients of a solved task, mostly noise of the critic, unlearn nothing"""
+    n_steps: int = defaults.A2C_N_STEPS
     """steps of each environment between two updates; gradients are cut there, memories are carried on"""
-    gamma: float = 0.99
+    gamma: float = defaults.GAMMA
     """discount factor"""
-    gae_lambda: float = 0.95
-    """bias against variance of the advantage estimate (1: Monte Carlo)"""
-    ent_coef: float = 0.005
-    """weight of the entropy bonus"""
-    vf_coef: float = 0.5
-    """weight of the value loss"""
-    max_grad_norm: float = 0.5
-    """gradients are scaled down to this norm"""
-    rms_prop_eps: float = 1e-5
-    """epsilon of RMSProp"""
-    use_rms_prop: bool = True
-    """RMSProp as in the A3C paper; false: Adam"""
-    normalize_advantage: bool = False
+    gae_lambda: float = defaults.GAE_LAMBDA
+    """lambda of the advantages: bias against variance (1: Monte Carlo)"""
+    critic_lambda: float = defaults.CRITIC_LAMBDA
+    """lambda of the critic's targets"""
+    normalize_advantage: bool = True
     """normalize the advantages of each rollout"""
-    advantage_std_floor: float = 0.0
-    """smallest standard deviation by which advantages are divided; see `ppo.advantage_std_floor`"""
+    advantage_std_floor: float = defaults.ADVANTAGE_STD_FLOOR
+    """smallest standard deviation by which advantages are divided, in units of the size of returns. Without
+    reward they are noise of the critic, which must not dominate the entropy bonus"""
+    ent_coef: float = defaults.ENT_COEF
+    """weight of the entropy bonus"""
+    vf_coef: float = defaults.VF_COEF
+    """weight of the value loss, in units of the size of returns"""
+    max_grad_norm: float = defaults.MAX_GRAD_NORM
+    """the gradients of actor and critic are scaled down to this norm"""
 
     def __post_init__(self) -> None:
         """Validate the options."""
         _check_learning("a2c", self)
-        check("a2c.adam_beta2", self.adam_beta2, "[0, 1)")
-        check("a2c.adam_eps", self.adam_eps, "(0, inf)")
-        check("a2c.rms_prop_eps", self.rms_prop_eps, "(0, inf)")
-        check("a2c.advantage_std_floor", self.advantage_std_floor, "[0, inf)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PenaltyConfig:
+    """The span penalty (equation 6) of `--method paper`; other methods have none."""
+
+    weight: float = 1e-6
+    """alpha"""
+    form: PenaltyForm = "all"
+    """cost of a memory. "all": its span, as in equation 6; "log": log(1 + span); "ramp": as in the released
+    code, for fading memories only"""
+
+    def __post_init__(self) -> None:
+        """Validate the options."""
+        check("penalty.weight", self.weight, "[0, inf)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,16 +219,12 @@ class CurriculumConfig:
     """its growth each time"""
     success: float = 0.95
     """it grows when the worst class of recent episodes succeeds this often"""
-    retained: float | None = None
-    """and no layer retains more memories than this on average, so that a longer task does not find everything
-    still remembered; none: not required"""
 
     def __post_init__(self) -> None:
         """Validate the options."""
         check("curriculum.start", self.start, "[1, inf)")
         check("curriculum.factor", self.factor, "(1, inf)")
         check("curriculum.success", self.success, "(0, 1]")
-        check_optional("curriculum.retained", self.retained, "[0, inf)")
 
     def after(self, value: int, goal: int) -> int:
         """The value after `value`, at most `goal`."""
@@ -236,13 +252,14 @@ class EvaluationConfig:
 class TrainConfig(RunConfig):
     """Train an agent that learns what to remember and what to forget.
 
-    Defaults come from the preset named like --env, if there is one; --config takes another YAML file;
-    what is given here wins. Options may be written with hyphens or underscores, as --name value or
-    --name=value.
+    One configuration serves all environments. The preset named like --env, if there is one, says how long to
+    train and when to stop; --config takes another YAML file; what is given here wins. Options may be written
+    with hyphens or underscores, as --name value or --name=value.
     """
 
     PRESETS: ClassVar[Path] = PRESETS
     PRESET_OPTION: ClassVar[str] = "env"
+    METHOD_PRESETS: ClassVar[Path | None] = METHOD_PRESETS
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         "total_steps",
         *RunConfig.RESUME_MAY_CHANGE,
@@ -264,6 +281,10 @@ class TrainConfig(RunConfig):
         Mapping[str, Scalar], command_line.REPEATABLE, tyro.conf.arg(name="eval-env-arg")
     ] = field(default_factory=dict)
     """argument that the environment has in evaluation only, repeatable; in YAML a mapping"""
+    method: Method = "counterfactual"
+    """how spans learn what to forget. "counterfactual": memories are forgotten whose absence changes no
+    action; "paper": the span penalty of equation 6, with the task's gradient through the ramp (it also sets
+    the memory options of presets/methods/paper.yaml); "none": nothing is forgotten before the initial span"""
     algo: Literal["ppo", "a2c"] = "ppo"
     """learning algorithm; the options of the other one are ignored"""
     total_steps: int = 3_000_000
@@ -279,7 +300,7 @@ class TrainConfig(RunConfig):
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     a2c: A2CConfig = field(default_factory=A2CConfig)
-    penalty: SpanPenaltySettings = field(default_factory=SpanPenaltySettings)
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -296,7 +317,8 @@ class TrainConfig(RunConfig):
         check("total_steps", self.total_steps, "[1, inf)")
         check("num_envs", self.num_envs, "[1, inf)")
         check("video_every", self.video_every, "[0, inf)")
-        if self.algo == "ppo" and self.rollout_steps % self.ppo.batch_size:
+        minibatch = min(self.ppo.batch_size, self.rollout_steps)
+        if self.algo == "ppo" and self.rollout_steps % minibatch:
             raise ValueError(
                 f"ppo.batch_size ({self.ppo.batch_size}) must divide ppo.n_steps * num_envs "
                 f"({self.ppo.n_steps} * {self.num_envs} = {self.rollout_steps})"
@@ -306,12 +328,9 @@ class TrainConfig(RunConfig):
                 f"total_steps ({self.total_steps}) must be at least one rollout: "
                 f"{self.algo}.n_steps * num_envs = {self.rollout_steps}"
             )
-        charged = self.memory.learns_spans and self.penalty.kind != "none"
+        charged = self.memory.learns_spans and self.method == "paper"
         self.policy.check_attention(
-            "policy",
-            device=self.device,
-            form=self.penalty.form if charged else None,
-            use_weight=self.penalty.use_weight,
+            "policy", device=self.device, form=self.penalty.form if charged else None, use_weight=0.0
         )
         argument, start = self.curriculum.argument, self.curriculum.start
         if argument is not None:
@@ -359,9 +378,13 @@ def from_yaml(path: Path) -> TrainConfig:
 def _check_learning(group: str, config: PPOConfig | A2CConfig) -> None:
     """What both algorithms share."""
     check(f"{group}.learning_rate", config.learning_rate, "(0, inf)")
+    check(f"{group}.adam_beta2", config.adam_beta2, "[0, 1)")
+    check(f"{group}.adam_eps", config.adam_eps, "(0, inf)")
     check(f"{group}.n_steps", config.n_steps, "[1, inf)")
     check(f"{group}.gamma", config.gamma, "[0, 1]")
     check(f"{group}.gae_lambda", config.gae_lambda, "[0, 1]")
+    check(f"{group}.critic_lambda", config.critic_lambda, "[0, 1]")
+    check(f"{group}.advantage_std_floor", config.advantage_std_floor, "[0, inf)")
     check(f"{group}.ent_coef", config.ent_coef, "[0, inf)")
     check(f"{group}.vf_coef", config.vf_coef, "[0, inf)")
     check(f"{group}.max_grad_norm", config.max_grad_norm, "(0, inf)")

@@ -28,6 +28,8 @@ class RunConfig:
     """folder of the presets"""
     PRESET_OPTION: ClassVar[str]
     """the option that picks one of them by name"""
+    METHOD_PRESETS: ClassVar[Path | None] = None
+    """folder of the presets that the option `method` picks; None: there is no such option"""
     RESUME_MAY_CHANGE: ClassVar[tuple[str, ...]] = (
         "threads",
         "device",
@@ -154,7 +156,9 @@ def _load(schema: type[Config], argv: Sequence[str], presets: Path) -> Config:
     last = {value.option: value.value for value in given}
     file = _file_to_read(schema, last, presets)
     from_file = [] if file is None else _values_of_file(schema, file, "train")
-    config = command_line.build(schema, [*from_file, *(s for s in given if s.option != "config")])
+    from_method = _values_of_method(schema, [*from_file, *given])
+    given = [value for value in given if value.option != "config"]
+    config = command_line.build(schema, [*from_method, *from_file, *given])
     if config.resume is not None:
         _check_resumed(command_line.build(schema, from_file), config)
     return config
@@ -174,6 +178,15 @@ def _values_of_file(schema: type[RunConfig], path: Path, purpose: str) -> list[O
             )
     options = command_line.options_of(schema)
     return list(command_line.values_from_mapping(values, options, command_line.display_path(path)))
+
+
+def _values_of_method(schema: type[RunConfig], values: Sequence[OptionValue]) -> list[OptionValue]:
+    """Values of the preset of the chosen method, which all other values override."""
+    if schema.METHOD_PRESETS is None:
+        return []
+    method = next((value.value for value in reversed(values) if value.option == "method"), None)
+    path = schema.METHOD_PRESETS / f"{method}.yaml"
+    return _values_of_file(schema, path, "train") if path.is_file() else []
 
 
 def _check_resumed(before: RunConfig, after: RunConfig) -> None:

@@ -53,11 +53,11 @@ class ProgressSnapshot:
     """mean number of memories retained, per layer"""
     possible: float = 0.0
     """mean number of memories that a policy which never forgets would retain"""
-    penalty_weight: float | None = None
-    """alpha of the span penalty; None: no penalty"""
+    reliance: float | None = None
+    """how much actions depend on memory, 0 to 1; None: not measured"""
 
     def lines(self) -> list[str]:
-        """Success or return, memories retained, and penalty weight."""
+        """Success or return, memories retained, and the reliance on memory."""
         lines = []
         if self.success is not None:
             worst = self.worst_success
@@ -74,8 +74,8 @@ class ProgressSnapshot:
             f"layer {number}: {retained:.1f} of {self.possible:.1f} memories retained"
             for number, retained in enumerate(self.retained, start=1)
         )
-        if self.penalty_weight is not None:
-            lines.append(f"penalty weight {self.penalty_weight:.2g}")
+        if self.reliance is not None:
+            lines.append(f"actions depend on memory: {self.reliance:.0%}")
         return lines
 
 

@@ -13,7 +13,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from memory_suite.agents.algorithms.a2c import MemoryA2C
 from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm
 from memory_suite.agents.algorithms.ppo import MemoryPPO
+from memory_suite.agents.defaults import ADAM_BETAS
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
+from memory_suite.agents.model.settings import PenaltySettings
 from memory_suite.agents.serialization.spaces import describe_difference
 from memory_suite.agents.serialization.state_tree import unflatten
 from memory_suite.configs.agent_schema import A2CConfig, PPOConfig, TrainConfig
@@ -23,8 +25,6 @@ from memory_suite.envs.make import make_vec_env
 from memory_suite.runners.run.folder import Checkpoint
 
 ALGORITHMS: dict[str, type[MemoryOnPolicyAlgorithm]] = {"ppo": MemoryPPO, "a2c": MemoryA2C}
-ADAM_BETA1 = 0.9
-"""how slowly Adam forgets the direction of past gradients: torch's own"""
 
 
 def choose_device(name: str) -> torch.device:
@@ -112,7 +112,7 @@ def make_agent(
     policy = config.policy
     learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
     arguments: dict[str, Any] = to_dict(learning)
-    adam = {"betas": (ADAM_BETA1, arguments.pop("adam_beta2")), "eps": arguments.pop("adam_eps")}
+    adam = {"betas": (ADAM_BETAS[0], arguments.pop("adam_beta2")), "eps": arguments.pop("adam_eps")}
     if arguments.pop("learning_rate_schedule") == "linear":
         arguments["learning_rate"] = LinearSchedule(learning.learning_rate, 0.0, 1.0)
     return ALGORITHMS[config.algo](
@@ -125,12 +125,12 @@ def make_agent(
         policy_kwargs={
             **asdict(transformer_settings(config.memory, policy)),
             "normalize_observations": policy.normalize_observations,
-            # A2C puts RMSprop and its own in their place if told so.
             "optimizer_kwargs": adam,
         },
         success_window_episodes=config.stop.window_episodes,
         success_min_episodes=config.stop.min_episodes,
-        span_penalty=config.penalty,
+        method=config.method,
+        penalty=PenaltySettings(weight=config.penalty.weight, form=config.penalty.form),
         random_shortening=config.memory.random_shortening,
     )
 

@@ -206,7 +206,7 @@ class TrainingCallback(BaseCallback):
         worst = self.model.success_window.worst()
         if self._stage is None or last is None or self._stage == last:
             return
-        if worst is None or worst < curriculum.success or not self._forgets(curriculum.retained):
+        if worst is None or worst < curriculum.success:
             return
         self._stage = curriculum.after(self._stage, last)
         self._best_score = []  # those of an easier task do not compare
@@ -261,6 +261,7 @@ class TrainingCallback(BaseCallback):
     def _update_display(self) -> None:
         successes = list(self.model.ep_success_buffer or [])
         ended = [(episode["r"], episode["l"]) for episode in self.model.ep_info_buffer or []]
+        counterfactual = self.model.forgetting.method == "counterfactual"
         self._display.update(
             ProgressSnapshot(
                 steps=self.model.num_timesteps,
@@ -269,6 +270,6 @@ class TrainingCallback(BaseCallback):
                 worst_success=self.model.success_window.worst(),
                 retained=tuple(self._retained()),
                 possible=self.model.diagnostics.memory.possible_mean(),
-                penalty_weight=self.model.span_penalty.weight,
+                reliance=self.model.forgetting.reliance.value if counterfactual else None,
             )
         )

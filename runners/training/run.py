@@ -10,7 +10,12 @@ import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
+from memory_suite.agents.algorithms.forgetting import FULL_MEMORY_INTERVAL
+from memory_suite.agents.algorithms.on_policy import (
+    STATISTICS_ROLLOUTS,
+    MemoryOnPolicyAlgorithm,
+    NonFiniteLossError,
+)
 from memory_suite.agents.distributed import DistributedContext, RankLostError
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig
@@ -117,7 +122,7 @@ def _run(config: TrainConfig, env: VecEnv, ranks: DistributedContext) -> int:
 
 def _still_remembers_all(config: TrainConfig, result: EvaluationResult) -> bool:
     """Whether an agent with learned spans still retains nearly all memories."""
-    if not config.memory.learns_spans or config.penalty.kind == "none":
+    if not config.memory.learns_spans or config.method == "none":
         return False
     return max(result.retained_mean) > REMEMBERS_ALL * result.possible_mean
 
@@ -205,4 +210,39 @@ def _agent_facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> dict[st
     return {
         "policy": f"{counted(policy.num_layers, 'layer')} of width {policy.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
+        "forgetting": _forgetting_fact(config, agent),
+        "normalized": _normalization_fact(config),
     }
+
+
+def _forgetting_fact(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> str:
+    """What is forgotten, and why not if nothing is."""
+    if not config.memory.learns_spans:
+        return f"by age alone: {config.memory.kind} learns no spans"
+    match agent.forgetting.method:
+        case "counterfactual":
+            full = int(agent.forgetting.full_memory_N.sum())
+            if not full:
+                return (
+                    "memories whose absence changes no action; with fewer than "
+                    f"{FULL_MEMORY_INTERVAL} environments none keeps all memories, so a span that is too "
+                    "short is hardly noticed"
+                )
+            return (
+                "memories whose absence changes no action; "
+                f"{full} of {config.num_envs} environments keep all memories"
+            )
+        case "paper":
+            penalty = config.penalty
+            return f"span penalty of weight {penalty.weight:g}, form {penalty.form}"
+        case "none":
+            span = config.memory.initial_span_fraction * config.memory.max_span
+            return f"nothing is learned (method none): every memory lasts {span:,.0f} steps"
+
+
+def _normalization_fact(config: TrainConfig) -> str:
+    """What is normalized, and how."""
+    returns = "returns: the critic predicts them in units of their size"
+    if not config.policy.normalize_observations:
+        return f"{returns}; observations as they are"
+    return f"{returns}; observations by their standard deviation, fixed after {STATISTICS_ROLLOUTS} rollouts"
