@@ -6,6 +6,8 @@ One set serves every environment: rewards of any size (`algorithms.return_scale`
 
 from __future__ import annotations
 
+from memory_suite.agents.model.settings import PenaltyForm
+
 LEARNING_RATE = 7e-4
 """initial step size of Adam, which falls linearly to 0"""
 ADAM_BETAS = (0.9, 0.99)
@@ -40,3 +42,8 @@ INITIAL_SPAN_FRACTION = 0.001
 """p: spans begin at 1,049 steps, so that the first updates lose nothing in most tasks"""
 RAMP = 1
 """R, in steps: memories do not fade, since the method "counterfactual" needs no gradient through the ramp"""
+
+PENALTY_WEIGHT = 1e-6
+"""alpha of the method "paper", between the 3e-7 and the 2e-6 of the paper's tasks"""
+PENALTY_FORM: PenaltyForm = "all"
+"""that of equation 6"""

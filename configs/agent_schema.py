@@ -159,9 +159,9 @@ class A2CConfig:
 class PenaltyConfig:
     """The span penalty (equation 6) of `--method paper`; other methods have none."""
 
-    weight: float = 1e-6
+    weight: float = defaults.PENALTY_WEIGHT
     """alpha"""
-    form: PenaltyForm = "all"
+    form: PenaltyForm = defaults.PENALTY_FORM
     """cost of a memory. "all": its span, as in equation 6; "log": log(1 + span); "ramp": as in the released
     code, for fading memories only"""
 

@@ -22,11 +22,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from memory_suite.agents.defaults import PENALTY_FORM, PENALTY_WEIGHT
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.model.settings import Method, PenaltySettings, PenaltySpec
 from memory_suite.agents.model.shortening import ShortenedEffect, sample_log_factors
 from memory_suite.agents.model.transformer import MemoryTransformer
 
+DEFAULT_PENALTY = PenaltySettings(weight=PENALTY_WEIGHT, form=PENALTY_FORM)
+"""penalty of the method "paper" """
 FULL_MEMORY_INTERVAL = 4
 """One of so many environments keeps all memories, the last of each group; with fewer environments none
 does."""

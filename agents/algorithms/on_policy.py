@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from memory_suite.agents.algorithms.checkpointing import CheckpointedAlgorithm
-from memory_suite.agents.algorithms.forgetting import Forgetting, check_method
+from memory_suite.agents.algorithms.forgetting import DEFAULT_PENALTY, Forgetting, check_method
 from memory_suite.agents.algorithms.return_scale import ReturnScale
 from memory_suite.agents.algorithms.rollout_buffer import RolloutBuffer
 from memory_suite.agents.algorithms.span_shortening import RandomShortening
@@ -139,7 +139,7 @@ class MemoryOnPolicyAlgorithm(CheckpointedAlgorithm):
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
         if algorithm_kwargs.get("n_steps", 1) < 1:
             raise ValueError(f"n_steps must be at least 1, got {algorithm_kwargs['n_steps']}")
-        self.penalty = penalty or PenaltySettings()
+        self.penalty = penalty or DEFAULT_PENALTY
         check_method(method, self.penalty)
         self.ranks = ranks
         self.method: Method = method

@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory_suite.agents.algorithms.span_penalty import SpanPenaltySettings
 
 from memory_suite.agents.model.settings import TransformerSettings
 from memory_suite.configs import agent_schema as schema
@@ -69,7 +69,7 @@ ppo_configs = st.builds(
     target_kl=st.none() | rates,
 )
 a2c_configs = st.builds(
-    schema.A2CConfig, learning_rate=rates, learning_rate_schedule=schedules, use_rms_prop=st.booleans()
+    schema.A2CConfig, learning_rate=rates, learning_rate_schedule=schedules, critic_lambda=unit
 )
 configs = st.builds(
     TrainConfig,
@@ -88,7 +88,8 @@ configs = st.builds(
     policy=policies,
     ppo=ppo_configs,
     a2c=a2c_configs,
-    penalty=st.builds(SpanPenaltySettings, weight=number(1e-9, 1e-3), growth=number(1.0, 2.0)),
+    method=st.sampled_from(["counterfactual", "paper", "none"]),
+    penalty=st.builds(schema.PenaltyConfig, weight=number(1e-9, 1e-3)),
     stop=st.builds(schema.StopConfig, retained=st.none() | number(0.0, 100.0)),
     evaluation=st.builds(schema.EvaluationConfig, episodes=st.integers(1, 10**5), seed=seeds),
 )
@@ -125,6 +126,38 @@ def test_every_preset_loads_and_names_its_environment(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_preset_tunes_nothing(path: Path) -> None:
+    """It says what the task is, how long to train, and when to stop."""
+    task = {"env", "env_args", "eval_env_args", "curriculum"}
+    assert yaml.safe_load(path.read_text()).keys() <= task | {"total_steps", "num_envs", "stop", "evaluation"}
+
+
+def test_the_paper_is_one_choice(tmp_path: Path) -> None:
+    """Its preset lies below the environment's preset, a configuration file and the command line."""
+    config = load(["--env", "corridor-long", "--method", "paper"])
+    assert (config.memory.ramp, config.memory.max_span, config.memory.initial_span_fraction) == (
+        16,
+        1024,
+        0.1,
+    )
+    assert (config.penalty.weight, config.penalty.form, config.num_envs) == (1e-6, "all", 64)
+    assert load(["--method", "paper", "--memory.ramp", "4"]).memory.ramp == 4
+    (tmp_path / "own.yaml").write_text("method: paper\nmemory: {ramp: 8}\n")
+    from_file = load(["--config", str(tmp_path / "own.yaml")])
+    assert (from_file.memory.ramp, from_file.memory.max_span) == (8, 1024)
+    last = load(["--config", str(tmp_path / "own.yaml"), "--method", "none"])
+    assert (last.method, last.memory.max_span) == ("none", schema.AgentMemoryConfig().max_span)
+    (tmp_path / "config.yaml").write_text(
+        to_yaml(dataclasses.replace(config, memory=schema.AgentMemoryConfig()))
+    )
+    assert load(["--resume", str(tmp_path)]).memory == schema.AgentMemoryConfig()
+
+
+def test_a_minibatch_is_at_most_a_rollout() -> None:
+    assert load(["--num-envs", "2", "--ppo.batch-size", "512"]).rollout_steps == 128
+
+
 def test_the_default_is_the_corridor_long_preset() -> None:
     assert load([]) == load(["--env", "corridor-long"])
 
@@ -149,7 +182,7 @@ def test_the_command_line_wins_over_yaml_and_the_last_word_wins(tmp_path: Path) 
         (["--total_steps", "1_000_000"], "total_steps", 1_000_000),
         (["--memory", "transformer-xl"], "memory.kind", "transformer-xl"),
         (["--memory=none"], "memory.kind", "none"),
-        (["--penalty", "fixed"], "penalty.kind", "fixed"),
+        (["--method", "paper"], "method", "paper"),
         (["--csv"], "csv", True),
         (["--csv", "--seed", "1"], "csv", True),
         (["--csv", "False"], "csv", False),
@@ -243,7 +276,7 @@ BAD_COMMAND_LINES = {
     "--memory.size 0": "memory.size must be at least 1, got 0",
     "--memory.compressed-size 0": "memory.compressed_size must be at least 1, got 0",
     "--memory.compression-rate 0": "memory.compression_rate must be at least 1, got 0",
-    "--memory adaptive-span --memory.ramp 2000": "memory.ramp (2000) must not exceed memory.max_span (1024)",
+    "--memory adaptive-span --memory.ramp 2000000": "(2000000) must not exceed memory.max_span (1048576)",
     "--zzzzzz 1": "zzzzzz is not an option",
     "--seed": "seed needs a value: an integer",
     "--seed --csv": "seed needs a value: an integer",
@@ -256,30 +289,30 @@ BAD_COMMAND_LINES = {
     "--device gpu": "device must be one of cpu, cuda, auto",
     "--memory.kind lstm": "adaptive-span, compressive, none, got 'lstm'",
     "--memory.ramp 0": "memory.ramp must be at least 1, got 0",
-    "--memory.ramp 2000": "memory.ramp (2000) must not exceed memory.max_span (1024)",
+    "--memory.ramp 2000 --memory.max-span 99": "memory.ramp (2000) must not exceed memory.max_span (99)",
+    "--method best": "method must be one of counterfactual, paper, none, got 'best'",
     "--memory.initial-span-fraction 1": "memory.initial_span_fraction must lie in (0, 1), got 1.0",
     "--policy.num-heads 3": "policy.num_heads (3) must divide policy.width (64)",
     "--policy.layer-drop 1": "policy.layer_drop must lie in [0, 1)",
     "--policy.attention flash": "policy.attention must be one of auto, plain, fused, got 'flash'",
     "--policy.attention fused": "policy.attention=fused does not support device=cpu; it needs cuda",
-    "--policy.attention fused --device cuda --penalty.form ramp": "does not support penalty.form=ramp",
-    "--policy.attention fused --device cuda --penalty.use-weight 8": "not support penalty.use_weight (8)",
+    "--policy.attention fused --device cuda --method paper --penalty.form ramp": "support penalty.form=ramp",
     "--ppo.learning-rate nan": "ppo.learning_rate must be a finite number, got 'nan'",
     "--ppo.learning-rate inf": "ppo.learning_rate must be a finite number, got 'inf'",
     "--ppo.gamma 1.5": "ppo.gamma must lie in [0, 1], got 1.5",
     "--ppo.batch-size 100": "ppo.batch_size (100) must be a multiple of ppo.n_steps (64)",
     "--ppo.batch-size 192": "ppo.batch_size (192) must divide ppo.n_steps * num_envs",
     "--ppo.target-kl 0": "ppo.target_kl must be greater than 0",
-    "--a2c.rms-prop-eps 0": "a2c.rms_prop_eps must be greater than 0",
+    "--ppo.critic-lambda 2": "ppo.critic_lambda must lie in [0, 1], got 2",
+    "--a2c.adam-eps 0": "a2c.adam_eps must be greater than 0",
     "--ppo.adam-beta2 1": "ppo.adam_beta2 must lie in [0, 1)",
     "--ppo.adam-eps 0": "ppo.adam_eps must be greater than 0",
     "--a2c.adam-eps inf": "a2c.adam_eps must be a finite number",
     "--num-envs 0": "num_envs must be at least 1",
     "--threads 0": "threads must be at least 1",
     "--total-steps 100": "total_steps (100) must be at least one rollout",
-    "--penalty.weight 1": "penalty.weight (1.0) must not exceed penalty.max_weight (0.001)",
-    "--penalty.weight 0": "penalty.weight must lie above 0; choose penalty.kind=none to charge nothing",
-    "--penalty.target-success 1": "penalty.target_success must lie in [0, 1)",
+    "--penalty.weight -1": "penalty.weight must be at least 0, and finite, got -1",
+    "--penalty.use-weight 1": "penalty.use-weight is not an option",
     "--stop.success 1.1": "stop.success must lie in (0, 1]",
     "--stop.min-episodes 200": "stop.min_episodes (200) must not exceed stop.window_episodes (100)",
     "--evaluation.episodes 0": "evaluation.episodes must be at least 1",
@@ -328,7 +361,7 @@ BAD_YAML = {
     "ppo: {gamma: .nan}": "ppo.gamma must be a finite number, got nan (in bad.yaml)",
     "env_args: {length: [1]}": "must be one number, word, true or false, got [1] (in bad.yaml)",
     "env_args: {length: .inf}": "env_args.length must be one number, word, true or false, got inf",
-    "memory: {ramp: 4000}": "(memory.ramp is set in bad.yaml)",
+    "memory: {ramp: 4000000}": "(memory.ramp is set in bad.yaml)",
     "seed: 1\nseed: 2": "the key 'seed' is given twice",
     "- seed": "bad.yaml must hold `option: value` lines, got list",
     "seed": "bad.yaml must hold `option: value` lines, got str",
@@ -503,7 +536,7 @@ def test_direct_use_refuses_nan_and_names_the_option() -> None:
     with pytest.raises(ValueError, match=r"ppo\.learning_rate must be greater than 0, and finite, got nan"):
         schema.PPOConfig(learning_rate=float("nan"))
     with pytest.raises(ValueError, match=r"penalty\.weight must be at least 0, and finite, got inf"):
-        SpanPenaltySettings(weight=float("inf"))
+        schema.PenaltyConfig(weight=float("inf"))
 
 
 def test_configurations_do_not_import_torch() -> None:
