@@ -140,11 +140,12 @@ def _spans(data: RunData, axis: Axes) -> None:
     _label_steps(axis)
 
 
-def _penalty(data: RunData, axis: Axes) -> None:
-    axis.plot(*data.series("memory/penalty_weight"), color=COLORS[1], label="penalty weight")
-    axis.axhline(0.0, color="0.7", linewidth=0.8)
-    axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    axis.set_ylabel("weight")
+def _reliance(data: RunData, axis: Axes) -> None:
+    axis.plot(*data.series("forgetting/reliance"), color=COLORS[1], label="reliance on memory")
+    axis.plot(*data.series("train/forgetting_effect"), "--", color=COLORS[0], label="effect of shorter spans")
+    axis.set_ylim(0, 1.03)
+    axis.set_ylabel("effect on actions")
+    axis.legend(fontsize=8)
     _label_steps(axis)
 
 
@@ -233,7 +234,10 @@ CHARTS = [
     ),
     *[_heat_chart(layer, quantity) for layer in range(1, MAX_LAYERS + 1) for quantity in ("span", "age")],
     Chart("Spans", "the mean falls, the longest stays", _has("memory/layer1/span_mean"), _spans),
-    Chart("Penalty weight", "0 until the task is solved", _has("memory/penalty_weight"), _penalty),
+    Chart(
+        "Dependence on memory", "reliance rises, the effect of shorter spans stays small",
+        _has("forgetting/reliance"), _reliance,
+    ),
     Chart("What memory costs", "bytes fall, saved attention rises", _has("memory/attention_saved"), _cost),
     Chart("Training speed", "rises as memories are forgotten", _has("time/time_elapsed"), _speed),
     Chart("Losses", "the value loss falls", _has("train/value_loss"), _losses),

@@ -41,9 +41,9 @@ RUNS: dict[str, tuple[str, ...]] = {
         *("--memory.random-shortening", "true"),
     ),
     "ppo-adaptive-span-portal": (*_SIZE, "--env", "portal-short", "--memory", "adaptive-span"),
-    "ppo-use-by-effect-portal": (
-        *(*_SIZE, "--env", "portal-short", "--penalty.kind", "fixed", "--penalty.weight", "1e-2"),
-        *("--ppo.adam-beta2", "0.99"),
+    "ppo-paper-portal": (
+        *(*_SIZE, "--env", "portal-short", "--method", "paper", "--penalty.weight", "1e-2"),
+        *("--ppo.adam-beta2", "0.999"),
     ),
     "ppo-compressive-corridor": (*_SIZE, "--env", "corridor-short", "--memory", "compressive"),
     "ppo-transformer-xl-cartpole": (*_SIZE, "--env", "CartPole-v1", "--memory", "transformer-xl"),
@@ -56,7 +56,7 @@ TOLERANCE = {"rel": 1e-4, "abs": 1e-6}
 
 METRICS = (
     *("time/total_timesteps", "rollout/ep_rew_mean", "train/loss", "train/value_loss", "train/entropy_loss"),
-    *("train/policy_gradient_loss", "memory/penalty_weight", "memory/layer1/retained_mean"),
+    *("train/policy_gradient_loss", "forgetting/reliance", "memory/layer1/retained_mean"),
 )
 
 

@@ -20,7 +20,7 @@ OPENED = (
     "agent",
     "agent/counters",
     "agent/optimizer",
-    "agent/span_penalty",
+    "agent/forgetting",
     "agent/training",
     "agent/training/env",
     "agent/training/memory_statistics",
@@ -38,7 +38,6 @@ CONSTANT = {
         *("agent/algorithm", "agent/settings", "agent/observation_space", "agent/action_space"),
         *("agent/n_envs", "agent/counters/_episode_num", "agent/counters/_total_timesteps"),
         *("runner/threads", "runner/solved_by", "runner/stage", "runner/config", "runner/evaluating"),
-        "agent/span_penalty/slack",
     },
     "sequences": {
         *("trainer/shards/0/random/python", "trainer/shards/0/random/numpy"),

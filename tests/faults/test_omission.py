@@ -37,7 +37,7 @@ def test_with_everything_nothing_is_noticed(drawing: Reference, tmp_path: Path) 
         assert resume(drawing, resumed, None, tmp_path) == []
 
 
-PREFIXES = {"ppo": ("",), "text": ("",), "a2c": ("agent/policy", "agent/optimizer", "agent/span_penalty")}
+PREFIXES = {"ppo": ("",), "text": ("",), "a2c": ("agent/policy", "agent/optimizer", "agent/forgetting")}
 """PPO and text: everything; A2C: where it differs, the full set has the rest too"""
 
 

@@ -208,7 +208,7 @@ def test_only_memories_that_can_become_fewer_must(memory: str, solved: bool, tmp
     ("words", "told"),
     [
         ([], True),
-        (["--penalty.kind", "none"], False),
+        (["--method", "none"], False),
         (["--memory", "transformer-xl"], False),
         (["--stop.success", "none"], False),
     ],

@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "ppo": ("--ppo.batch-size", "32", "--ppo.target-kl", "0.0001"),
     "a2c": ("--algo", "a2c", "--a2c.normalize-advantage", "true"),
     "shortening": (
-        *("--memory.random-shortening", "true", "--penalty.kind", "fixed"),
+        *("--memory.random-shortening", "true", "--method", "paper"),
         *("--policy.layer-drop", "0.3"),
     ),
     "compressive": (

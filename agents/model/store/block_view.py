@@ -104,8 +104,22 @@ class BlockView:
             for bound in (self.span_limit_BW, self.span_floor_B)
         )
         return [
-            BlockView(*part[:1], self.step_W, *part[1:], limit, floor, self.detach_spans)
-            for part, limit, floor in zip(rows, limits, floors, strict=True)
+            BlockView(
+                clock,
+                self.step_W,
+                birth,
+                cue,
+                episode,
+                blocked,
+                time,
+                ablated,
+                limit,
+                floor,
+                self.detach_spans,
+            )
+            for (clock, birth, cue, episode, blocked, time, ablated), limit, floor in zip(
+                rows, limits, floors, strict=True
+            )
         ]
 
     def new_memory(self, h_BWD: Float[Tensor, "B W D"]) -> RowStore:
