@@ -25,7 +25,7 @@ from torch import Tensor
 from memory_suite.agents.defaults import PENALTY_FORM, PENALTY_WEIGHT
 from memory_suite.agents.distributed import SINGLE_PROCESS, DistributedContext
 from memory_suite.agents.model.settings import Method, PenaltySettings, PenaltySpec
-from memory_suite.agents.model.shortening import ShortenedEffect, sample_log_factors
+from memory_suite.agents.model.shortening import RAMP_EFOLDINGS, ShortenedEffect, sample_log_factors
 from memory_suite.agents.model.transformer import MemoryTransformer
 
 DEFAULT_PENALTY = PenaltySettings(weight=PENALTY_WEIGHT, form=PENALTY_FORM)
@@ -170,7 +170,7 @@ class Forgetting:
     def loss(self, effect: ShortenedEffect, num_rows: int) -> Float[Tensor, ""]:
         """The method's term of the loss of a minibatch of `num_rows` rows; counts the effect."""
         nothing_N = effect.log_factor_N == -torch.inf
-        near_N = (effect.log_factor_N <= 0.0) & ~nothing_N
+        near_N = (effect.log_factor_N <= 0.0) & (effect.log_factor_N >= -RAMP_EFOLDINGS)
         nothing, near = effect.effect_NW[nothing_N], effect.effect_NW[near_N]
         sums = torch.stack([nothing.sum(), nothing.square().sum(), near.sum()]).tolist()
         for index, value in enumerate([*sums, float(near.numel())]):

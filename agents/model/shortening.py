@@ -7,12 +7,13 @@ to write those of an upper layer is missed through them (within the block; store
 
 The factor is random. Its distribution says at which ages, relative to the span e, a memory is left out:
 
-- near (45%): a memory used at an age between e / `MARGIN` and e, so that spans stay `MARGIN` times as long as
+- near (40%): a memory used at an age between e / `MARGIN` and e, so that spans stay `MARGIN` times as long as
   the longest age at which the memory is used;
-- longer (35%): factors above 1. In rows that keep all memories, a memory that has expired is compared with
+- longer (25%): factors above 1. In rows that keep all memories, a memory that has expired is compared with
   what is missing without it, so that spans can grow again;
-- far (5%): uses at ages far below the span, which happen often, pay for part of the memory's cost;
-- nothing (15%): no memory at all. No span has a gradient there; the effect says how much depends on memory.
+- far (25%, with less weight): uses at ages far below the span, which happen often, pay for part of the memory's
+  cost;
+- nothing (10%): no memory at all. No span has a gradient there; the effect says how much depends on memory.
 
 Spans have a cost, whose gradient in log e is (a / e)^(1/4) / (4 a) at each age a up to e: its sum over all
 ages is about 1 for each memory. It falls with a / e like the probability that a far factor leaves a memory of
@@ -41,14 +42,18 @@ MARGIN = 2.0
 """a span's multiple of the longest age at which its memory is used"""
 RAMP_EFOLDINGS = math.log(MARGIN)
 """e-foldings of the span over which a memory fades out in the second computation"""
-LENGTHENED_SHARE, FAR_SHARE, NOTHING_SHARE = 0.35, 0.05, 0.15
+LENGTHENED_SHARE, FAR_SHARE, NOTHING_SHARE = 0.25, 0.25, 0.1
 """probabilities of factors above 1, of factors far below 1, and of no memory at all; the rest are near 1"""
 FAR_MEAN = 4.0
-"""mean e-foldings of the factors above 1 and of those far below 1, which are exponentially distributed"""
+"""mean e-foldings of the factors above 1, and of those far below 1 beyond `MARGIN`, which are exponentially
+distributed"""
 COST_DECAY = 1.0 / FAR_MEAN
 """exponent with which the cost of a memory falls with its age relative to its span"""
-USEFULNESS_WEIGHT = 50.0
+USEFULNESS_WEIGHT = 60.0
 """weight of the effect of shorter spans relative to the cost of memories"""
+FAR_WEIGHT = 10.0
+"""the same for factors far below 1. They are drawn more often than their weight says, since few large gradients
+would slow down Adam, which divides by their size"""
 IMITATION_WEIGHT = 0.02
 """weight of the same effect in the loss of all other weights, which learn to compute the same without the
 memories that are left out"""
@@ -87,7 +92,8 @@ def sample_log_factors(shape: tuple[int, ...], device: torch.device) -> Tensor:
     kind, uniform = torch.rand(2, *shape, device=device)
     far = FAR_MEAN * -torch.log1p(-uniform)  # exponentially distributed
     log_factor = -RAMP_EFOLDINGS * uniform
-    log_factor = torch.where(kind < LENGTHENED_SHARE + FAR_SHARE + NOTHING_SHARE, -far, log_factor)
+    is_far = kind < LENGTHENED_SHARE + FAR_SHARE + NOTHING_SHARE
+    log_factor = torch.where(is_far, -RAMP_EFOLDINGS - far, log_factor)
     log_factor = torch.where(kind < LENGTHENED_SHARE + NOTHING_SHARE, far, log_factor)
     return torch.where(kind < NOTHING_SHARE, -torch.inf, log_factor)
 
@@ -158,7 +164,7 @@ def shortened_block(
 
     A memory of age a fades out on a logarithmic ramp: its mask is 1 up to the age e * factor, and 0 from
     `MARGIN` times this age on, whatever bounds the spans of the row have. The gradient of the output in the
-    mask reaches spans alone, with the weight `USEFULNESS_WEIGHT` / `IMITATION_WEIGHT`.
+    mask reaches spans alone, with the weight `USEFULNESS_WEIGHT` (or `FAR_WEIGHT`) / `IMITATION_WEIGHT`.
     """
     view = BlockView.of(state, episode_start_BW, dtype=x_BWD.dtype)
     costs = []
@@ -200,7 +206,9 @@ def _attend(
     absent_BWGT = (mask_BWGT <= PRESENT_MASK) | blocked_BW1T
     log_mask_BWGT = mask_BWGT.clamp_min(PRESENT_MASK).log()
     # The effect is differentiated once for the spans and once, with another weight, for everything else.
-    weight = USEFULNESS_WEIGHT / IMITATION_WEIGHT
+    is_far_B = log_factor_B < -RAMP_EFOLDINGS
+    weight_B = torch.where(is_far_B, FAR_WEIGHT, USEFULNESS_WEIGHT) / IMITATION_WEIGHT
+    weight = weight_B.view(-1, 1, 1, 1)
     log_mask_BWGT = log_mask_BWGT.detach() + weight * (log_mask_BWGT - log_mask_BWGT.detach())
 
     h_BTD = memories.h_BTD
