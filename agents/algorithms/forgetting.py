@@ -36,9 +36,10 @@ does."""
 FORGETTING_TIME = 0.1
 """share of the training in which the span of a memory without use can fall from the initial span to one
 step"""
-EFOLDINGS_PER_RATE = 4.0
-"""e-foldings by which a step of Adam changes spans, per unit of the learning rate; measured for width 64"""
-GREATEST_SPAN_RATE = 5e-3
+EFOLDINGS_PER_RATE = 1.3
+"""E-foldings by which a step of Adam changes the spans of useless memories, per unit of the learning rate.
+About 4 if every gradient were the same; rare large gradients, of useful memories, leave a third."""
+GREATEST_SPAN_RATE = 1.5e-2
 """upper bound of the learning rate of spans"""
 SPAN_ADAM_EPS = 1e-3
 """Adam's epsilon for spans. The gradient of the cost is about 1, so smaller ones leave spans nearly

@@ -11,8 +11,8 @@ The factor is random. Its distribution says at which ages, relative to the span 
   the longest age at which the memory is used;
 - longer (25%): factors above 1. In rows that keep all memories, a memory that has expired is compared with
   what is missing without it, so that spans can grow again;
-- far (25%, with less weight): uses at ages far below the span, which happen often, pay for part of the memory's
-  cost;
+- far (25%, with less weight): uses at ages far below the span, which happen often, pay for part of the
+  memory's cost;
 - nothing (10%): no memory at all. No span has a gradient there; the effect says how much depends on memory.
 
 Spans have a cost, whose gradient in log e is (a / e)^(1/4) / (4 a) at each age a up to e: its sum over all
@@ -49,11 +49,11 @@ FAR_MEAN = 4.0
 distributed"""
 COST_DECAY = 1.0 / FAR_MEAN
 """exponent with which the cost of a memory falls with its age relative to its span"""
-USEFULNESS_WEIGHT = 60.0
+USEFULNESS_WEIGHT = 25.0
 """weight of the effect of shorter spans relative to the cost of memories"""
-FAR_WEIGHT = 10.0
-"""the same for factors far below 1. They are drawn more often than their weight says, since few large gradients
-would slow down Adam, which divides by their size"""
+FAR_WEIGHT = 4.0
+"""the same for factors far below 1. They are drawn more often than their weight says, since few large
+gradients would slow down Adam, which divides by their size"""
 IMITATION_WEIGHT = 0.02
 """weight of the same effect in the loss of all other weights, which learn to compute the same without the
 memories that are left out"""
