@@ -40,8 +40,8 @@ class AgentMemoryConfig(MemoryConfig):
     initial_span_fraction: float = defaults.INITIAL_SPAN_FRACTION
     """p: initial span, as a fraction of `max_span`"""
     ramp: int = defaults.RAMP
-    """R: steps over which an expiring memory fades out. With `--method paper` the task loss has a gradient
-    for spans only there, and 16 is better"""
+    """R: steps over which an expiring memory fades out. With `--method paper`, which sets 16, spans have a
+    gradient of the task loss only there"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +76,8 @@ class PPOConfig:
     n_steps: int = defaults.PPO_N_STEPS
     """steps of each environment between two updates; gradients are cut there, memories are carried on"""
     batch_size: int = defaults.PPO_BATCH_SIZE
-    """minibatch, in steps of environments: a multiple of `n_steps` that divides `n_steps` * `num_envs`, or
-    the whole rollout if it is larger"""
+    """minibatch, in steps of environments: a multiple of `n_steps` that divides a rollout, `n_steps` *
+    `num_envs`. If it exceeds a rollout, the whole rollout is one minibatch"""
     n_epochs: int = defaults.PPO_N_EPOCHS
     """passes over each rollout"""
     gamma: float = defaults.GAMMA
@@ -109,11 +109,6 @@ class PPOConfig:
         check("ppo.n_epochs", self.n_epochs, "[1, inf)")
         check("ppo.clip_range", self.clip_range, "(0, inf)")
         check_optional("ppo.target_kl", self.target_kl, "(0, inf)")
-        if self.batch_size % self.n_steps:
-            raise ValueError(
-                f"ppo.batch_size ({self.batch_size}) must be a multiple of ppo.n_steps ({self.n_steps}): "
-                "a minibatch holds the whole rollouts of some environments"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +155,7 @@ class PenaltyConfig:
     """The span penalty (equation 6) of `--method paper`; other methods have none."""
 
     weight: float = defaults.PENALTY_WEIGHT
-    """alpha"""
+    """alpha; 0: no penalty"""
     form: PenaltyForm = defaults.PENALTY_FORM
     """cost of a memory. "all": its span, as in equation 6; "log": log(1 + span); "ramp": as in the released
     code, for fading memories only"""
@@ -282,9 +277,9 @@ class TrainConfig(RunConfig):
     ] = field(default_factory=dict)
     """argument that the environment has in evaluation only, repeatable; in YAML a mapping"""
     method: Method = "counterfactual"
-    """how spans learn what to forget. "counterfactual": memories are forgotten whose absence changes no
-    action; "paper": the span penalty of equation 6, with the task's gradient through the ramp (it also sets
-    the memory options of presets/methods/paper.yaml); "none": nothing is forgotten before the initial span"""
+    """how spans learn. "counterfactual": memories are forgotten whose absence changes no action; "paper":
+    equation 6 of Expire-Span, with the options of presets/methods/paper.yaml; "none": they do not, and every
+    memory is kept for the initial span"""
     algo: Literal["ppo", "a2c"] = "ppo"
     """learning algorithm; the options of the other one are ignored"""
     total_steps: int = 3_000_000
@@ -317,12 +312,8 @@ class TrainConfig(RunConfig):
         check("total_steps", self.total_steps, "[1, inf)")
         check("num_envs", self.num_envs, "[1, inf)")
         check("video_every", self.video_every, "[0, inf)")
-        minibatch = min(self.ppo.batch_size, self.rollout_steps)
-        if self.algo == "ppo" and self.rollout_steps % minibatch:
-            raise ValueError(
-                f"ppo.batch_size ({self.ppo.batch_size}) must divide ppo.n_steps * num_envs "
-                f"({self.ppo.n_steps} * {self.num_envs} = {self.rollout_steps})"
-            )
+        if self.algo == "ppo":
+            self._check_minibatch()
         if self.total_steps < self.rollout_steps:
             raise ValueError(
                 f"total_steps ({self.total_steps}) must be at least one rollout: "
@@ -344,6 +335,20 @@ class TrainConfig(RunConfig):
                     f"curriculum.start ({start}) must be less than env_args.{argument} ({goal}), its goal"
                 )
 
+    def _check_minibatch(self) -> None:
+        """Raise ValueError unless a rollout consists of whole minibatches, and these of whole rows."""
+        ppo = self.ppo
+        if self.minibatch_steps % ppo.n_steps:
+            raise ValueError(
+                f"ppo.batch_size ({ppo.batch_size}) must be a multiple of ppo.n_steps ({ppo.n_steps}): "
+                "a minibatch holds the whole rollouts of some environments"
+            )
+        if self.rollout_steps % self.minibatch_steps:
+            raise ValueError(
+                f"ppo.batch_size ({ppo.batch_size}) must divide ppo.n_steps * num_envs "
+                f"({ppo.n_steps} * {self.num_envs} = {self.rollout_steps})"
+            )
+
     @property
     def label(self) -> str:
         """Name of a new run folder, before the time."""
@@ -358,6 +363,11 @@ class TrainConfig(RunConfig):
     def rollout_steps(self) -> int:
         """Steps between two updates, summed over environments."""
         return self.num_envs * (self.ppo.n_steps if self.algo == "ppo" else self.a2c.n_steps)
+
+    @property
+    def minibatch_steps(self) -> int:
+        """Steps of a minibatch of PPO, summed over environments."""
+        return min(self.ppo.batch_size, self.num_envs * self.ppo.n_steps)
 
 
 def load(argv: Sequence[str] | None = None, presets: Path = PRESETS) -> TrainConfig:

@@ -89,7 +89,9 @@ def load(schema: type[Config], argv: Sequence[str] | None = None, presets: Path 
     """Read the command line and the YAML file it asks for; a mistake ends the program with exit code 2.
 
     The file is that of --config, else the configuration of the run that --resume continues, else the
-    preset that the command line names, if there is one.
+    preset that the command line names, if there is one. The preset of a method lies below the command line
+    and above the file, or below the file if this is that of --config and chooses the same method. A resumed
+    run has none.
 
     Args:
         schema: what to read.
@@ -156,9 +158,10 @@ def _load(schema: type[Config], argv: Sequence[str], presets: Path) -> Config:
     last = {value.option: value.value for value in given}
     file = _file_to_read(schema, last, presets)
     from_file = [] if file is None else _values_of_file(schema, file, "train")
-    from_method = _values_of_method(schema, [*from_file, *given])
-    given = [value for value in given if value.option != "config"]
-    config = command_line.build(schema, [*from_method, *from_file, *given])
+    below = from_file
+    if last.get("resume") is None:
+        below = _with_method(schema, from_file, last.get("method"), is_preset=last.get("config") is None)
+    config = command_line.build(schema, [*below, *(value for value in given if value.option != "config")])
     if config.resume is not None:
         _check_resumed(command_line.build(schema, from_file), config)
     return config
@@ -180,13 +183,24 @@ def _values_of_file(schema: type[RunConfig], path: Path, purpose: str) -> list[O
     return list(command_line.values_from_mapping(values, options, command_line.display_path(path)))
 
 
-def _values_of_method(schema: type[RunConfig], values: Sequence[OptionValue]) -> list[OptionValue]:
-    """Values of the preset of the chosen method, which all other values override."""
-    if schema.METHOD_PRESETS is None:
-        return []
-    method = next((value.value for value in reversed(values) if value.option == "method"), None)
-    path = schema.METHOD_PRESETS / f"{method}.yaml"
-    return _values_of_file(schema, path, "train") if path.is_file() else []
+def _with_method(
+    schema: type[RunConfig], from_file: list[OptionValue], given: object, *, is_preset: bool
+) -> list[OptionValue]:
+    """Values below the command line: those of the file and of the preset of the chosen method.
+
+    Args:
+        schema: what is read.
+        from_file: values of the file.
+        given: method on the command line; None: the file's.
+        is_preset: whether the file is a preset, or there is none.
+    """
+    of_file = next((value.value for value in reversed(from_file) if value.option == "method"), None)
+    method = of_file if given is None else given
+    path = None if schema.METHOD_PRESETS is None else schema.METHOD_PRESETS / f"{method}.yaml"
+    if path is None or not path.is_file():
+        return from_file
+    from_method = _values_of_file(schema, path, "train")
+    return [*from_file, *from_method] if is_preset or method != of_file else [*from_method, *from_file]
 
 
 def _check_resumed(before: RunConfig, after: RunConfig) -> None:

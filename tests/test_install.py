@@ -106,6 +106,7 @@ def test_the_wheel_adds_one_package(wheel: Path) -> None:
     for file in (
         "py.typed",
         "configs/presets/agents/corridor-long.yaml",
+        "configs/presets/methods/paper.yaml",
         "configs/presets/sequences/copy.yaml",
         "runners/rendering/viewer.html",
         "runners/sequences/analysis/analysis.html",

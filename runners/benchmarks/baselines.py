@@ -59,9 +59,9 @@ def make_baseline(spec: AgentSpec, name: str, reach: int) -> OnPolicyAlgorithm:
     linear = ppo.learning_rate_schedule == "linear"
     arguments: dict[str, Any] = {
         "learning_rate": LinearSchedule(ppo.learning_rate, 0.0, 1.0) if linear else ppo.learning_rate,
-        **{option: getattr(ppo, option) for option in ("n_steps", "batch_size", "n_epochs", "gamma")},
-        **{option: getattr(ppo, option) for option in ("gae_lambda", "clip_range", "ent_coef", "vf_coef")},
-        "max_grad_norm": ppo.max_grad_norm,
+        "batch_size": config.minibatch_steps,
+        **{option: getattr(ppo, option) for option in ("n_steps", "n_epochs", "gamma", "gae_lambda")},
+        **{option: getattr(ppo, option) for option in ("clip_range", "ent_coef", "vf_coef", "max_grad_norm")},
         "seed": config.seed,
         "device": choose_device(config.device),
     }

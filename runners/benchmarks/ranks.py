@@ -68,7 +68,7 @@ def _larger(config: TrainConfig, times: int) -> TrainConfig:
     return replace(
         config,
         num_envs=times * config.num_envs,
-        ppo=replace(config.ppo, batch_size=times * config.ppo.batch_size),
+        ppo=replace(config.ppo, batch_size=times * config.minibatch_steps),
         total_steps=max(config.total_steps, times * config.rollout_steps),
     )
 

@@ -44,7 +44,7 @@ def measure(spec: AgentSpec, command: BenchmarkCommand) -> list[Table]:
         }
     what = (
         f"{config.env}: {config.num_envs} environments, rollouts of {config.ppo.n_steps} steps, "
-        f"{config.ppo.n_epochs} epochs of minibatches of {config.ppo.batch_size}, width "
+        f"{config.ppo.n_epochs} epochs of minibatches of {config.minibatch_steps}, width "
         f"{config.policy.width}; other memories of ours reach {command.reach} steps back"
     )
     return [Table(NAME, what, rows)]

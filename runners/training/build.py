@@ -62,10 +62,10 @@ def make_training_env(
             f"num_envs ({config.num_envs}) must be a multiple of the number of processes "
             f"({ranks.world_size}): each steps as many environments"
         )
-    rollouts = config.ppo.batch_size // config.ppo.n_steps
+    rollouts = config.minibatch_steps // config.ppo.n_steps
     if config.algo == "ppo" and rollouts < ranks.world_size:
         raise ValueError(
-            f"ppo.batch_size ({config.ppo.batch_size}) holds the rollouts of {rollouts} environments, which "
+            f"ppo.batch_size ({config.minibatch_steps}) holds the rollouts of {rollouts} environments, which "
             f"{ranks.world_size} processes cannot share"
         )
     num_own = config.num_envs // ranks.world_size
@@ -112,6 +112,8 @@ def make_agent(
     policy = config.policy
     learning: PPOConfig | A2CConfig = config.ppo if config.algo == "ppo" else config.a2c
     arguments: dict[str, Any] = to_dict(learning)
+    if config.algo == "ppo":
+        arguments["batch_size"] = config.minibatch_steps
     adam = {"betas": (ADAM_BETAS[0], arguments.pop("adam_beta2")), "eps": arguments.pop("adam_eps")}
     if arguments.pop("learning_rate_schedule") == "linear":
         arguments["learning_rate"] = LinearSchedule(learning.learning_rate, 0.0, 1.0)

@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -126,36 +125,11 @@ def test_every_preset_loads_and_names_its_environment(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_preset_tunes_nothing(path: Path) -> None:
-    """It says what the task is, how long to train, and when to stop."""
-    task = {"env", "env_args", "eval_env_args", "curriculum"}
-    assert yaml.safe_load(path.read_text()).keys() <= task | {"total_steps", "num_envs", "stop", "evaluation"}
-
-
-def test_the_paper_is_one_choice(tmp_path: Path) -> None:
-    """Its preset lies below the environment's preset, a configuration file and the command line."""
-    config = load(["--env", "corridor-long", "--method", "paper"])
-    assert (config.memory.ramp, config.memory.max_span, config.memory.initial_span_fraction) == (
-        16,
-        1024,
-        0.1,
-    )
-    assert (config.penalty.weight, config.penalty.form, config.num_envs) == (1e-6, "all", 64)
-    assert load(["--method", "paper", "--memory.ramp", "4"]).memory.ramp == 4
-    (tmp_path / "own.yaml").write_text("method: paper\nmemory: {ramp: 8}\n")
-    from_file = load(["--config", str(tmp_path / "own.yaml")])
-    assert (from_file.memory.ramp, from_file.memory.max_span) == (8, 1024)
-    last = load(["--config", str(tmp_path / "own.yaml"), "--method", "none"])
-    assert (last.method, last.memory.max_span) == ("none", schema.AgentMemoryConfig().max_span)
-    (tmp_path / "config.yaml").write_text(
-        to_yaml(dataclasses.replace(config, memory=schema.AgentMemoryConfig()))
-    )
-    assert load(["--resume", str(tmp_path)]).memory == schema.AgentMemoryConfig()
-
-
-def test_a_minibatch_is_at_most_a_rollout() -> None:
-    assert load(["--num-envs", "2", "--ppo.batch-size", "512"]).rollout_steps == 128
+@pytest.mark.parametrize(
+    ("words", "steps"), [("", 512), ("--num-envs 2", 128), ("--num-envs 4 --ppo.n-steps 100", 400)]
+)
+def test_a_minibatch_is_at_most_a_rollout(words: str, steps: int) -> None:
+    assert load(words.split()).minibatch_steps == steps
 
 
 def test_the_default_is_the_corridor_long_preset() -> None:
