@@ -55,9 +55,11 @@ class ProgressSnapshot:
     """mean number of memories that a policy which never forgets would retain"""
     reliance: float | None = None
     """how much actions depend on memory, 0 to 1; None: not measured"""
+    return_size: float | None = None
+    """size of returns, in units of reward; None: not known"""
 
     def lines(self) -> list[str]:
-        """Success or return, memories retained, and the reliance on memory."""
+        """Success or return, memories retained, reliance on memory, and the size of returns."""
         lines = []
         if self.success is not None:
             worst = self.worst_success
@@ -76,6 +78,8 @@ class ProgressSnapshot:
         )
         if self.reliance is not None:
             lines.append(f"actions depend on memory: {self.reliance:.0%}")
+        if self.return_size is not None:
+            lines.append(f"size of returns {self.return_size:.3g}")
         return lines
 
 

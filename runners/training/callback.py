@@ -271,5 +271,6 @@ class TrainingCallback(BaseCallback):
                 retained=tuple(self._retained()),
                 possible=self.model.diagnostics.memory.possible_mean(),
                 reliance=self.model.forgetting.reliance.value if counterfactual else None,
+                return_size=self.model.return_scale.size,
             )
         )

@@ -10,12 +10,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from memory_suite.agents.algorithms.forgetting import FULL_MEMORY_INTERVAL
-from memory_suite.agents.algorithms.on_policy import (
-    STATISTICS_ROLLOUTS,
-    MemoryOnPolicyAlgorithm,
-    NonFiniteLossError,
-)
+from memory_suite.agents.algorithms.on_policy import MemoryOnPolicyAlgorithm, NonFiniteLossError
 from memory_suite.agents.distributed import DistributedContext, RankLostError
 from memory_suite.configs import command_line
 from memory_suite.configs.agent_schema import TrainConfig
@@ -24,7 +19,7 @@ from memory_suite.envs.errors import EnvFailedError
 from memory_suite.runners.run.folder import RunFolder, RunFolderError
 from memory_suite.runners.run.loading import load_checkpoint, open_run_folder
 from memory_suite.runners.run.messages import how_to_continue, result_paths, run_facts, thread_notes
-from memory_suite.runners.run.progress import ProgressDisplay, counted
+from memory_suite.runners.run.progress import ProgressDisplay
 from memory_suite.runners.run.signals import EXIT_SAVED, GracefulStop
 from memory_suite.runners.run.tracking import make_logger
 from memory_suite.runners.training.build import (
@@ -42,6 +37,7 @@ from memory_suite.runners.training.evaluation import (
     EvaluationResult,
     evaluate_as_configured,
 )
+from memory_suite.runners.training.facts import agent_facts, task_facts
 
 REMEMBERS_ALL = 0.9
 """share of the possible memories above which an agent counts as not forgetting yet"""
@@ -73,10 +69,10 @@ def _run(config: TrainConfig, env: VecEnv, ranks: DistributedContext) -> int:
     folder = exit_on_error(lambda: ranks.run_on_main(lambda: open_run_folder(config)))
     display = ProgressDisplay(config.total_steps, rank=ranks.rank)
     # Before the agent is built: creating its optimizer imports torch's compiler, which takes a second.
-    display.announce(_task_facts(config))
+    display.announce(task_facts(config))
     agent, runner_state, notes = exit_on_error(lambda: _fresh_or_restored(config, env, folder, ranks))
     display.start_at(agent.num_timesteps)
-    facts = _agent_facts(config, agent)
+    facts = agent_facts(config, agent)
     display.announce({**facts, **run_facts(config, agent.device, ranks, folder)})
     for note in notes:
         display.note(note)
@@ -195,54 +191,3 @@ def _evaluate_best(
     result = evaluate_as_configured(agent, config, config.evaluation.seed, stop)
     folder.write_evaluation(result.to_json())
     return result
-
-
-def _task_facts(config: TrainConfig) -> dict[str, object]:
-    return {
-        "environment": f"{config.env} x {config.num_envs}",
-        "algorithm": f"{config.algo.upper()}, up to {config.total_steps:,} steps",
-    }
-
-
-def _agent_facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> dict[str, object]:
-    parameters = sum(parameter.numel() for parameter in agent.policy.parameters())
-    policy = config.policy
-    return {
-        "policy": f"{counted(policy.num_layers, 'layer')} of width {policy.width}, {parameters:,} parameters",
-        "memory": config.memory.summary,
-        "forgetting": _forgetting_fact(config, agent),
-        "normalized": _normalization_fact(config),
-    }
-
-
-def _forgetting_fact(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> str:
-    """What is forgotten, and why not if nothing is."""
-    if not config.memory.learns_spans:
-        return f"by age alone: {config.memory.kind} learns no spans"
-    match agent.forgetting.method:
-        case "counterfactual":
-            full = int(agent.forgetting.full_memory_N.sum())
-            if not full:
-                return (
-                    "memories whose absence changes no action; with fewer than "
-                    f"{FULL_MEMORY_INTERVAL} environments none keeps all memories, so a span that is too "
-                    "short is hardly noticed"
-                )
-            return (
-                "memories whose absence changes no action; "
-                f"{full} of {config.num_envs} environments keep all memories"
-            )
-        case "paper":
-            penalty = config.penalty
-            return f"span penalty of weight {penalty.weight:g}, form {penalty.form}"
-        case "none":
-            span = config.memory.initial_span_fraction * config.memory.max_span
-            return f"nothing is learned (method none): every memory lasts {span:,.0f} steps"
-
-
-def _normalization_fact(config: TrainConfig) -> str:
-    """What is normalized, and how."""
-    returns = "returns: the critic predicts them in units of their size"
-    if not config.policy.normalize_observations:
-        return f"{returns}; observations as they are"
-    return f"{returns}; observations by their standard deviation, fixed after {STATISTICS_ROLLOUTS} rollouts"

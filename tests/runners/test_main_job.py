@@ -18,6 +18,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from memory_suite.agents.defaults import ADAM_BETAS, ADAM_EPS
 from memory_suite.agents.serialization.archive import read_archive
 from memory_suite.configs.agent_schema import load
 from memory_suite.envs.errors import EnvFailedError
@@ -259,25 +260,17 @@ def test_a_run_that_is_interrupted_and_resumed_equals_one_that_is_not(
 @pytest.mark.parametrize(
     ("words", "adam"),
     [
-        ("", {"betas": (0.9, 0.999), "eps": 1e-5}),
+        ("", {"betas": ADAM_BETAS, "eps": ADAM_EPS}),
+        ("--algo a2c", {"betas": ADAM_BETAS, "eps": ADAM_EPS}),
         ("--ppo.adam-beta2 0.9 --ppo.adam-eps 1e-3", {"betas": (0.9, 0.9), "eps": 1e-3}),
-        (
-            "--algo a2c --a2c.use-rms-prop false --a2c.adam-beta2 0.9 --a2c.adam-eps 1e-3",
-            {"betas": (0.9, 0.9), "eps": 1e-3},
-        ),
-        ("--algo a2c --a2c.use-rms-prop true --a2c.adam-beta2 0.9 --a2c.adam-eps 1e-3", None),
+        ("--algo a2c --a2c.adam-beta2 0.9 --a2c.adam-eps 1e-3", {"betas": (0.9, 0.9), "eps": 1e-3}),
     ],
 )
-def test_the_optimizer_is_the_one_that_was_asked_for(words: str, adam: dict[str, Any] | None) -> None:
+def test_the_optimizer_is_the_one_that_was_asked_for(words: str, adam: dict[str, Any]) -> None:
     agent = make_agent(load([*SMALL, *words.split()]), make_vec_env("corridor-short", 8, 0))
     optimizer = agent.policy.optimizer
-    if adam is None:
-        assert isinstance(optimizer, torch.optim.RMSprop)
-        assert optimizer.defaults["alpha"] == 0.99
-        assert optimizer.defaults["eps"] == 1e-5
-    else:
-        assert isinstance(optimizer, torch.optim.Adam)
-        assert adam.items() <= optimizer.defaults.items()
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert adam.items() <= optimizer.defaults.items()
 
 
 @pytest.mark.parametrize("episodes", [30, 37])

@@ -33,6 +33,7 @@ def snapshot(steps: int) -> ProgressSnapshot:
         retained=(14.2, 3.0),
         possible=63.0,
         reliance=0.123,
+        return_size=0.4567,
     )
 
 
@@ -55,7 +56,7 @@ def test_without_a_terminal_a_line_every_ten_seconds() -> None:
     assert lines[1] == (
         "55,000 of 3,000,000 steps | 5,000 steps/s, 9 min 49 s left | success 93.4%, 88.0% in the worst class"
         " | layer 1: 14.2 of 63.0 memories retained | layer 2: 3.0 of 63.0 memories retained"
-        " | actions depend on memory: 12%"
+        " | actions depend on memory: 12% | size of returns 0.457"
     )
 
 
