@@ -82,7 +82,8 @@ def test_the_page_has_every_chart_and_no_external_link(short_run: Path, tmp_path
     assert not re.search(r"""(src|href)=["'](?!data:)""", page) and "<script" not in page
     for title in (
         "Success", "Memories retained", "Ages of what is retained, layer 2", "Spans of what is written",
-        "What becomes of the cues", "Penalty weight", "What memory costs", "Training speed", "An episode",
+        "What becomes of the cues", "Dependence on memory", "What memory costs", "Training speed",
+        "An episode",
     ):  # fmt: skip
         assert title in page, title
     assert page.count("<figure>") >= 12
