@@ -170,7 +170,8 @@ class StopConfig:
     """When the task counts as solved and training stops early."""
 
     success: float | None = 0.99
-    """the worst class of recent episodes must succeed this often; none: train all `total_steps`"""
+    """the worst class of recent episodes must succeed this often, and unseen episodes must confirm it; none:
+    train all `total_steps`"""
     window_episodes: int = 100
     """number of recent episodes of each class in its success rate"""
     min_episodes: int = 30
@@ -179,18 +180,21 @@ class StopConfig:
     """also require that no layer retains more memories than this on average, where spans are learned; none:
     not required"""
     evaluation_success: float | None = None
-    """also require this success rate on `evaluation.episodes` evaluation episodes, with another seed than the
-    final evaluation; for evaluations that are harder than training. none: not required"""
-    evaluation_every: int = 20
-    """number of updates between two such evaluations, which begin once all other conditions hold"""
+    """success rate required in `evaluation.episodes` unseen episodes, with another seed than the final
+    evaluation, once all other conditions hold; none: `success`; 0: no such evaluation"""
+    evaluation_every: int = 10
+    """smallest number of updates between two such evaluations"""
+
+    @property
+    def required_evaluation_success(self) -> float:
+        """Success rate required in unseen episodes; 0: none."""
+        return (self.success or 0.0) if self.evaluation_success is None else self.evaluation_success
 
     def __post_init__(self) -> None:
         """Validate the options."""
         check_optional("stop.success", self.success, "(0, 1]")
-        check_optional("stop.evaluation_success", self.evaluation_success, "(0, 1]")
+        check_optional("stop.evaluation_success", self.evaluation_success, "[0, 1]")
         check("stop.evaluation_every", self.evaluation_every, "[1, inf)")
-        if self.evaluation_success is not None and self.success is None:
-            raise ValueError("stop.evaluation_success needs stop.success: it is asked for after that")
         check("stop.window_episodes", self.window_episodes, "[1, inf)")
         check("stop.min_episodes", self.min_episodes, "[1, inf)")
         check_optional("stop.retained", self.retained, "[0, inf)")

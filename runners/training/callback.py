@@ -69,6 +69,8 @@ class TrainingCallback(BaseCallback):
         """whether the run had already reached its goal when the checkpoint was written"""
         self.outcome.solved = self.was_solved
         self._success: float | None = None
+        self._evaluated_at: int | None = None if runner_state is None else runner_state["evaluated_at"]
+        """number of rollouts after which unseen episodes were last played"""
         self._was_evaluating = runner_state is not None and bool(runner_state.get("evaluating", False))
         self._stage: int | None = None
         if config.curriculum.argument is not None:
@@ -112,7 +114,7 @@ class TrainingCallback(BaseCallback):
         return [
             stop.success,
             stop.retained,
-            *([] if stop.evaluation_success is None else [stop.evaluation_success]),
+            stop.required_evaluation_success,
         ]
 
     def save(self) -> None:
@@ -141,6 +143,7 @@ class TrainingCallback(BaseCallback):
                     "solved_by": self._goal if self.outcome.solved else None,
                     "stage": self._stage,
                     "evaluating": self._was_evaluating,
+                    "evaluated_at": self._evaluated_at,
                     "config": checkpoint_options(self._config),
                 },
             }
@@ -184,13 +187,18 @@ class TrainingCallback(BaseCallback):
         return self._retained() if self.model.policy.transformer.learns_spans else []
 
     def _score(self) -> list[float]:
-        """Checkpoint ranking (higher is better): capped success first, then fewer memories."""
+        """Checkpoint ranking (higher is better): success in unseen episodes and in training, few memories."""
         enough = self._config.stop.success or 1.0
         worst = self.model.success_window.worst()
         stage = float(self._stage or 0)  # a harder task before success
         if worst is not None:
-            evaluated = [] if self._config.stop.evaluation_success is None else [self._success or 0.0]
-            return [stage, 1.0, *evaluated, min(worst, enough), -float(np.sum(self._learned_retained()))]
+            return [
+                stage,
+                1.0,
+                self._success or 0.0,
+                min(worst, enough),
+                -float(np.sum(self._learned_retained())),
+            ]
         episodes = list(self.model.ep_info_buffer or [])
         return [stage, 0.0, float(np.mean([episode["r"] for episode in episodes]))] if episodes else [stage]
 
@@ -222,20 +230,25 @@ class TrainingCallback(BaseCallback):
     def _is_solved(self) -> bool:
         stop = self._config.stop
         worst = self.model.success_window.worst()
+        self._success = None
         if stop.success is None or worst is None or worst < stop.success or self._stage != self._last_stage:
             return False
         return self._forgets(stop.retained) and self._passes_evaluation()
 
     def _passes_evaluation(self) -> bool:
-        """Whether the evaluation succeeds too, if `stop.evaluation_success` asks for one in this update.
+        """Whether unseen episodes confirm that the task is solved.
 
         If a signal interrupts the evaluation, the resumed run repeats it.
         """
-        wanted, model = self._config.stop.evaluation_success, self.model
-        self._success, self._was_evaluating = None, False
-        if wanted is None:
+        stop, model = self._config.stop, self.model
+        wanted = stop.required_evaluation_success
+        self._was_evaluating = False
+        if not wanted:
             return True
-        if model.rollouts_done % self._config.stop.evaluation_every:
+        if (
+            self._evaluated_at is not None
+            and model.rollouts_done - self._evaluated_at < stop.evaluation_every
+        ):
             return False
         if model.ranks.is_main:
             try:
@@ -245,6 +258,7 @@ class TrainingCallback(BaseCallback):
         self._success, self._was_evaluating = model.ranks.broadcast((self._success, self._was_evaluating))
         if self._success is None:
             return False
+        self._evaluated_at = model.rollouts_done
         self._display.note(f"{model.num_timesteps:,} steps: success {self._success:.1%} in evaluation")
         return self._success >= wanted
 
