@@ -4,6 +4,7 @@
     python runners/benchmark.py sequence
     python runners/benchmark.py spans
     python runners/benchmark.py streams
+    python runners/benchmark.py tasks --json results.json --run runs/tasks
 
 Parts: `envs` (batched environments against plain ones and Gymnasium's vector environments), `training`
 (ours with each memory against stable-baselines3's PPO and sb3-contrib's RecurrentPPO: speed and peak memory),
@@ -12,9 +13,10 @@ grows, and as the maximum span grows), `ranks` (two processes against one), `sol
 task is solved). Baselines alternate, so that a busy machine slows all of them; medians and ranges are
 printed. The baselines are an extra: `.[bench]`.
 
-`sequence`, `spans` and `streams` are commands with options of their own: the efficiency of memories on
-sequence tasks (`benchmarks/sequence_efficiency.py`), the cost of a longer maximum span
-(`benchmarks/span_scaling.py`), and the oracles and the speed of token streams (`benchmarks/streams.py`).
+`sequence`, `spans`, `streams` and `tasks` are commands with options of their own: the efficiency of memories
+on sequence tasks (`benchmarks/sequence_efficiency.py`), the cost of a longer maximum span
+(`benchmarks/span_scaling.py`), the oracles and the speed of token streams (`benchmarks/streams.py`), and what
+the one configuration reaches on many tasks (`benchmarks/tasks.py`).
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from memory_suite.runners.benchmarks import (
     sequence_efficiency,
     span_scaling,
     streams,
+    tasks,
     time_to_solve,
     training,
     update,
@@ -78,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         "sequence": sequence_efficiency.main,
         "spans": span_scaling.main,
         "streams": streams.main,
+        "tasks": tasks.main,
     }
     if argv and argv[0] in others:
         return others[argv[0]](argv[1:])

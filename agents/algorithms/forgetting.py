@@ -36,14 +36,16 @@ does."""
 FORGETTING_TIME = 0.1
 """share of the training in which the span of a memory without use can fall from the initial span to one
 step"""
-EFOLDINGS_PER_RATE = 1.3
-"""E-foldings by which a step of Adam changes the spans of useless memories, per unit of the learning rate.
-About 4 if every gradient were the same; rare large gradients, of useful memories, leave a third."""
-GREATEST_SPAN_RATE = 1.5e-2
-"""upper bound of the learning rate of spans"""
-SPAN_ADAM_EPS = 1e-3
-"""Adam's epsilon for spans. The gradient of the cost is about 1, so smaller ones leave spans nearly
-unchanged."""
+EFOLDINGS_PER_RATE = 6.0
+"""E-foldings by which a gradient step shortens the spans of useless memories, per unit of the rate; measured
+for width 64"""
+GREATEST_SPAN_RATE = 6e-3
+"""upper bound of the rate at which spans learn"""
+SPAN_ADAM_EPS = 10.0
+"""Adam's epsilon for spans, whose gradients have a known scale: that of the cost is about 1. With an epsilon
+above most gradients, steps are in proportion to them. The rare large gradient of a memory that is missed
+lengthens its span at once, and the small steady one of the cost shortens spans slowly. Divided by their size,
+as with a small epsilon, both would move spans alike, and needed memories were forgotten now and then."""
 FULL_RELIANCE = 0.3
 """reliance from which spans learn at full pace"""
 SMALLEST_PACE = 0.1
@@ -194,7 +196,7 @@ class Forgetting:
     def set_learning_rate(
         self, optimizer: torch.optim.Optimizer, *, progress_remaining: float, gradient_steps: float
     ) -> float | None:
-        """Set the learning rate of spans, and Adam's epsilon for them.
+        """Set the learning rate of spans, and Adam's epsilon for them. Another optimizer keeps its own.
 
         Args:
             optimizer: the policy's optimizer.
@@ -202,18 +204,17 @@ class Forgetting:
             gradient_steps: number of gradient steps of the whole training.
 
         Returns:
-            The learning rate; None: that of all weights.
+            The rate at which spans learn: their learning rate in units of epsilon. None: that of all weights.
         """
         groups = [group for group in optimizer.param_groups if group.get("name") == "spans"]
-        if self.method != "counterfactual" or not groups:
+        if self.method != "counterfactual" or "eps" not in optimizer.defaults:
             return None
         efoldings = max(math.log(self._initial_span), 1.0) if self._initial_span > 1.0 else 1.0
         rate = efoldings / (EFOLDINGS_PER_RATE * max(FORGETTING_TIME * gradient_steps, 1.0))
         rate = progress_remaining * self.reliance.pace * min(rate, GREATEST_SPAN_RATE)
         for group in groups:
-            group["lr"] = rate
-            if "eps" in group:
-                group["eps"] = SPAN_ADAM_EPS
+            group["lr"] = rate * SPAN_ADAM_EPS
+            group["eps"] = SPAN_ADAM_EPS
         return rate
 
     def state_dict(self) -> dict[str, float]:

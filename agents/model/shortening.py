@@ -49,7 +49,7 @@ FAR_MEAN = 4.0
 distributed"""
 COST_DECAY = 1.0 / FAR_MEAN
 """exponent with which the cost of a memory falls with its age relative to its span"""
-USEFULNESS_WEIGHT = 25.0
+USEFULNESS_WEIGHT = 60.0
 """weight of the effect of shorter spans relative to the cost of memories"""
 FAR_WEIGHT = 4.0
 """the same for factors far below 1. They are drawn more often than their weight says, since few large
