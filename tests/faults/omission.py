@@ -38,7 +38,7 @@ CONSTANT = {
         *("agent/algorithm", "agent/settings", "agent/observation_space", "agent/action_space"),
         *("agent/n_envs", "agent/counters/_episode_num", "agent/counters/_total_timesteps"),
         *("runner/threads", "runner/solved_by", "runner/stage", "runner/config", "runner/evaluating"),
-        "runner/evaluated_at",
+        *("runner/evaluated_at", "agent/forgetting/total", "agent/forgetting/squares"),
     },
     "sequences": {
         *("trainer/shards/0/random/python", "trainer/shards/0/random/numpy"),
