@@ -36,6 +36,10 @@ BUDGETS: dict[str, tuple[str, ...]] = {
     f"{FIELD}PositionsOnlyCartPole-v0": ("--total-steps", "300000", "--num-envs", "8"),
     f"{FIELD}TMaze50-v0": ("--total-steps", "250000"),
     f"{FIELD}TMaze200-v0": ("--total-steps", "250000"),
+    f"{FIELD}RedundantCue-v0": ("--total-steps", "250000"),
+    f"{FIELD}RarelyNeededCue-v0": ("--total-steps", "250000"),
+    f"{FIELD}Majority-v0": ("--total-steps", "500000"),
+    f"{FIELD}KeyValue-v0": ("--total-steps", "500000"),
     f"{FIELD}RepeatPrevious-v0": ("--total-steps", "500000"),
     f"{FIELD}RepeatFirst-v0": ("--total-steps", "500000"),
 }
