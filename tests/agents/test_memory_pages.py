@@ -30,7 +30,7 @@ from memory_suite.agents.model.store.state import MemoryState, SpanBounds
 from memory_suite.agents.model.transformer import COMPACTION_INTERVAL_STEPS, MemoryTransformer, StepOutput
 from memory_suite.envs.make import make_vec_env
 from tests.agents.small_envs import RepeatFirst
-from tests.agents.test_algorithms import TINY, ppo, vec
+from tests.agents.test_algorithms import TINY, StopAfter, ppo, vec
 from tests.agents.test_transformer import SMALL, lively
 
 
@@ -428,8 +428,7 @@ def test_a_resumed_run_in_pages_equals_an_unbroken_one(tmp_path: Path) -> None:
         unbroken = corridor_agent()
         unbroken.learn(16 * 6 * 6)
         broken = corridor_agent()  # it sets the seed
-        broken.learn(16 * 6 * 3)
-        broken._total_timesteps = 16 * 6 * 6
+        broken.learn(16 * 6 * 6, callback=StopAfter(3))
         broken.save(tmp_path / "state", with_training_state=True)
         env = make_vec_env("corridor-short", 6, seed=777, env_kwargs={"max_length": 8})
         resumed = MemoryPPO.load(tmp_path / "state", env=env, device="cpu")
