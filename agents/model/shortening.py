@@ -162,9 +162,9 @@ def shortened_block(
 ) -> ShortenedOutput:
     """Compute a block with the spans of each row multiplied by a factor.
 
-    A memory of age a fades out on a logarithmic ramp: its mask is 1 up to the age e * factor, and 0 from
-    `MARGIN` times this age on, whatever bounds the spans of the row have. The gradient of the output in the
-    mask reaches spans alone, with the weight `USEFULNESS_WEIGHT` (or `FAR_WEIGHT`) / `IMITATION_WEIGHT`.
+    A memory of age a fades out on a logarithmic ramp: its mask is 1 up to the age e * factor / `MARGIN`, and 0
+    from e * factor on, whatever bounds the spans of the row have. The gradient of the output in the mask reaches
+    spans alone, with the weight `USEFULNESS_WEIGHT` (or `FAR_WEIGHT`) / `IMITATION_WEIGHT`.
     """
     view = BlockView.of(state, episode_start_BW, dtype=x_BWD.dtype)
     costs = []
@@ -202,7 +202,7 @@ def _attend(
     cost_B = (rate_BGT * log_span_B1GT.squeeze(1)).mean(1).sum(1)
 
     remaining_BWGT = log_span_B1GT - log_age_BW1T + log_factor_B.view(-1, 1, 1, 1)
-    mask_BWGT = (remaining_BWGT / RAMP_EFOLDINGS + 1.0).clamp(0.0, 1.0)
+    mask_BWGT = (remaining_BWGT / RAMP_EFOLDINGS).clamp(0.0, 1.0)
     absent_BWGT = (mask_BWGT <= PRESENT_MASK) | blocked_BW1T
     log_mask_BWGT = mask_BWGT.clamp_min(PRESENT_MASK).log()
     # The effect is differentiated once for the spans and once, with another weight, for everything else.

@@ -56,10 +56,10 @@ def spans_of(model: MemoryTransformer, layer: int, h_D: Tensor) -> list[Tensor]:
 
 
 def presence(span: Tensor, age: int, log_factor: float) -> Tensor:
-    """1 up to the age e * factor, 0 from `MARGIN` times this age on."""
+    """1 up to the age e * factor / `MARGIN`, 0 from e * factor on."""
     if log_factor == -math.inf:
         return span.new_zeros(())
-    return (1.0 + (span.log() - math.log(age) + log_factor) / math.log(MARGIN)).clamp(0.0, 1.0)
+    return ((span.log() - math.log(age) + log_factor) / math.log(MARGIN)).clamp(0.0, 1.0)
 
 
 def run(
