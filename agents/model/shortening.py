@@ -7,8 +7,8 @@ to write those of an upper layer is missed through them (within the block; store
 
 The factor is random. Its distribution says at which ages, relative to the span e, a memory is left out:
 
-- near (40%): a memory used at an age between e / `MARGIN` and e, so that spans stay `MARGIN` times as long as
-  the longest age at which the memory is used;
+- near (40%, 1 / `MARGIN` to 1): a memory used at an age of nearly e or more is missed, so that spans stay at
+  least `MARGIN` times as long as the longest age at which the memory is used;
 - longer (25%): factors above 1. In rows that keep all memories, a memory that has expired is compared with
   what is missing without it, so that spans can grow again;
 - far (25%, with less weight): uses at ages far below the span, which happen often, pay for part of the
@@ -162,9 +162,9 @@ def shortened_block(
 ) -> ShortenedOutput:
     """Compute a block with the spans of each row multiplied by a factor.
 
-    A memory of age a fades out on a logarithmic ramp: its mask is 1 up to the age e * factor / `MARGIN`, and 0
-    from e * factor on, whatever bounds the spans of the row have. The gradient of the output in the mask reaches
-    spans alone, with the weight `USEFULNESS_WEIGHT` (or `FAR_WEIGHT`) / `IMITATION_WEIGHT`.
+    A memory of age a fades out on a logarithmic ramp: its mask is 1 up to the age e * factor / `MARGIN`, and
+    0 from e * factor on, whatever bounds the spans of the row have. The gradient of the output in the mask
+    reaches spans alone, with the weight `USEFULNESS_WEIGHT` (or `FAR_WEIGHT`) / `IMITATION_WEIGHT`.
     """
     view = BlockView.of(state, episode_start_BW, dtype=x_BWD.dtype)
     costs = []
