@@ -21,10 +21,10 @@ import torch
 from memory_suite.agents.model.settings import Method
 from memory_suite.agents.ranges import check
 from memory_suite.configs import command_line
-from memory_suite.runners import train_agent
 from memory_suite.runners.run.folder import write_json_atomically
 from memory_suite.runners.run.progress import ProgressDisplay
 
+TRAIN_AGENT = Path(__file__).resolve().parents[1] / "train_agent.py"
 FIELD = "memory_suite.runners.benchmarks.field_tasks:"
 BUDGETS: dict[str, tuple[str, ...]] = {
     "corridor-long": (),
@@ -102,7 +102,7 @@ def _train(task: str, method: Method, seed: int, folder: Path) -> dict[str, Any]
     if (run / "config.yaml").is_file():
         words = ["--resume", str(run)]
     before = time.monotonic()
-    done = subprocess.run([sys.executable, str(train_agent.__file__), *words], stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, str(TRAIN_AGENT), *words], stdout=subprocess.DEVNULL)
     if done.returncode:
         raise SystemExit(f"error: training {task} ended with code {done.returncode}; see {run}")
     found = json.loads((run / "evaluation.json").read_text())

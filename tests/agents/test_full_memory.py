@@ -255,7 +255,7 @@ def test_what_is_not_needed_is_forgotten_without_a_word_about_success() -> None:
     """With the defaults but for the length of rollouts; it costs no return."""
     small: dict[str, Any] = {"n_steps": 16, "batch_size": 128, "policy_kwargs": {"width": 32}}
     model = MemoryPPO("MemoryPolicy", vec(lambda: CueAndNoise(8), 32), seed=0, device="cpu", **small)
-    rows = rows_of(model, 40_000)
+    rows = rows_of(model, 60_000)
     assert rows[-1]["rollout/ep_rew_mean"] > 0.95
     retained = [rows[-1][f"memory/layer{layer}/retained_mean"] for layer in (1, 2)]
     assert sum(retained) < 0.8 * 2 * rows[-1]["memory/possible_mean"]

@@ -83,7 +83,7 @@ def interrupt(reference: Reference, kind: str, times: int, folder: Path, generat
     )
 
 
-_BEST = ("best", "evaluation", *(f"data/runner/best_score/{index}" for index in range(4)))
+_BEST = ("best", "evaluation", *(f"data/runner/best_score/{index}" for index in range(5)))
 
 
 def save_on_request(reference: Reference, folder: Path) -> list[int]:
