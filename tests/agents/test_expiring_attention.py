@@ -261,7 +261,7 @@ def test_projecting_pays_where_it_saves_products() -> None:
 
 
 def test_how_agents_read_memories() -> None:
-    """Those of PPO are projected, those of A2C are not: another choice would change the numbers of every run."""
+    """PPO projects them, A2C does not: another choice would change the numbers of every run."""
     config = schema.TrainConfig()
     sizes = {"num_heads": config.policy.num_heads, "width": config.policy.width}
     assert should_project_kv(num_steps=config.ppo.n_steps, **sizes)

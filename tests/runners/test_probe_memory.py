@@ -108,8 +108,6 @@ def test_decisions_in_a_solved_corridor_depend_on_the_cue(tmp_path: Path) -> Non
     words = [
         "--env",
         "corridor-short",
-        "--stop.retained",  # with several memories of the ball, one that is exchanged turns fewer decisions
-        "3",
         "--run",
         str(run),
         "--track",
