@@ -24,7 +24,7 @@ def agent_facts(config: TrainConfig, agent: MemoryOnPolicyAlgorithm) -> dict[str
         "policy": f"{counted(policy.num_layers, 'layer')} of width {policy.width}, {parameters:,} parameters",
         "memory": config.memory.summary,
         "forgetting": forgetting(config, int(agent.forgetting.full_memory_N.sum())),
-        "normalization": normalization(config),
+        "normalized": normalization(config),
     }
 
 

@@ -48,7 +48,7 @@ def test_it_says_what_is_normalized(normalized: str, said: str) -> None:
     config = load(["--num-envs", "2", "--policy.normalize-observations", normalized])
     facts = agent_facts(config, make_agent(config, make_vec_env("corridor-short", 2, 0)))
     units = "returns: critic in units of the size of returns"
-    assert facts["normalization"] == f"observations: {said}; {units}"
+    assert facts["normalized"] == f"observations: {said}; {units}"
 
 
 def test_it_says_what_it_is_about_to_do() -> None:
