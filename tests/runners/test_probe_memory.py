@@ -114,6 +114,10 @@ def test_decisions_in_a_solved_corridor_depend_on_the_cue(tmp_path: Path) -> Non
         "disabled",
         "--evaluation.episodes",
         "100",
+        "--stop.success",  # while several memories of the ball are left, exchanging one turns fewer decisions
+        "none",
+        "--total-steps",
+        "250000",
     ]
     assert train_agent.main(words) == 0
     answer = ask(run, tmp_path, "--episodes", "40")
